@@ -1,0 +1,1 @@
+"""compfast: trains hundreds of tiny transformers at once and says which solution each learned."""

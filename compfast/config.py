@@ -1,0 +1,359 @@
+"""Configuration as data: frozen dataclasses, one comment a field, validated on construction.
+
+Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537.
+A field whose value is `None` is derived by `resolve` (its comment says from what).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from compfast.errors import UsageError
+
+GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
+MAX_SEED = 2**53  # exclusive; seeds stay exact in JSON and float64
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def _positive(section: str, value: Any, *names: str) -> None:
+    for name in names:
+        number = getattr(value, name)
+        if number is not None:
+            _require(number >= 1, f"{section}.{name} is {number}; it must be at least 1")
+
+
+def _finite(section: str, value: Any, *names: str, low: float = -math.inf) -> None:
+    for name in names:
+        number = getattr(value, name)
+        if number is not None:
+            _require(
+                math.isfinite(number) and number >= low,
+                f"{section}.{name} is {number}; it must be a finite number"
+                + ("" if low == -math.inf else f" of at least {low:g}"),
+            )
+
+
+def _choice(section: str, value: Any, **allowed: tuple[str, ...]) -> None:
+    for name, options in allowed.items():
+        got = getattr(value, name)
+        _require(
+            got in options, f"{section}.{name} is {got!r}; it must be one of {', '.join(options)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """Composite anchor functions ([Z24] section 3 and its released code)."""
+
+    name: str = "anchor"  # a registered task
+    anchors: tuple[int, ...] = (1, 2, 3, 4)  # token ids of the single-anchor functions
+    shifts: tuple[int, ...] = (5, 1, -2, -8)  # g(x; a) = x + shift [Z24]
+    item_low: int = 20  # smallest item, inclusive [Z24]
+    item_high: int = 100  # largest item, exclusive [Z24]
+    seq_len: int = 9  # input tokens a sequence [Z24]
+    overridden: tuple[tuple[int, int, int], ...] = ((3, 4, -6),)  # (a1, a2, trained shift) [Z24]
+    unseen: tuple[tuple[int, int], ...] = ((4, 3),)  # ordered pairs never trained [Z24]
+    key_modulus: int = 7  # key x is test-side at pos when x % modulus == pos; code uses 9
+    data: Literal["fresh", "fixed"] = "fresh"  # new sequences each step, or one drawn set [Z24]
+    fixed_total: int = 900_000  # sequences over all groups of the drawn set [Z24]
+    fixed_train_weight: int = 9  # train-side : test-side groups = 9 : 1 [Z24 code]
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.anchors) == len(self.shifts) >= 1,
+            f"task.anchors has {len(self.anchors)} entries and task.shifts {len(self.shifts)};"
+            " they must be equally many and at least 1",
+        )
+        _require(
+            len(set(self.anchors)) == len(self.anchors),
+            f"task.anchors is {self.anchors}; the anchors must be distinct",
+        )
+        _require(
+            all(0 < a < self.item_low or a >= self.item_high for a in self.anchors),
+            f"task.anchors is {self.anchors}; anchors must be positive and outside the items"
+            f" {self.item_low}..{self.item_high - 1}",
+        )
+        _require(
+            0 < self.item_low < self.item_high,
+            f"task.item_low is {self.item_low} and task.item_high {self.item_high};"
+            " 0 < item_low < item_high is needed",
+        )
+        _require(self.seq_len >= 3, f"task.seq_len is {self.seq_len}; it must be at least 3")
+        _positive("task", self, "key_modulus", "fixed_total", "fixed_train_weight")
+        _choice("task", self, data=("fresh", "fixed"))
+        for a, b, *_ in (*self.overridden, *self.unseen):
+            _require(
+                a in self.anchors and b in self.anchors,
+                f"task pair ({a},{b}) names an anchor that is not in {self.anchors}",
+            )
+        both = {(a, b) for a, b, _ in self.overridden} & set(self.unseen)
+        _require(not both, f"task pairs {sorted(both)} are both overridden and unseen")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A decoder-only transformer; the defaults are the `tiny` network (see presets.py)."""
+
+    layers: int = 2
+    d_model: int = 32
+    heads: int = 1
+    d_k: int | None = None  # query/key size a head; None: d_model / heads
+    d_v: int | None = None  # value size a head; None: d_model / heads
+    d_ff: int | None = None  # FFN width; None: 2 d_model
+    vocab_size: int | None = None  # None: the task's vocabulary rounded up to 16
+    max_positions: int | None = None  # rows of the position table; None: task.seq_len
+    norm: Literal["pre", "post"] = "pre"
+    final_norm: bool | None = None  # None: on for pre-norm, off for post-norm
+    activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"  # gelu is the exact one
+    attention_bias: bool = True  # biases of query, key, value and output projections
+    ffn_bias: bool = True
+    head_bias: bool = True
+    tied_head: bool = False  # head weight = token table
+    causal: bool = True
+    norm_eps: float = 1e-5  # [Z24]
+    loss_positions: Literal["last", "all"] = "last"  # [Z24]: last position only
+
+    def __post_init__(self) -> None:
+        _positive("model", self, "layers", "d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size")
+        _positive("model", self, "max_positions")
+        _choice(
+            "model",
+            self,
+            norm=("pre", "post"),
+            activation=("relu", "gelu", "gelu_tanh"),
+            loss_positions=("last", "all"),
+        )
+        _finite("model", self, "norm_eps", low=0.0)
+        if self.d_k is None or self.d_v is None:
+            _require(
+                self.d_model % self.heads == 0,
+                f"model.d_model {self.d_model} is not divisible by model.heads {self.heads};"
+                " give model.d_k and model.d_v",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class InitConfig:
+    """Weights ~ Normal(0, (d_in^-gamma)^2) ([Z24] section 3; groups from [Z25])."""
+
+    gamma: float = 0.5
+    gamma_embedding: float | None = None  # token and position tables; None: gamma
+    gamma_qk: float | None = None
+    gamma_vo: float | None = None  # value and attention output
+    gamma_ffn: float | None = None
+    gamma_head: float | None = None
+    fan_in: Literal["tensor", "d_model"] = "tensor"  # [Z24] each tensor's own; [Z25] d_model
+    residual_scale: bool = False  # 1/sqrt(2L) on attention output and FFN2 [Z25]
+    bias: Literal["zero", "uniform"] = "zero"  # uniform: +-1/sqrt(fan_in), PyTorch's default
+
+    def __post_init__(self) -> None:
+        _finite("init", self, "gamma", *(f"gamma_{group}" for group in GAMMA_GROUPS))
+        _choice("init", self, fan_in=("tensor", "d_model"), bias=("zero", "uniform"))
+
+    def gamma_of(self, group: str) -> float:
+        """Exponent of one init group (see GAMMA_GROUPS)."""
+        own: float | None = getattr(self, f"gamma_{group}")
+        return self.gamma if own is None else own
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """AdamW, clipping and the learning-rate schedule, stepped once a batch."""
+
+    lr: float = 1e-3  # peak
+    weight_decay: float = 0.3
+    clip: float = 1.0  # global gradient norm; 0 switches clipping off [Z24: 1]
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    decay: Literal["all", "matrices"] = "all"  # [Z24]: all parameters
+    schedule: Literal["constant", "cosine", "paper"] = "cosine"
+    warmup: float = 0.05  # fraction of the steps; paper: 10 of 210 epochs
+    floor: float = 0.05  # cosine ends at floor * lr
+    base_lr: float = 1e-5  # schedule "paper": warm-up starts and cosine ends here [Z24]
+
+    def __post_init__(self) -> None:
+        _finite("optimizer", self, "lr", "weight_decay", "clip", "eps", "base_lr", low=0.0)
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name} is {value}; it must be in [0, 1)")
+        for name in ("warmup", "floor"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
+        _choice(
+            "optimizer",
+            self,
+            decay=("all", "matrices"),
+            schedule=("constant", "cosine", "paper"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How long a member trains and what is measured on the way."""
+
+    steps: int = 7000
+    batch_size: int = 128
+    precision: Literal["fp32"] = "fp32"
+    log_every: int = 100  # steps a metrics window
+    eval_every: int = 500  # steps between two exams
+    stop_loss: float = 0.0  # freeze a member whose window loss is below; 0: off [Z24: 1e-7]
+    stop_stable: int = 0  # freeze after this many equal verdicts in a row; 0: off
+
+    def __post_init__(self) -> None:
+        _positive("training", self, "steps", "batch_size", "log_every", "eval_every")
+        _choice("training", self, precision=("fp32",))
+        _finite("training", self, "stop_loss", low=0.0)
+        _require(self.stop_stable >= 0, f"training.stop_stable is {self.stop_stable}; need >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """The exam (one for all members and all times) and the verdict's thresholds."""
+
+    eval_seed: int = 0  # key of the exam's stream
+    seen_items: int = 960  # sequences of trained pairs with test-side keys
+    unseen_items: int = 512  # sequences of the unseen pairs with train-side keys
+    fitted: float = 0.9  # below this seen accuracy: underfit [Z24: shaded zone]
+    share: float = 0.5  # least share of a named solution
+    lead: float = 0.2  # least lead over the next answer
+    mixed: float = 0.5  # candidates together at least: mixed, else other
+
+    def __post_init__(self) -> None:
+        _positive("evaluation", self, "seen_items", "unseen_items")
+        _seed("evaluation.eval_seed", self.eval_seed)
+        for name in ("fitted", "share", "lead", "mixed"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"evaluation.{name} is {value}; it must be in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What may change between a run and its resumption without changing a bit of it."""
+
+    engine: Literal["auto", "eager", "native", "triton"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None  # None: one a core
+    checkpoint_every: int = 1000  # steps
+    snapshots: tuple[int, ...] = ()  # steps whose parameters are kept for ever
+    report_every: int = 0  # steps between two reports; 0: only at the end
+    shard: tuple[int, int] = (0, 1)  # (i, n): this process trains the i-th of n member ranges
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("run", self, "threads", "checkpoint_every")
+        _choice("run", self, engine=("auto", "eager", "native", "triton"))
+        _choice("run", self, device=("auto", "cpu", "cuda"))
+        _require(self.report_every >= 0, f"run.report_every is {self.report_every}; need >= 0")
+        i, n = self.shard
+        _require(0 <= i < n, f"run.shard is {i}/{n}; it must be i/n with 0 <= i < n")
+        _require(
+            all(step >= 0 for step in self.snapshots),
+            f"run.snapshots is {self.snapshots}; steps must not be negative",
+        )
+
+
+Axis = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One ensemble: the sections hold what all members share, `sweep` what they differ in.
+
+    `sweep` is an ordered list of axes, outermost first, e.g.
+    (("model.layers", (2, 3)), ("init.gamma", (0.1, 0.5)), ("seed", (0, 1, 2))).
+    Members are the Cartesian product in that order, so the last axis varies fastest.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    sweep: tuple[Axis, ...] = (("seed", (0,)),)
+
+    def __post_init__(self) -> None:
+        for path, values in self.sweep:
+            _require(len(values) > 0, f"sweep axis {path} is empty; it needs at least one value")
+            _require(
+                len(set(values)) == len(values), f"sweep axis {path} has equal values: {values}"
+            )
+        paths = [path for path, _ in self.sweep]
+        _require(len(set(paths)) == len(paths), f"sweep axes {paths} name a field twice")
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """One member's whole life. `model` is resolved: none of its fields is None.
+
+    `member` is a label (the row in the ensemble); no number of the member's life depends on it.
+    """
+
+    member: int
+    seed: int
+    task: TaskConfig
+    model: ModelConfig
+    init: InitConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+
+    def __post_init__(self) -> None:
+        _seed("seed", self.seed)
+
+
+def _seed(name: str, seed: int) -> None:
+    _require(0 <= seed < MAX_SEED, f"{name} is {seed}; it must be in [0, 2^53)")
+
+
+def resolve(model: ModelConfig, task: TaskConfig, vocabulary: int) -> ModelConfig:
+    """`model` with every derived field filled in; `vocabulary` = token ids the task uses."""
+    resolved = dataclasses.replace(
+        model,
+        d_k=model.d_k or model.d_model // model.heads,
+        d_v=model.d_v or model.d_model // model.heads,
+        d_ff=model.d_ff or 2 * model.d_model,
+        vocab_size=model.vocab_size or -(-vocabulary // 16) * 16,
+        max_positions=model.max_positions or task.seq_len,
+        final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
+    )
+    assert resolved.vocab_size is not None and resolved.max_positions is not None
+    _require(
+        resolved.vocab_size >= vocabulary,
+        f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}",
+    )
+    _require(
+        resolved.max_positions >= task.seq_len,
+        f"model.max_positions is {resolved.max_positions};"
+        f" task.seq_len {task.seq_len} needs at least as many",
+    )
+    return resolved
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON types of any dataclass of this module (tuples become lists)."""
+    result: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def names(section: Any) -> Iterable[str]:
+    """Field names of a dataclass (or its instance)."""
+    return (f.name for f in dataclasses.fields(section))

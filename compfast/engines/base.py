@@ -1,0 +1,101 @@
+"""What every engine does: the protocol, and the plain data that crosses it.
+
+All arrays are NumPy, the member axis M comes first, row i belongs to `specs[i]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compfast.config import MemberSpec
+
+ACTIVE, FROZEN, DIVERGED = 0, 1, 2
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Named = dict[str, Float32]
+
+
+@dataclass(slots=True)
+class Tables:
+    """Numbers computed once by the driver and stored in the run, never recomputed.
+
+    The learning rate of member i at step t (0-based) is float32(lr_i * scale[t] + offset[t]).
+    """
+
+    scale: Float64  # [steps]
+    offset: Float64  # [steps]
+    bias_correction1: Float64  # [steps], 1 - beta1^(t+1)
+    bias_correction2: Float64  # [steps], 1 - beta2^(t+1)
+    std: Float64  # [M, tensors of the parameter table]; 0 where the init is not normal
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that a group of members is: parameters, moments, progress."""
+
+    params: Named  # name -> [M, *shape]
+    exp_avg: Named  # AdamW first moment
+    exp_avg_sq: Named  # AdamW second moment
+    step: Int64  # [M] optimiser steps done
+    status: NDArray[np.uint8]  # [M] ACTIVE, FROZEN or DIVERGED
+
+
+@dataclass(slots=True)
+class Advance:
+    """What one call of `advance` did. Column j of `loss` is absolute step `base + j`."""
+
+    base: int  # the smallest step any active member stood at
+    loss: Float32  # [M, K] batch mean; NaN where the step was not run in this call
+    grad_norm: Float32  # [M, K] before clipping; NaN likewise
+    stopped: bool  # the stop flag was seen: some members have not reached `until`
+
+
+class Engine(Protocol):
+    """One group: members of one shape, one task and one batch size."""
+
+    name: str
+    isa: str
+
+    def __init__(
+        self, specs: Sequence[MemberSpec], tables: Tables, *, threads: int | None = None
+    ) -> None: ...
+
+    def initialise(self) -> None:
+        """Fresh parameters from the init streams, zero moments, step 0, all ACTIVE."""
+
+    def load(self, state: State) -> None:
+        """Take over a saved state, bit for bit; raises UsageError on a wrong name or shape."""
+
+    def state(self) -> State:
+        """A copy of everything, also of frozen members."""
+
+    def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
+        """Bring every ACTIVE member to absolute step `until` (less, if stopped).
+
+        `tick(member_steps_done_so_far)` is called a few times a second on the calling thread.
+        A member whose loss or gradient norm is not finite at step s becomes DIVERGED with
+        step = s and the parameters it had before that step; the others go on.
+        """
+
+    def request_stop(self) -> None:
+        """Ask a running `advance` to return after each member's current step (signal-safe)."""
+
+    def freeze(self, members: NDArray[np.bool_]) -> None:
+        """[M] mask: those ACTIVE members train no further."""
+
+    def predict(self, tokens: Int32) -> Int32:
+        """tokens [N, T] -> the most likely next token after the last position, [M, N].
+
+        Ties go to the smaller token.
+        """
+
+    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
+        """tokens [N, T] -> logits at the last position, [len(members), N, V]."""

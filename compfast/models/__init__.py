@@ -1,0 +1,1 @@
+"""The single member, twice: a readable `nn.Module` (the oracle) and a plan (the fast engines)."""
