@@ -1,0 +1,168 @@
+"""The single member as a plain `nn.Module`: the specification every engine is checked against.
+
+Parameter names and shapes are those of `compfast.params.parameter_table`.
+Sources: Vaswani et al. 2017 (attention), Ba et al. 2016 (layer norm), arXiv 2405.05409 (form).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compfast.config import ModelConfig
+from compfast.errors import UsageError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer: tokens [B, T] -> logits [B, T, V].
+
+    `model` is resolved (`compfast.config.resolve`). Fresh weights are PyTorch's defaults; a
+    member's own come with `load_state_dict`.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        vocab, d = _known(model.vocab_size), model.d_model
+        self.embed = Embedding(vocab, _known(model.max_positions), d)
+        self.blocks = nn.ModuleList(Block(model) for _ in range(model.layers))
+        self.final_norm = nn.LayerNorm(d, eps=model.norm_eps) if model.final_norm else None
+        self.head = Head(d, vocab, tied=model.tied_head, bias=model.head_bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)  # [B, T, D]
+        for block in self.blocks:
+            x = block(x)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        logits: Tensor = self.head(x, self.embed.token.weight)  # [B, T, V]
+        return logits
+
+    def loss(self, tokens: Tensor, targets: Tensor, positions: str) -> Tensor:
+        """Mean cross-entropy of tokens [B, T] and the token that follows them, targets [B].
+
+        positions "last": of the last position only, mean over B. "all": position t predicts
+        token t + 1 and the last one predicts the target, mean over B x T.
+        """
+        logits = self(tokens)
+        if positions == "last":
+            return F.cross_entropy(logits[:, -1], targets)
+        following = torch.cat([tokens[:, 1:], targets[:, None]], dim=1)  # [B, T]
+        return F.cross_entropy(logits.flatten(0, 1), following.flatten())
+
+
+class Embedding(nn.Module):
+    """Token table + learned absolute position table: [B, T] -> [B, T, D]."""
+
+    def __init__(self, vocab: int, positions: int, d: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(vocab, d)
+        self.position = nn.Embedding(positions, d)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        if length > self.position.num_embeddings:
+            raise UsageError(
+                f"the sequence has {length} tokens; this model has"
+                f" {self.position.num_embeddings} positions"
+            )
+        where = torch.arange(length, device=tokens.device)
+        embedded: Tensor = self.token(tokens) + self.position(where)
+        return embedded
+
+
+class Block(nn.Module):
+    """pre:  x + attention(norm1(x)), then x + ffn(norm2(x)).
+    post: norm1(x + attention(x)), then norm2(x + ffn(x)). All [B, T, D] -> [B, T, D].
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.pre = model.norm == "pre"
+        self.norm1 = nn.LayerNorm(model.d_model, eps=model.norm_eps)
+        self.attention = Attention(model)
+        self.norm2 = nn.LayerNorm(model.d_model, eps=model.norm_eps)
+        self.ffn = FeedForward(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pre:
+            x = x + self.attention(self.norm1(x))
+            x = x + self.ffn(self.norm2(x))
+        else:
+            x = self.norm1(x + self.attention(x))
+            x = self.norm2(x + self.ffn(x))
+        return x
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(d_k) + mask) v per head, heads side by side in the columns."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        d, bias = model.d_model, model.attention_bias
+        self.heads, self.d_k, self.causal = model.heads, _known(model.d_k), model.causal
+        values = model.heads * _known(model.d_v)
+        self.query = nn.Linear(d, model.heads * self.d_k, bias=bias)
+        self.key = nn.Linear(d, model.heads * self.d_k, bias=bias)
+        self.value = nn.Linear(d, values, bias=bias)
+        self.output = nn.Linear(values, d, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))
+        scores: Tensor = q @ k.transpose(-2, -1) / math.sqrt(self.d_k)  # [B, H, T, T]
+        if self.causal:
+            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(future, -math.inf)
+        mixed = scores.softmax(dim=-1) @ v  # [B, H, T, d_v]
+        joined: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return joined
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, T, H * size] -> [B, H, T, size]."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x)))."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        d, ff = model.d_model, _known(model.d_ff)
+        self.up = nn.Linear(d, ff, bias=model.ffn_bias)
+        self.down = nn.Linear(ff, d, bias=model.ffn_bias)
+        self.activation = ACTIVATIONS[model.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.activation(self.up(x)))
+        return out
+
+
+class Head(nn.Module):
+    """x W^T (+ bias) with its own W, or with the token table where the head is tied."""
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, d: int, vocab: int, *, tied: bool, bias: bool) -> None:
+        super().__init__()
+        fresh = nn.Linear(d, vocab)
+        self.weight = None if tied else nn.Parameter(fresh.weight.detach())
+        self.bias = nn.Parameter(fresh.bias.detach()) if bias else None
+
+    def forward(self, x: Tensor, token_table: Tensor) -> Tensor:
+        return F.linear(x, token_table if self.weight is None else self.weight, self.bias)
+
+
+def _known(value: int | None) -> int:
+    if value is None:
+        raise ValueError("the model is not resolved: call config.resolve first")
+    return value

@@ -1,0 +1,79 @@
+"""The grid of architectures that oracle, plan and engines are compared on."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from compfast.config import ModelConfig, TaskConfig, resolve
+
+VOCABULARY = 110  # token ids of the composite anchor task: labels reach 109
+
+# name -> (sequence length, what differs from the default ModelConfig)
+ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
+    "default": (9, {}),
+    "paper_form": (
+        9,
+        {
+            "norm": "post",
+            "activation": "relu",
+            "attention_bias": False,
+            "ffn_bias": False,
+            "d_k": 16,
+            "d_v": 16,
+            "d_ff": 96,
+        },
+    ),
+    "one_layer": (5, {"layers": 1, "d_model": 20}),
+    "one_layer_post": (5, {"layers": 1, "d_model": 20, "norm": "post", "head_bias": False}),
+    "four_heads": (7, {"heads": 4, "d_model": 36}),
+    "own_head_sizes": (11, {"heads": 4, "d_model": 25, "d_k": 5, "d_v": 7, "d_ff": 51}),
+    "post_all_positions": (7, {"norm": "post", "d_model": 25, "loss_positions": "all"}),
+    "pre_all_positions": (9, {"heads": 4, "d_model": 48, "loss_positions": "all"}),
+    "tied": (9, {"d_model": 20, "tied_head": True}),
+    "tied_all_post": (
+        5,
+        {"layers": 3, "norm": "post", "tied_head": True, "loss_positions": "all", "heads": 2},
+    ),
+    "no_biases": (
+        9,
+        {"attention_bias": False, "ffn_bias": False, "head_bias": False, "activation": "relu"},
+    ),
+    "attention_bias_only": (7, {"ffn_bias": False, "activation": "gelu_tanh", "d_model": 48}),
+    "ffn_bias_only": (7, {"attention_bias": False, "norm": "post", "activation": "gelu_tanh"}),
+    "four_layers": (9, {"layers": 4, "d_model": 36, "d_k": 10, "d_v": 3, "d_ff": 33}),
+    "four_layers_post": (11, {"layers": 4, "norm": "post", "d_model": 20, "final_norm": True}),
+    "no_final_norm": (9, {"final_norm": False, "d_model": 16}),
+    "long": (20, {"d_model": 25, "heads": 1, "d_ff": 37}),
+    "long_heads_all": (20, {"heads": 4, "d_k": 9, "d_v": 6, "loss_positions": "all"}),
+    "spare_positions": (7, {"max_positions": 12, "d_model": 20}),
+    "not_causal": (9, {"causal": False, "heads": 2}),
+}
+
+NAMES = tuple(ARCHITECTURES)
+
+
+def architecture(name: str) -> tuple[TaskConfig, ModelConfig]:
+    """The task (only its length differs) and the resolved model of one entry."""
+    length, changes = ARCHITECTURES[name]
+    task = TaskConfig(seq_len=length)
+    return task, resolve(ModelConfig(**changes), task, VOCABULARY)
+
+
+def every_setting() -> list[ModelConfig]:
+    """Resolved models over the product of all switches that add or remove tensors."""
+    switches = {
+        "layers": (1, 3),
+        "norm": ("pre", "post"),
+        "final_norm": (None, True, False),
+        "attention_bias": (True, False),
+        "ffn_bias": (True, False),
+        "head_bias": (True, False),
+        "tied_head": (True, False),
+    }
+    models = []
+    for values in itertools.product(*switches.values()):
+        settings: dict[str, Any] = dict(zip(switches, values, strict=True))
+        model = ModelConfig(d_model=12, heads=3, d_k=4, d_v=5, d_ff=7, **settings)
+        models.append(resolve(model, TaskConfig(), VOCABULARY))
+    return models

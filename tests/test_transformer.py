@@ -1,0 +1,120 @@
+"""The single member: names, shapes, what it may see, and its loss."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from architectures import NAMES, architecture, every_setting
+from oracle import assert_within_budget, build, evaluate, random_batch, random_params
+
+from compfast.config import ModelConfig
+from compfast.errors import UsageError
+from compfast.models.transformer import Transformer
+from compfast.params import parameter_table
+
+
+def test_names_and_shapes_are_the_table() -> None:
+    models = every_setting()
+    assert len(models) > 150
+    for model in models:
+        module = Transformer(model)
+        table = {tensor.name: tensor.shape for tensor in parameter_table(model)}
+        assert {name: tuple(p.shape) for name, p in module.named_parameters()} == table
+        assert set(module.state_dict()) == set(table)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_stays_in_the_budget_of_its_own_bands(name: str) -> None:
+    """Bands alone (no eager error in the budget) hold the float32 module within a factor 16."""
+    task, model = architecture(name)
+    params = random_params(model, seed=3)
+    batch = random_batch(model, task.seq_len, 6, seed=4)
+    exact = evaluate(model, params, *batch)
+    single = evaluate(model, params, *batch, dtype=torch.float32)
+    assert exact.grads.keys() == params.keys()
+    assert exact.bands.keys() == params.keys() | {"logits", "loss"}
+    for tensor, gradient in exact.grads.items():
+        band = 8 * exact.bands[tensor]
+        assert_within_budget(tensor, single.grads[tensor], gradient, gradient, band)
+    assert_within_budget(
+        "logits", single.logits, exact.logits, exact.logits, 8 * exact.bands["logits"]
+    )
+
+
+def test_no_position_sees_the_future() -> None:
+    task, model = architecture("default")
+    module = build(model, random_params(model, 0), torch.float64)
+    tokens = torch.tensor(random_batch(model, task.seq_len, 4, 1)[0]).long()
+    changed = tokens.clone()
+    changed[:, 6:] = (changed[:, 6:] + 1) % 100
+    with torch.no_grad():
+        before, after = module(tokens), module(changed)
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert (before[:, 6:] != after[:, 6:]).any(dim=-1).all()
+
+
+def test_every_position_sees_the_future_without_the_mask() -> None:
+    task, model = architecture("not_causal")
+    module = build(model, random_params(model, 0), torch.float64)
+    tokens = torch.tensor(random_batch(model, task.seq_len, 4, 1)[0]).long()
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 100
+    with torch.no_grad():
+        assert (module(tokens) != module(changed)).any(dim=-1).all()
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_loss_is_the_mean_negative_log_probability(positions: str) -> None:
+    task, model = architecture("default")
+    module = build(model, random_params(model, 0), torch.float64)
+    tokens, targets = random_batch(model, task.seq_len, 5, 1)
+    with torch.no_grad():
+        logits = module(torch.tensor(tokens).long()).numpy()
+        loss = module.loss(torch.tensor(tokens).long(), torch.tensor(targets).long(), positions)
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    sequence = range(task.seq_len) if positions == "all" else [task.seq_len - 1]
+    terms = [
+        -logp[b, t, targets[b] if t == task.seq_len - 1 else tokens[b, t + 1]]
+        for b in range(5)
+        for t in sequence
+    ]
+    assert float(loss) == pytest.approx(np.mean(terms), rel=1e-12)
+
+
+def test_tied_head_adds_both_gradients() -> None:
+    task, tied = architecture("tied")
+    untied = dataclasses.replace(tied, tied_head=False)
+    params = random_params(tied, 0)
+    batch = random_batch(tied, task.seq_len, 4, 1)
+    own = {**params, "head.weight": params["embed.token.weight"]}
+    joined, apart = evaluate(tied, params, *batch).grads, evaluate(untied, own, *batch).grads
+    both = apart["embed.token.weight"] + apart["head.weight"]
+    np.testing.assert_allclose(joined["embed.token.weight"], both, rtol=1e-12, atol=1e-15)
+
+
+def test_a_longer_sequence_than_the_table_is_refused() -> None:
+    task, model = architecture("default")
+    tokens = torch.zeros(1, task.seq_len + 1, dtype=torch.long)
+    with pytest.raises(UsageError, match="has 10 tokens; this model has 9 positions"):
+        Transformer(model)(tokens)
+
+
+def test_an_unresolved_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="not resolved"):
+        Transformer(ModelConfig())
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 1e-3])
+def test_the_budget_refuses(wrong: float) -> None:
+    task, model = architecture("default")
+    batch = random_batch(model, task.seq_len, 6, seed=4)
+    exact = evaluate(model, random_params(model, 3), *batch)
+    for name, gradient in exact.grads.items():
+        got = gradient.astype(np.float32)
+        assert_within_budget(name, got, got, gradient, exact.bands[name])
+        got.flat[0] += wrong
+        with pytest.raises(AssertionError, match=name):
+            assert_within_budget(name, got, gradient, gradient, exact.bands[name])
