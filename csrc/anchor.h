@@ -1,0 +1,50 @@
+// Training batches of composite anchor functions (compfast/tasks/anchor.py), bit for bit.
+// Words of a sequence: pair, (key, position), then one noise item a position.
+#pragma once
+
+#include "philox.h"
+#include "plan.h"
+
+namespace compfast {
+
+static inline void anchor_sequence(const AnchorStream& s, uint64_t seed, uint32_t first_block,
+                                   uint32_t step, uint32_t purpose, int64_t fixed_pair,
+                                   int32_t* tokens, int32_t* target) {
+  Block block{};
+  uint32_t pair = 0, combo = 0;
+  for (int32_t i = 0; i < s.positions + 2; i++) {
+    if (i % 4 == 0) block = philox({{first_block + (uint32_t)i / 4, step, purpose, 0}}, seed);
+    const uint32_t word = block.word[i % 4];
+    if (i == 0)
+      pair = fixed_pair >= 0 ? (uint32_t)fixed_pair : below(word, (uint32_t)s.pair_count);
+    else if (i == 1)
+      combo = below(word, (uint32_t)s.combo_count);
+    else
+      tokens[i - 2] = s.item_low + (int32_t)below(word, (uint32_t)s.item_count);
+  }
+  const int32_t key = s.combos[2 * combo], position = s.combos[2 * combo + 1];
+  tokens[position] = key;
+  tokens[position + 1] = s.pairs[3 * pair];
+  tokens[position + 2] = s.pairs[3 * pair + 1];
+  *target = key + s.pairs[3 * pair + 2];
+}
+
+// tokens [batch, T], targets [batch] of training step `step`
+static inline void anchor_batch(const AnchorStream& s, uint64_t seed, int64_t step, int32_t batch,
+                                int32_t* tokens, int32_t* targets) {
+  const uint32_t blocks = (uint32_t)s.words / 4;
+  const int64_t total = s.group_size * s.pair_count;
+  const int64_t epoch_steps = total / batch;
+  for (int32_t b = 0; b < batch; b++) {
+    int32_t* row = tokens + (int64_t)b * s.positions;
+    if (s.group_size == 0) {
+      anchor_sequence(s, seed, (uint32_t)b * blocks, (uint32_t)step, TRAIN, -1, row, targets + b);
+      continue;
+    }
+    const uint64_t visit = (uint64_t)((step % epoch_steps) * batch + b);
+    const uint64_t j = feistel(seed, (uint32_t)(step / epoch_steps), visit, (uint64_t)total);
+    anchor_sequence(s, seed, 0, (uint32_t)j, DRAWN, (int64_t)j / s.group_size, row, targets + b);
+  }
+}
+
+}  // namespace compfast

@@ -1,0 +1,31 @@
+// loss = log sum exp(z) - z[target] a row; dz = (softmax(z) - onehot) / count.
+// logits, d_logits: [rows, ld]; columns past the vocabulary get gradient 0.
+#pragma once
+
+#include "fixedmath.h"
+#include "simd.h"
+
+namespace {
+
+inline double cross_entropy(long vocabulary, const float* z, int32_t target, float inverse_count,
+                            float* dz) {
+  const float negative = -__builtin_inff();
+  vf top = splat(negative);
+  for (long j = 0; j < vocabulary; j += W)
+    top = vmax(top, select(first_lanes(vocabulary - j), load(z + j), splat(negative)));
+  const float best = hmax(top);
+  vf sum = vf{};
+  for (long j = 0; j < vocabulary; j += W) {
+    const vf e = select(first_lanes(vocabulary - j), vexp(load(z + j) - splat(best)), vf{});
+    sum += e;
+    store(dz + j, e);
+  }
+  const float total = hsum(sum);
+  const vf factor = splat(inverse_count / total);
+  for (long j = 0; j < vocabulary; j += W) store(dz + j, load(dz + j) * factor);
+  dz[target] -= inverse_count;
+  // total >= 1: the largest logit contributes exp(0)
+  return (double)best + -compfast::fixed_log(1.0 / (double)total) - (double)z[target];
+}
+
+}  // namespace

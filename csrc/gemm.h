@@ -1,0 +1,103 @@
+// C[m, n] (+)= A[m, k] B[k, n], fp32, A with any two strides, B and C rows contiguous.
+// One microkernel serves a linear layer three times: X W^T (B = a transposed copy of the
+// weights), dY W (B = the weights) and dY^T X (A read down its columns).
+// Every element of C is one chain of fma over k = 0, 1, ..., whatever tile it falls into.
+// n is covered in whole vectors: B and C must be readable and writable to the next multiple of W.
+#pragma once
+
+#include "simd.h"
+
+namespace {
+
+struct Epilogue {
+  const float* bias = nullptr;      // [n], added to every row
+  const float* residual = nullptr;  // [m, n], added
+  long residual_ld = 0;
+  const float* factor = nullptr;  // [m, n], multiplied (derivative of an activation)
+  long factor_ld = 0;
+  bool add = false;  // C += instead of C =
+};
+
+#if COMPFAST_WIDTH == 16 || defined(__aarch64__)
+constexpr int TILE_ROWS = 12;  // 12 x 2 accumulators + 2 of B + a broadcast in 32 registers
+#else
+constexpr int TILE_ROWS = 6;  // 6 x 2 accumulators in 16 registers
+#endif
+
+template <int MR, int NV>
+void gemm_tile(long k, const float* a, long a_row, long a_k, const float* b, long b_ld, float* c,
+               long c_ld, const Epilogue& e, long row, long column) {
+  vf acc[MR][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) acc[i][j] = vf{};
+  for (long p = 0; p < k; p++) {
+    vf bv[NV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) bv[j] = load(b + p * b_ld + j * W);
+    const float* ap = a + p * a_k;
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+      vf av = splat(ap[i * a_row]);
+#pragma GCC unroll 2
+      for (int j = 0; j < NV; j++) acc[i][j] = fma(av, bv[j], acc[i][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) {
+      vf x = acc[i][j];
+      long at = column + j * W;
+      if (e.bias) x += load(e.bias + at);
+      if (e.factor) x *= load(e.factor + (row + i) * e.factor_ld + at);
+      if (e.residual) x += load(e.residual + (row + i) * e.residual_ld + at);
+      float* out = c + i * c_ld + j * W;
+      if (e.add) x += load(out);
+      store(out, x);
+    }
+}
+
+using GemmTile = void (*)(long, const float*, long, long, const float*, long, float*, long,
+                          const Epilogue&, long, long);
+
+template <int NV>
+struct GemmTiles {
+  static constexpr GemmTile table[12] = {
+      gemm_tile<1, NV>,
+      gemm_tile<2, NV>,
+      gemm_tile<3, NV>,
+      gemm_tile<4, NV>,
+      gemm_tile<5, NV>,
+      gemm_tile<6, NV>,
+#if COMPFAST_WIDTH == 16 || defined(__aarch64__)
+      gemm_tile<7, NV>,
+      gemm_tile<8, NV>,
+      gemm_tile<9, NV>,
+      gemm_tile<10, NV>,
+      gemm_tile<11, NV>,
+      gemm_tile<12, NV>,
+#endif
+  };
+};
+
+inline void gemm(long m, long n, long k, const float* a, long a_row, long a_k, const float* b,
+                 long b_ld, float* c, long c_ld, const Epilogue& e = Epilogue()) {
+  const long tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
+  for (long t = 0, row = 0; t < tiles; t++) {
+    const long rows = (m - row + tiles - t - 1) / (tiles - t);  // as even as they come
+    const float* ar = a + row * a_row;
+    float* cr = c + row * c_ld;
+    long column = 0;
+    for (; column + W < n; column += 2 * W)
+      GemmTiles<2>::table[rows - 1](k, ar, a_row, a_k, b + column, b_ld, cr + column, c_ld, e, row,
+                                    column);
+    if (column < n)
+      GemmTiles<1>::table[rows - 1](k, ar, a_row, a_k, b + column, b_ld, cr + column, c_ld, e, row,
+                                    column);
+    row += rows;
+  }
+}
+
+}  // namespace

@@ -1,0 +1,65 @@
+// A group of members of one shape, and the workers that train them: one worker owns one member
+// for a whole chunk of steps. The large arrays belong to the caller.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "plan.h"
+
+namespace compfast {
+
+enum Status : uint8_t { ACTIVE = 0, FROZEN = 1, DIVERGED = 2 };
+
+struct GroupArrays {
+  int64_t members = 0;
+  float* params = nullptr;  // [M, flat_size]
+  float* m = nullptr;
+  float* v = nullptr;
+  int64_t* step = nullptr;    // [M]
+  uint8_t* status = nullptr;  // [M]
+  const uint64_t* seed = nullptr;
+  const double* lr = nullptr;
+  const double* weight_decay = nullptr;
+  const double* clip = nullptr;
+};
+
+class Group {
+ public:
+  Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
+        const AnchorStream& stream, const GroupArrays& arrays, int threads);
+  ~Group();
+
+  // Brings every ACTIVE member to step `until`. loss, grad_norm: [M, columns], column j is step
+  // base + j. `poll` runs on the calling thread about ten times a second with the member-steps
+  // done so far; when it throws, the workers stop after their step and it is thrown on.
+  // Returns true when the stop flag ended the call early.
+  bool advance(int64_t until, int64_t base, int64_t columns, float* loss, float* grad_norm,
+               const std::function<void(int64_t)>& poll);
+  void request_stop() { stop_.store(true); }
+  // loss [M] and gradient [M, flat_size] of the mean over `count` sequences.
+  void gradients(const int32_t* tokens, const int32_t* targets, int64_t count, float* loss,
+                 float* gradient);
+  // members [n] -> logits [n, count, vocabulary] and argmax [n, count]; either may be null.
+  void logits(const int64_t* members, int64_t n, const int32_t* tokens, int64_t count, float* out,
+              int32_t* best);
+
+ private:
+  struct Worker;
+  Member member(int64_t i) const;
+  void parallel(int64_t count, const std::function<void(int64_t, Worker&)>& job,
+                const std::function<void()>& wait);
+
+  const KernelTable& kernels_;
+  PlanRecord plan_;
+  Optimizer optimizer_;
+  AnchorStream stream_;
+  GroupArrays arrays_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace compfast

@@ -1,0 +1,58 @@
+#include "isa.h"
+
+#include <stdexcept>
+
+extern "C" {
+extern const compfast::KernelTable compfast_kernels_generic;
+#if defined(__x86_64__)
+extern const compfast::KernelTable compfast_kernels_v3;
+extern const compfast::KernelTable compfast_kernels_v4;
+#endif
+}
+
+namespace compfast {
+
+std::vector<const KernelTable*> compiled_kernels() {
+  return {
+      &compfast_kernels_generic,
+#if defined(__x86_64__)
+      &compfast_kernels_v3,
+      &compfast_kernels_v4,
+#endif
+  };
+}
+
+static bool supported(const KernelTable& table) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  if (&table == &compfast_kernels_v3) return v3;
+  if (&table == &compfast_kernels_v4) return v4;
+#endif
+  return &table == &compfast_kernels_generic;
+}
+
+std::vector<const KernelTable*> supported_kernels() {
+  std::vector<const KernelTable*> result;
+  for (const KernelTable* table : compiled_kernels())
+    if (supported(*table)) result.push_back(table);
+  return result;
+}
+
+const KernelTable& select_kernels(const std::string& forced) {
+  const std::vector<const KernelTable*> usable = supported_kernels();
+  if (forced.empty()) return *usable.back();
+  std::string names;
+  for (const KernelTable* table : usable) {
+    if (forced == table->isa) return *table;
+    names += (names.empty() ? "" : ", ") + std::string(table->isa);
+  }
+  throw std::invalid_argument("COMPFAST_ISA is '" + forced + "'; this machine and build can run " +
+                              names);
+}
+
+}  // namespace compfast

@@ -1,0 +1,103 @@
+// y = act(x W^T + b) + residual, W [d_out, d_in] as in nn.Linear; one GEMM form a direction.
+#pragma once
+
+#include "activation.h"
+#include "gemm.h"
+#include "plan.h"
+
+namespace {
+
+// W^T [d_in, packed_ld] and b [packed_ld], zero padded, refreshed once a step.
+inline void linear_pack(const compfast::OpRecord& op, const float* params, float* packed) {
+  const float* w = params + op.weight;
+  float* out = packed + op.packed;
+  constexpr long BLOCK = 16;
+  for (long n0 = 0; n0 < op.d_out; n0 += BLOCK)
+    for (long k = 0; k < op.d_in; k++)
+      for (long n = n0; n < op.d_out && n < n0 + BLOCK; n++)
+        out[k * op.packed_ld + n] = w[n * op.weight_ld + k];
+  if (op.bias >= 0)
+    std::memcpy(packed + op.packed_bias, params + op.bias, op.d_out * sizeof(float));
+}
+
+// Row stride of an input of which the op reads `rows` rows a sequence (the last, if fewer).
+struct Rows {
+  long offset, stride;
+};
+
+inline Rows rows_of(const compfast::ViewRecord& view, long rows) {
+  if (view.rows == rows) return {0, view.ld};
+  return {(long)(view.rows - 1) * view.ld, (long)view.rows * view.ld};
+}
+
+inline void linear_forward(const compfast::OpRecord& op, long sequences, const float* packed,
+                           float* values) {
+  const long rows = sequences * op.out.rows;
+  const Rows x = rows_of(op.in[0], op.out.rows);
+  Epilogue e;
+  e.bias = op.bias >= 0 ? packed + op.packed_bias : nullptr;
+  if (op.inputs > 1) {
+    const Rows r = rows_of(op.in[1], op.out.rows);
+    e.residual = values + op.in[1].value + r.offset;
+    e.residual_ld = r.stride;
+  }
+  float* y = values + op.out.value;
+  gemm(rows, op.d_out, op.d_in, values + op.in[0].value + x.offset, x.stride, 1,
+       packed + op.packed, op.packed_ld, y, op.out.ld, e);
+  if (op.activation != IDENTITY)
+    activate(op.activation, y, values + op.slope, rows * op.out.ld);
+}
+
+inline void column_sums(long rows, long columns, const float* x, long ld, float* sums) {
+  for (long c = 0; c < columns; c += W) {
+    vf s[4] = {};
+    long r = 0;
+    for (; r + 4 <= rows; r += 4)
+      for (int u = 0; u < 4; u++) s[u] += load(x + (r + u) * ld + c);
+    for (; r < rows; r++) s[0] += load(x + r * ld + c);
+    const vf total = (s[0] + s[1]) + (s[2] + s[3]);
+    for (long j = 0; j < W && c + j < columns; j++) sums[c + j] += total[j];
+  }
+}
+
+// dW += dY^T X; db += column sums of dY; dX (+)= dY W, times the slope of x's activation.
+inline void linear_backward(const compfast::OpRecord& op, long sequences, const float* params,
+                            float* values, float* gradient) {
+  const long rows = sequences * op.out.rows;
+  float* dy = values + op.out.grad;
+  if (op.activation != IDENTITY && !op.slope_applied)
+    for (long i = 0; i < rows * op.out.ld; i += W)
+      store(dy + i, load(dy + i) * load(values + op.slope + i));
+  const Rows x = rows_of(op.in[0], op.out.rows);
+  Epilogue accumulate;
+  accumulate.add = true;
+  gemm(op.d_out, op.d_in, rows, dy, 1, op.out.ld, values + op.in[0].value + x.offset, x.stride,
+       gradient + op.weight, op.weight_ld, accumulate);
+  if (op.bias >= 0) column_sums(rows, op.d_out, dy, op.out.ld, gradient + op.bias);
+  Epilogue e;
+  e.add = op.in[0].mode != compfast::GRAD_WRITE;
+  if (op.factor >= 0) {
+    e.factor = values + op.factor + x.offset;
+    e.factor_ld = x.stride;
+  }
+  gemm(rows, op.d_in, op.d_out, dy, op.out.ld, 1, params + op.weight, op.weight_ld,
+       values + op.in[0].grad + x.offset, x.stride, e);
+}
+
+// The residual's gradient is dY itself.
+inline void residual_backward(const compfast::OpRecord& op, long sequences, float* values) {
+  const long rows = sequences * op.out.rows;
+  const Rows r = rows_of(op.in[1], op.out.rows);
+  const float* dy = values + op.out.grad;
+  float* dx = values + op.in[1].grad + r.offset;
+  if (dx == dy) return;  // the layout gave both one place
+  const bool add = op.in[1].mode != compfast::GRAD_WRITE;
+  for (long i = 0; i < rows; i++)
+    for (long j = 0; j < op.out.ld; j += W) {
+      vf g = load(dy + i * op.out.ld + j);
+      if (add) g += load(dx + i * r.stride + j);
+      store(dx + i * r.stride + j, g);
+    }
+}
+
+}  // namespace

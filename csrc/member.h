@@ -1,0 +1,210 @@
+// One member's step: batch, forward, backward, clip, AdamW, over one worker's memory.
+#pragma once
+
+#include "adamw.h"
+#include "anchor.h"
+#include "attention.h"
+#include "cross_entropy.h"
+#include "embed.h"
+#include "linear.h"
+#include "norm.h"
+#include "plan.h"
+
+namespace {
+
+using namespace compfast;
+
+inline AttentionShape attention_shape(const OpRecord& op) {
+  const double root = __builtin_sqrt((double)op.d_k);
+  return {op.out.rows, op.in[1].rows, op.heads,         op.d_k,
+          op.d_v,      op.causal != 0, (float)(1.0 / root)};
+}
+
+inline long attention_saved(const OpRecord& op) {
+  return (long)op.heads * op.out.rows * padded(op.in[1].rows);
+}
+
+inline void pack(const PlanRecord& plan, const float* params, float* packed) {
+  for (int i = 0; i < plan.op_count; i++)
+    if (plan.ops[i].kind == OP_LINEAR) linear_pack(plan.ops[i], params, packed);
+}
+
+inline void forward_norm(const OpRecord& op, long n, const float* params, float* values) {
+  const Rows x = rows_of(op.in[0], op.out.rows);
+  norm_forward(n * op.out.rows, op.out.width, op.epsilon, values + op.in[0].value + x.offset,
+               x.stride, params + op.weight, params + op.bias, values + op.out.value, op.out.ld,
+               values + op.saved);
+}
+
+inline void forward_attention(const OpRecord& op, long n, float* values, float* scratch) {
+  const AttentionShape shape = attention_shape(op);
+  const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
+  const long skip = (long)(q.rows - op.out.rows) * q.ld;
+  for (long s = 0; s < n; s++)
+    attention_forward(shape, values + q.value + s * q.rows * q.ld + skip, q.ld,
+                      values + k.value + s * k.rows * k.ld, k.ld,
+                      values + v.value + s * v.rows * v.ld, v.ld,
+                      values + op.out.value + s * op.out.rows * op.out.ld, op.out.ld,
+                      values + op.saved + s * attention_saved(op), scratch);
+}
+
+// tokens [n, T]; fills every value buffer up to the logits.
+inline void forward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
+                    const int32_t* tokens) {
+  for (int i = 0; i < plan.op_count; i++) {
+    const OpRecord& op = plan.ops[i];
+    if (op.kind == OP_EMBED)
+      embed_forward(n, plan.positions, op.out.ld, tokens, params + op.weight,
+                    params + op.weight2, w.values + op.out.value);
+    else if (op.kind == OP_NORM)
+      forward_norm(op, n, params, w.values);
+    else if (op.kind == OP_LINEAR)
+      linear_forward(op, n, w.packed, w.values);
+    else if (op.kind == OP_ATTENTION)
+      forward_attention(op, n, w.values, w.scratch);
+  }
+}
+
+// Loss summed over rows; the gradient of the mean over the whole batch goes to the logits.
+inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, const Workspace& w,
+                            const int32_t* tokens, const int32_t* targets, float inverse_count) {
+  const ViewRecord& z = op.in[0];
+  double sum = 0;
+  for (long s = 0; s < n; s++)
+    for (long i = 0; i < z.rows; i++) {
+      const bool last = i == z.rows - 1;
+      const int32_t target = last ? targets[s] : tokens[s * plan.positions + i + 1];
+      const long at = (s * z.rows + i) * z.ld;
+      sum += cross_entropy(plan.vocabulary, w.values + z.value + at, target, inverse_count,
+                           w.values + z.grad + at);
+    }
+  return sum;
+}
+
+inline void backward_norm(const OpRecord& op, long n, const float* params, float* values,
+                          float* gradient) {
+  const ViewRecord& in = op.in[0];
+  const Rows x = rows_of(in, op.out.rows);
+  norm_backward(n * op.out.rows, op.out.width, values + in.value + x.offset, x.stride,
+                params + op.weight, values + op.out.grad, op.out.ld, values + op.saved,
+                values + in.grad + x.offset, x.stride, in.mode != GRAD_WRITE,
+                gradient + op.weight, gradient + op.bias);
+}
+
+inline void backward_attention(const OpRecord& op, long n, float* values, float* scratch) {
+  const AttentionShape shape = attention_shape(op);
+  const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
+  const long skip = (long)(q.rows - op.out.rows) * q.ld;
+  for (long s = 0; s < n; s++) {
+    const long qs = s * q.rows * q.ld + skip, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
+    const long os = s * op.out.rows * op.out.ld;
+    attention_backward(shape, values + q.value + qs, q.ld, values + k.value + ks, k.ld,
+                       values + v.value + vs, v.ld, values + op.out.grad + os, op.out.ld,
+                       values + op.saved + s * attention_saved(op), values + q.grad + qs, q.ld,
+                       values + k.grad + ks, k.ld, values + v.grad + vs, v.ld, scratch);
+  }
+}
+
+inline void clear_gradients(const OpRecord& op, long n, float* values) {
+  for (int i = 0; i < op.inputs; i++)
+    if (op.in[i].mode == GRAD_ZERO_ADD)
+      std::memset(values + op.in[i].grad, 0, n * op.in[i].rows * op.in[i].ld * sizeof(float));
+}
+
+inline double backward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
+                       const int32_t* tokens, const int32_t* targets, float inverse_count) {
+  double loss = 0;
+  for (int i = plan.op_count - 1; i >= 0; i--) {
+    const OpRecord& op = plan.ops[i];
+    clear_gradients(op, n, w.values);
+    if (op.kind == OP_LOSS) {
+      loss = loss_backward(plan, op, n, w, tokens, targets, inverse_count);
+    } else if (op.kind == OP_LINEAR) {
+      linear_backward(op, n, params, w.values, w.gradient);
+      if (op.inputs > 1) residual_backward(op, n, w.values);
+    } else if (op.kind == OP_NORM) {
+      backward_norm(op, n, params, w.values, w.gradient);
+    } else if (op.kind == OP_ATTENTION) {
+      backward_attention(op, n, w.values, w.scratch);
+    } else if (op.kind == OP_EMBED) {
+      embed_backward(n, plan.positions, op.out.ld, tokens, w.values + op.out.grad,
+                     w.gradient + op.weight, w.gradient + op.weight2);
+    }
+  }
+  return loss;
+}
+
+// Mean loss over `count` sequences; the gradient of that mean is left in the workspace.
+inline float batch_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
+                            const int32_t* tokens, const int32_t* targets, int64_t count) {
+  pack(plan, member.params, w.packed);
+  std::memset(w.gradient, 0, plan.flat_size * sizeof(float));
+  const int64_t rows = count * (plan.loss_all ? plan.positions : 1);
+  const float inverse = 1.0f / (float)rows;
+  double loss = 0;
+  for (int64_t s = 0; s < count; s += plan.microbatch) {
+    const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);
+    const int32_t* rows_tokens = tokens + s * plan.positions;
+    forward(plan, n, member.params, w, rows_tokens);
+    loss += backward(plan, n, member.params, w, rows_tokens, targets + s, inverse);
+  }
+  return (float)(loss / (double)rows);
+}
+
+inline bool finite(float x) { return x - x == 0.0f; }
+
+inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& member,
+                     const float* gradient, float norm, int64_t step) {
+  AdamW a;
+  const double lr = (double)(float)(member.lr * o.scale[step] + o.offset[step]);
+  const double scale = member.clip > 0 ? member.clip / ((double)norm + 1e-6) : 1.0;
+  a.clip = (float)(scale < 1.0 ? scale : 1.0);
+  a.step_size = (float)(lr / o.correction1[step]);
+  a.correction = (float)(1.0 / __builtin_sqrt(o.correction2[step]));
+  a.beta1 = (float)o.beta1;
+  a.rest1 = (float)(1.0 - o.beta1);
+  a.beta2 = (float)o.beta2;
+  a.rest2 = (float)(1.0 - o.beta2);
+  a.eps = (float)o.eps;
+  for (int i = 0; i < plan.segment_count; i++) {
+    const Segment& s = plan.segments[i];
+    a.keep = s.decay ? (float)(1.0 - lr * member.weight_decay) : 1.0f;
+    adamw(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset,
+          member.v + s.offset);
+  }
+}
+
+// Absolute step `step` (0-based). A loss or norm that is not finite leaves the member as it was.
+inline StepResult train_step(const PlanRecord& plan, const Optimizer& optimizer,
+                             const AnchorStream& stream, const Member& member, const Workspace& w,
+                             int64_t step) {
+  anchor_batch(stream, member.seed, step, plan.batch, w.tokens, w.targets);
+  StepResult result;
+  result.loss = batch_gradient(plan, member, w, w.tokens, w.targets, plan.batch);
+  result.grad_norm = gradient_norm(w.gradient, plan.flat_size);
+  result.finite = finite(result.loss) && finite(result.grad_norm);
+  if (result.finite) optimise(plan, optimizer, member, w.gradient, result.grad_norm, step);
+  return result;
+}
+
+// Last-position logits [count, vocabulary] and their argmax [count]; either may be null.
+inline void member_logits(const PlanRecord& plan, const Member& member, const Workspace& w,
+                          const int32_t* tokens, int64_t count, float* out, int32_t* best) {
+  pack(plan, member.params, w.packed);
+  const ViewRecord& z = plan.ops[plan.op_count - 1].in[0];
+  for (int64_t s = 0; s < count; s += plan.microbatch) {
+    const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);
+    forward(plan, n, member.params, w, tokens + s * plan.positions);
+    for (long i = 0; i < n; i++) {
+      const float* row = w.values + z.value + (i * z.rows + z.rows - 1) * z.ld;
+      if (out) std::memcpy(out + (s + i) * plan.vocabulary, row, plan.vocabulary * sizeof(float));
+      if (!best) continue;
+      int32_t top = 0;
+      for (int32_t j = 1; j < plan.vocabulary; j++)
+        if (row[j] > row[top]) top = j;
+      best[s + i] = top;
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,126 @@
+// A plan with all offsets resolved (compfast/engines/layout.py makes it), as plain data.
+// Offsets count floats. Leading dimensions are multiples of 16; the padding of every weight
+// and every value is zero.
+#pragma once
+
+#include <cstdint>
+
+namespace compfast {
+
+enum OpKind : int32_t { OP_EMBED = 0, OP_NORM = 1, OP_LINEAR = 2, OP_ATTENTION = 3, OP_LOSS = 4 };
+
+// How an op's backward meets the gradient buffer of an input.
+enum GradMode : int32_t {
+  GRAD_WRITE = 0,      // first to write: store
+  GRAD_ADD = 1,        // others wrote before: add
+  GRAD_ZERO_ADD = 2,   // first, but it touches only some rows: clear, then add
+};
+
+// A [rows, width] slice of a buffer; rows = positions (or 1) a sequence.
+struct ViewRecord {
+  int64_t value = -1;  // offset of the first column in the workspace, a microbatch's first row
+  int64_t grad = -1;
+  int32_t width = 0;
+  int32_t ld = 0;
+  int32_t rows = 0;  // a sequence: T or 1
+  int32_t mode = GRAD_WRITE;
+};
+
+struct OpRecord {
+  int32_t kind = 0;
+  ViewRecord in[3];
+  int32_t inputs = 0;
+  ViewRecord out;
+  int64_t weight = -1;   // offset in the flat parameter vector; embed: token table
+  int64_t weight2 = -1;  // embed: position table
+  int64_t bias = -1;
+  int32_t weight_ld = 0;
+  int32_t d_out = 0, d_in = 0;
+  int64_t packed = -1;       // linear: W^T [d_in, packed_ld] in the packed area
+  int64_t packed_bias = -1;  // linear: [packed_ld], zero padded
+  int32_t packed_ld = 0;
+  int32_t activation = 0;
+  int64_t slope = -1;   // linear with activation: act' [rows, out.ld] in the workspace
+  int64_t factor = -1;  // linear whose input came from an activation: that slope
+  int32_t slope_applied = 0;  // the consumer multiplied the gradient by the slope already
+  int64_t saved = -1;  // norm: mean, 1/std a row; attention: P [heads, rows, T padded] a sequence
+  int32_t heads = 0, d_k = 0, d_v = 0, causal = 0;
+  float epsilon = 0;
+};
+
+// A stretch of the flat vector whose tensors share the decay flag.
+struct Segment {
+  int64_t offset = 0, length = 0;
+  bool decay = true;
+};
+
+struct PlanRecord {
+  const OpRecord* ops = nullptr;
+  int32_t op_count = 0;
+  const Segment* segments = nullptr;
+  int32_t segment_count = 0;
+  int64_t flat_size = 0;    // parameters of one member, padded
+  int64_t packed_size = 0;  // transposed copies
+  int64_t workspace_size = 0;
+  int64_t scratch_size = 0;  // attention
+  int32_t positions = 0;     // T
+  int32_t microbatch = 0;    // sequences
+  int32_t batch = 0;         // sequences a step
+  int32_t vocabulary = 0;
+  int32_t loss_all = 0;
+};
+
+// Where a step's sequences come from (compfast/tasks/anchor.py, stream_table).
+struct AnchorStream {
+  const int32_t* pairs = nullptr;  // [pair_count, 3]: first anchor, second anchor, shift
+  int32_t pair_count = 0;
+  const int32_t* combos = nullptr;  // [combo_count, 2]: key, position
+  int32_t combo_count = 0;
+  int32_t item_low = 0, item_count = 0, positions = 0, words = 0;
+  int64_t group_size = 0;  // 0: fresh data
+};
+
+struct Optimizer {
+  double beta1 = 0, beta2 = 0, eps = 0;
+  const double* scale = nullptr;   // [steps]
+  const double* offset = nullptr;  // [steps]
+  const double* correction1 = nullptr;
+  const double* correction2 = nullptr;
+};
+
+struct Member {
+  float* params = nullptr;  // [flat_size]
+  float* m = nullptr;
+  float* v = nullptr;
+  uint64_t seed = 0;
+  double lr = 0, weight_decay = 0, clip = 0;
+};
+
+// One worker's memory; NaN-free where padding is read.
+struct Workspace {
+  float* values = nullptr;  // [workspace_size]
+  float* packed = nullptr;
+  float* gradient = nullptr;  // [flat_size]
+  float* scratch = nullptr;
+  int32_t* tokens = nullptr;   // [batch, T]
+  int32_t* targets = nullptr;  // [batch]
+};
+
+struct StepResult {
+  float loss = 0, grad_norm = 0;
+  bool finite = false;
+};
+
+// What one instruction set exports; the only symbol of its object file.
+struct KernelTable {
+  const char* isa;
+  int32_t width;
+  StepResult (*step)(const PlanRecord&, const Optimizer&, const AnchorStream&, const Member&,
+                     const Workspace&, int64_t step);
+  float (*gradient)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
+                    const int32_t* targets, int64_t count);
+  void (*logits)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
+                 int64_t count, float* out, int32_t* best);
+};
+
+}  // namespace compfast

@@ -1,0 +1,121 @@
+// One vector type for every instruction set: GCC/Clang vector extensions, COMPFAST_WIDTH lanes.
+// The compiler may not contract a*b+c (-ffp-contract=off): every fused operation is a call of
+// fma() below, so that the order and rounding of an operation is what the source says.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+constexpr int W = COMPFAST_WIDTH;
+constexpr int PAD = 16;  // leading dimensions are multiples of this in every build
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef float vf_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
+
+inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+inline vf splat(float x) { return vf{} + x; }
+inline vi splat_int(int32_t x) { return vi{} + x; }
+inline vf select(vi mask, vf a, vf b) { return mask ? a : b; }
+inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+inline vf vmin(vf a, vf b) { return a < b ? a : b; }
+
+inline vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__) && COMPFAST_WIDTH == 16
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && COMPFAST_WIDTH == 8
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__) && COMPFAST_WIDTH == 4
+  return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+inline vf vsqrt(vf x) {
+#if defined(__AVX512F__) && COMPFAST_WIDTH == 16
+  return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX__) && COMPFAST_WIDTH == 8
+  return (vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__) && COMPFAST_WIDTH == 4
+  return (vf)_mm_sqrt_ps((__m128)x);
+#elif defined(__aarch64__) && COMPFAST_WIDTH == 4
+  return (vf)vsqrtq_f32((float32x4_t)x);
+#else
+#error "no vector square root for this instruction set"
+#endif
+}
+
+inline vi lane_index() {
+  vi lanes;
+  for (int i = 0; i < W; i++) lanes[i] = i;
+  return lanes;
+}
+
+// Lanes [0, n) of a vector; n may be negative or larger than W.
+inline vi first_lanes(long n) { return lane_index() < splat_int(n > W ? W : n < 0 ? 0 : (int)n); }
+
+// Halving tree: the order of the sum is a function of W alone.
+inline float hsum(vf x) {
+  float lanes[W];
+  vf y = x;
+#if COMPFAST_WIDTH == 16
+  y += __builtin_shuffle(y, vi{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  y += __builtin_shuffle(y, vi{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+  y += __builtin_shuffle(y, vi{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  y += __builtin_shuffle(y, vi{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+#elif COMPFAST_WIDTH == 8
+  y += __builtin_shuffle(y, vi{4, 5, 6, 7, 0, 1, 2, 3});
+  y += __builtin_shuffle(y, vi{2, 3, 0, 1, 6, 7, 4, 5});
+  y += __builtin_shuffle(y, vi{1, 0, 3, 2, 5, 4, 7, 6});
+#else
+  y += __builtin_shuffle(y, vi{2, 3, 0, 1});
+  y += __builtin_shuffle(y, vi{1, 0, 3, 2});
+#endif
+  std::memcpy(lanes, &y, sizeof lanes);
+  return lanes[0];
+}
+
+inline float hmax(vf x) {
+  float lanes[W];
+  std::memcpy(lanes, &x, sizeof lanes);
+  float best = lanes[0];
+  for (int i = 1; i < W; i++) best = lanes[i] > best ? lanes[i] : best;
+  return best;
+}
+
+// exp(x) for x clamped to [-87, 88], NaN stays NaN: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor
+// terms to r^7. Relative error below 2 units in the last place.
+inline vf vexp(vf x) {
+  const vi nan = x != x;
+  const vf given = x;
+  x = vmin(splat(88.0f), vmax(splat(-87.0f), x));
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  vf shifted = fma(x, splat(1.44269504f), magic);
+  vf n = shifted - magic;
+  vf r = fma(n, splat(-0.693145752f), x);
+  r = fma(n, splat(-1.42860677e-6f), r);
+  vf p = splat(1.98412698e-4f);
+  p = fma(p, r, splat(1.38888889e-3f));
+  p = fma(p, r, splat(8.33333333e-3f));
+  p = fma(p, r, splat(4.16666667e-2f));
+  p = fma(p, r, splat(1.66666667e-1f));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  vi exponent = ((vi)shifted - (vi)magic) << 23;
+  return select(nan, given, (vf)((vi)p + exponent));
+}
+
+inline long padded(long n) { return (n + PAD - 1) / PAD * PAD; }
+
+}  // namespace
