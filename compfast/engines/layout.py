@@ -1,0 +1,266 @@
+"""Where everything of a plan lies: the flat parameter vector and one worker's workspace.
+
+Offsets count floats. Rows are padded to a multiple of 16 with zeros, so that kernels of every
+vector width read the same memory. The microbatch is a function of the member's shape alone
+(activations of a microbatch should fit a nominal 1 MiB L2 beside the parameters).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compfast.config import ModelConfig
+from compfast.engines.base import Float32, Named
+from compfast.models.plan import Op, Plan, View, transformer_plan
+from compfast.params import Tensor, parameter_table
+
+PAD = 16
+ACTIVATION_BYTES = 512 * 1024
+MICROBATCHES = (32, 16, 8)
+
+_KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4}
+_ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
+_WRITE, _ADD, _ZERO_ADD = 0, 1, 2
+
+
+def pad(n: int) -> int:
+    return -(-n // PAD) * PAD
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A tensor in the flat vector: [rows, ld], the first `columns` of each row are its own."""
+
+    tensor: Tensor
+    offset: int
+    rows: int
+    columns: int
+    ld: int
+
+
+class FlatLayout:
+    """Positions of all tensors in a member's flat vector of `size` floats."""
+
+    def __init__(self, model: ModelConfig, plan: Plan, decay: str) -> None:
+        table = {tensor.name: tensor for tensor in parameter_table(model)}
+        self.placed: dict[str, Placed] = {}
+        self.size = 0
+        segments: list[tuple[int, int, bool]] = []
+        for op in plan.ops:
+            for run in (op.weights, op.biases):
+                start = self.size
+                for name in run:
+                    if name not in self.placed:
+                        self._place(table[name])
+                self.size = pad(self.size)
+                if run and self.size > start:
+                    decayed = decay == "all" or table[run[0]].matrix
+                    segments.append((start, self.size - start, decayed))
+        self.segments = segments
+        missing = table.keys() - self.placed.keys()
+        assert not missing, f"the plan never uses {sorted(missing)}"
+
+    def _place(self, tensor: Tensor) -> None:
+        if tensor.matrix:
+            rows, columns = tensor.shape
+            ld = pad(columns)
+        else:  # biases of fused projections stand side by side without gaps
+            rows, columns, ld = 1, tensor.shape[0], tensor.shape[0]
+        self.placed[tensor.name] = Placed(tensor, self.size, rows, columns, ld)
+        self.size += rows * ld
+
+    def unpack(self, flat: Float32) -> Named:
+        """flat [M, size] -> name -> [M, *shape] (copies)."""
+        members = flat.shape[0]
+        result = {}
+        for name, p in self.placed.items():
+            block = flat[:, p.offset : p.offset + p.rows * p.ld]
+            rows = block.reshape(members, p.rows, p.ld)[:, :, : p.columns]
+            result[name] = np.ascontiguousarray(rows).reshape(members, *p.tensor.shape)
+        return result
+
+    def pack(self, named: Named, flat: Float32) -> None:
+        """name -> [M, *shape] into flat [M, size]; the padding is left as it is (zero)."""
+        members = flat.shape[0]
+        for name, p in self.placed.items():
+            block = flat[:, p.offset : p.offset + p.rows * p.ld]
+            rows = block.reshape(members, p.rows, p.ld)
+            rows[:, :, : p.columns] = named[name].reshape(members, p.rows, p.columns)
+
+
+class _Arena:
+    """Hands out aligned stretches of the workspace, reusing what has been given back."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.free: list[tuple[int, int]] = []
+
+    def take(self, floats: int) -> int:
+        floats = pad(floats) + PAD  # a whole vector may be read past the last column
+        for index, (offset, length) in enumerate(self.free):
+            if length >= floats:
+                self.free[index] = (offset + floats, length - floats)
+                return offset
+        self.size += floats
+        return self.size - floats
+
+    def give_back(self, offset: int, floats: int) -> None:
+        spans = sorted([*self.free, (offset, pad(floats) + PAD)])
+        self.free = []
+        for start, length in spans:
+            if self.free and sum(self.free[-1]) == start:
+                self.free[-1] = (self.free[-1][0], self.free[-1][1] + length)
+            elif length:
+                self.free.append((start, length))
+
+
+class NativePlan:
+    """The records that csrc/plan.h expects, for one model, batch size and sequence length."""
+
+    def __init__(self, model: ModelConfig, positions: int, batch: int, decay: str) -> None:
+        self.model, self.positions, self.batch = model, positions, batch
+        self.plan = transformer_plan(model)
+        self.flat = FlatLayout(model, self.plan, decay)
+        for self.microbatch in MICROBATCHES:
+            records = self._records()
+            if 4 * self.workspace_size <= ACTIVATION_BYTES:
+                break
+        self.microbatch = min(self.microbatch, batch)
+        self.ops = records
+
+    def record(self) -> dict[str, Any]:
+        widest = max(self.model.d_k or 0, self.model.d_v or 0)
+        columns = pad(self.positions)
+        scratch = columns * widest + self.positions * (columns + pad(widest)) + 4 * PAD
+        return {
+            "ops": self.ops,
+            "segments": self.flat.segments,
+            "flat_size": self.flat.size,
+            "packed_size": self.packed_size,
+            "workspace_size": self.workspace_size,
+            "scratch_size": scratch,
+            "positions": self.positions,
+            "microbatch": self.microbatch,
+            "batch": self.batch,
+            "vocabulary": self.model.vocab_size,
+            "loss_all": int(self.model.loss_positions == "all"),
+        }
+
+    def _rows(self, buffer: str) -> int:
+        return self.positions if self.plan.buffer(buffer).rows == "all" else 1
+
+    def _floats(self, buffer: str) -> int:
+        return self.microbatch * self._rows(buffer) * pad(self.plan.buffer(buffer).width)
+
+    def _records(self) -> list[dict[str, Any]]:
+        arena = _Arena()
+        values = {b.name: arena.take(self._floats(b.name)) for b in self.plan.buffers}
+        slopes = {
+            op.output.buffer: arena.take(self._floats(op.output.buffer))
+            for op in self.plan.ops
+            if op.output is not None and op.attributes.get("activation")
+        }
+        saved = [arena.take(size) if (size := self._saved(op)) else -1 for op in self.plan.ops]
+        grads, modes = self._gradients(arena)
+        self.packed_size = 0
+        records = []
+        for index, op in enumerate(self.plan.ops):
+            record = self._parameters(op)
+            record["inputs"] = [
+                self._view(view, values, grads, mode)
+                for view, mode in zip(op.inputs, modes[index], strict=True)
+            ]
+            output = op.output
+            record["output"] = output and self._view(output, values, grads, _WRITE)
+            record["saved"] = saved[index]
+            record["activation"] = _ACTIVATIONS[op.attributes.get("activation")]
+            record["slope"] = slopes.get(output.buffer, -1) if output else -1
+            # The one consumer of an activation multiplies the gradient by its slope.
+            sole = output is not None and self._consumers(output.buffer) == 1
+            record["slope_applied"] = int(record["slope"] >= 0 and sole)
+            record["factor"] = -1
+            if op.kind == "linear" and self._consumers(op.inputs[0].buffer) == 1:
+                record["factor"] = slopes.get(op.inputs[0].buffer, -1)
+            records.append(record)
+        self.workspace_size = arena.size
+        return records
+
+    def _consumers(self, buffer: str) -> int:
+        return sum(view.buffer == buffer for op in self.plan.ops for view in op.inputs)
+
+    def _saved(self, op: Op) -> int:
+        if op.output is None:
+            return 0
+        rows = self.microbatch * self._rows(op.output.buffer)
+        if op.kind == "attention":
+            return rows * int(op.attributes["heads"]) * pad(self.positions)
+        return 2 * rows if op.kind == "norm" else 0
+
+    def _view(
+        self, view: View, values: dict[str, int], grads: dict[str, int], mode: int
+    ) -> dict[str, int]:
+        return {
+            "value": values[view.buffer] + view.column,
+            "grad": grads[view.buffer] + view.column,
+            "width": view.width,
+            "ld": pad(self.plan.buffer(view.buffer).width),
+            "rows": self._rows(view.buffer),
+            "mode": mode,
+        }
+
+    def _gradients(self, arena: _Arena) -> tuple[dict[str, int], list[list[int]]]:
+        """Place the gradient buffers over their lifetimes; say how each op meets each."""
+        grads: dict[str, int] = {}
+        modes: list[list[int]] = [[] for _ in self.plan.ops]
+        owners: dict[int, int] = {}  # offset -> buffers that live there now
+        for index in reversed(range(len(self.plan.ops))):
+            op = self.plan.ops[index]
+            for position, view in enumerate(op.inputs):
+                name = view.buffer
+                rows = self._rows(op.output.buffer) if op.output else self._rows(name)
+                whole = op.kind == "attention" or rows == self._rows(name)
+                first = name not in grads
+                modes[index].append((_WRITE if whole else _ZERO_ADD) if first else _ADD)
+                if not first:
+                    continue
+                residual = op.kind == "linear" and position == 1
+                if residual and whole and op.output is not None:
+                    grads[name] = grads[op.output.buffer]  # dX of a residual is dY itself
+                else:
+                    grads[name] = arena.take(self._floats(name))
+                owners[grads[name]] = owners.get(grads[name], 0) + 1
+            if op.output is not None:
+                offset = grads[op.output.buffer]
+                owners[offset] -= 1
+                if owners[offset] == 0:
+                    arena.give_back(offset, self._floats(op.output.buffer))
+        return grads, modes
+
+    def _parameters(self, op: Op) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "kind": _KINDS[op.kind],
+            "heads": op.attributes.get("heads", 0),
+            "causal": int(op.attributes.get("causal", False)),
+            "d_k": self.model.d_k,
+            "d_v": self.model.d_v,
+            "epsilon": self.model.norm_eps,
+            "d_out": op.output.width if op.output else 0,
+            "d_in": op.inputs[0].width if op.inputs else 0,
+        }
+        placed = [self.flat.placed[name] for name in op.weights]
+        record["weight"] = placed[0].offset if placed else -1
+        record["weight2"] = placed[1].offset if op.kind == "embed" else -1
+        record["weight_ld"] = placed[0].ld if placed else 0
+        record["bias"] = self.flat.placed[op.biases[0]].offset if op.biases else -1
+        record["packed"] = record["packed_bias"] = -1
+        record["packed_ld"] = pad(record["d_out"])
+        if op.kind == "linear":
+            record["packed"] = self.packed_size
+            self.packed_size += record["d_in"] * record["packed_ld"]
+            if op.biases:
+                record["packed_bias"] = self.packed_size
+                self.packed_size += record["packed_ld"]
+        return record

@@ -1,0 +1,174 @@
+"""The native engine: fused C++ on the CPU, one worker thread owns one member at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compfast import _native
+from compfast.config import MemberSpec
+from compfast.engines.base import (
+    ACTIVE,
+    FROZEN,
+    Advance,
+    Float32,
+    Int32,
+    Named,
+    State,
+    Tables,
+)
+from compfast.engines.layout import NativePlan
+from compfast.errors import UsageError
+from compfast.init import initial_parameters
+from compfast.params import parameter_table
+from compfast.tasks import make_task
+
+
+class NativeEngine:
+    """See engines/base.py; bits are the same for any M, order, chunk and thread count.
+
+    Raises UsageError for a COMPFAST_ISA this machine cannot run.
+    """
+
+    name = "native"
+
+    def __init__(
+        self, specs: Sequence[MemberSpec], tables: Tables, *, threads: int | None = None
+    ) -> None:
+        first = specs[0]
+        self.specs = list(specs)
+        self._plan = NativePlan(
+            first.model,
+            first.task.seq_len,
+            first.training.batch_size,
+            first.optimizer.decay,
+        )
+        self._flat = self._plan.flat
+        members = len(specs)
+        self._params = _aligned(members, self._flat.size)
+        self._exp_avg = _aligned(members, self._flat.size)
+        self._exp_avg_sq = _aligned(members, self._flat.size)
+        self._step = np.zeros(members, np.int64)
+        self._status = np.zeros(members, np.uint8)
+        self._tables = tables
+        arrays = {
+            "params": self._params,
+            "m": self._exp_avg,
+            "v": self._exp_avg_sq,
+            "step": self._step,
+            "status": self._status,
+            "seed": np.array([spec.seed for spec in specs], np.uint64),
+            "lr": np.array([spec.optimizer.lr for spec in specs], np.float64),
+            "weight_decay": np.array([spec.optimizer.weight_decay for spec in specs], np.float64),
+            "clip": np.array([spec.optimizer.clip for spec in specs], np.float64),
+        }
+        optimizer = {
+            "beta1": first.optimizer.beta1,
+            "beta2": first.optimizer.beta2,
+            "eps": first.optimizer.eps,
+            "scale": tables.scale,
+            "offset": tables.offset,
+            "correction1": tables.bias_correction1,
+            "correction2": tables.bias_correction2,
+        }
+        workers = min(threads or os.cpu_count() or 1, members)
+        stream = make_task(first.task).stream_table()
+        try:
+            self._group = _native.Group(self._plan.record(), optimizer, stream, arrays, workers)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self.isa: str = self._group.isa()
+
+    def initialise(self) -> None:
+        for i, spec in enumerate(self.specs):
+            named = initial_parameters(spec, self._tables.std[i], normal=_native.fill_normal)
+            self._flat.pack(
+                {name: value[None] for name, value in named.items()}, self._params[i : i + 1]
+            )
+        self._exp_avg[:] = 0
+        self._exp_avg_sq[:] = 0
+        self._step[:] = 0
+        self._status[:] = ACTIVE
+
+    def load(self, state: State) -> None:
+        for named in (state.params, state.exp_avg, state.exp_avg_sq):
+            self._check(named)
+        self._flat.pack(state.params, self._params)
+        self._flat.pack(state.exp_avg, self._exp_avg)
+        self._flat.pack(state.exp_avg_sq, self._exp_avg_sq)
+        self._step[:] = state.step
+        self._status[:] = state.status
+
+    def _check(self, named: Named) -> None:
+        table = {t.name: (len(self.specs), *t.shape) for t in parameter_table(self.specs[0].model)}
+        if named.keys() != table.keys():
+            odd = sorted(named.keys() ^ table.keys())
+            raise UsageError(f"a state has other tensors than the model: {', '.join(odd)}")
+        for name, shape in table.items():
+            if named[name].shape != shape or named[name].dtype != np.float32:
+                raise UsageError(
+                    f"tensor {name} is {named[name].dtype} {named[name].shape};"
+                    f" float32 {shape} is needed"
+                )
+
+    def state(self) -> State:
+        return State(
+            self._flat.unpack(self._params),
+            self._flat.unpack(self._exp_avg),
+            self._flat.unpack(self._exp_avg_sq),
+            self._step.copy(),
+            self._status.copy(),
+        )
+
+    def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
+        moving = self._step[(self._status == ACTIVE) & (self._step < until)]
+        base = int(moving.min()) if moving.size else until
+        shape = (len(self.specs), until - base)
+        loss, norm = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+        stopped = self._group.advance(until, base, loss, norm, tick)
+        return Advance(base, loss, norm, stopped)
+
+    def request_stop(self) -> None:
+        self._group.request_stop()
+
+    def freeze(self, members: NDArray[np.bool_]) -> None:
+        self._status[members & (self._status == ACTIVE)] = FROZEN
+
+    def predict(self, tokens: Int32) -> Int32:
+        best: Int32 = self._group.predict(np.arange(len(self.specs)), self._tokens(tokens))
+        return best
+
+    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
+        rows = np.asarray(members, np.int64)
+        out: Float32 = self._group.logits(rows, self._tokens(tokens))
+        return out
+
+    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
+        """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape]."""
+        answers = np.ascontiguousarray(targets, np.int32)
+        loss, flat = self._group.gradients(self._tokens(tokens), answers)
+        return loss, self._flat.unpack(flat)
+
+    def _tokens(self, tokens: NDArray[Any]) -> Int32:
+        vocabulary = self.specs[0].model.vocab_size or 0
+        if tokens.ndim != 2 or tokens.shape[1] != self._plan.positions:
+            raise UsageError(
+                f"tokens have shape {tokens.shape}; [N, {self._plan.positions}] is needed"
+            )
+        if tokens.size and not (0 <= tokens.min() and tokens.max() < vocabulary):
+            raise UsageError(
+                f"tokens reach from {tokens.min()} to {tokens.max()};"
+                f" they must be in 0..{vocabulary - 1}"
+            )
+        return np.ascontiguousarray(tokens, np.int32)
+
+
+def _aligned(members: int, size: int) -> Float32:
+    """Zeroed float32 [members, size] whose first element is 64-byte aligned."""
+    raw: Float32 = np.zeros(members * size + 16, np.float32)
+    skip = -raw.ctypes.data % 64 // 4
+    return raw[skip : skip + members * size].reshape(members, size)
