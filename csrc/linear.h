@@ -93,7 +93,7 @@ inline void residual_backward(const compfast::OpRecord& op, long sequences, floa
   if (dx == dy) return;  // the layout gave both one place
   const bool add = op.in[1].mode != compfast::GRAD_WRITE;
   for (long i = 0; i < rows; i++)
-    for (long j = 0; j < op.out.ld; j += W) {
+    for (long j = 0; j < op.out.width; j += W) {
       vf g = load(dy + i * op.out.ld + j);
       if (add) g += load(dx + i * r.stride + j);
       store(dx + i * r.stride + j, g);

@@ -54,7 +54,7 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
   for (int i = 0; i < plan.op_count; i++) {
     const OpRecord& op = plan.ops[i];
     if (op.kind == OP_EMBED)
-      embed_forward(n, plan.positions, op.out.ld, tokens, params + op.weight,
+      embed_forward(n, plan.positions, op.out.width, op.out.ld, tokens, params + op.weight,
                     params + op.weight2, w.values + op.out.value);
     else if (op.kind == OP_NORM)
       forward_norm(op, n, params, w.values);
@@ -127,8 +127,8 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     } else if (op.kind == OP_ATTENTION) {
       backward_attention(op, n, w.values, w.scratch);
     } else if (op.kind == OP_EMBED) {
-      embed_backward(n, plan.positions, op.out.ld, tokens, w.values + op.out.grad,
-                     w.gradient + op.weight, w.gradient + op.weight2);
+      embed_backward(n, plan.positions, op.out.width, op.out.ld, tokens,
+                     w.values + op.out.grad, w.gradient + op.weight, w.gradient + op.weight2);
     }
   }
   return loss;

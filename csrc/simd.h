@@ -23,7 +23,13 @@ typedef float vf_unaligned __attribute__((vector_size(W * 4), aligned(4), may_al
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
-inline vf splat(float x) { return vf{} + x; }
+#if COMPFAST_WIDTH == 16
+inline vf splat(float x) { return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+#elif COMPFAST_WIDTH == 8
+inline vf splat(float x) { return vf{x, x, x, x, x, x, x, x}; }
+#else
+inline vf splat(float x) { return vf{x, x, x, x}; }
+#endif
 inline vi splat_int(int32_t x) { return vi{} + x; }
 inline vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 inline vf vmax(vf a, vf b) { return a > b ? a : b; }
