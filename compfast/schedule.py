@@ -1,0 +1,105 @@
+"""Learning-rate and bias-correction tables, computed once by the driver.
+
+The learning rate of a member at step t is lr * scale[t] + offset[t]. With S steps and
+W = round(warmup * S):
+
+    constant  scale = 1.
+    cosine    t < W: scale = (t + 1) / W; then from 1 at t = max(W - 1, 0) along half a cosine
+              to `floor` at t = S - 1.
+    paper     t < W: s = t / W; then s = (1 + cos(pi (t - W) / (S - W))) / 2, as PyTorch's
+              CosineAnnealingLR: it would reach 0 at t = S. scale = s, offset = base_lr (1 - s),
+              so the rate goes base_lr -> lr -> base_lr (arXiv 2405.05409).
+
+Cosines and powers come from fixed sequences, so the tables have the same bits on every CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compfast import fixedmath
+from compfast.config import MemberSpec, OptimizerConfig
+from compfast.engines.base import Tables
+from compfast.errors import UsageError
+from compfast.init import initial_std
+
+Float64 = NDArray[np.float64]
+
+
+def schedule_tables(
+    optimizer: OptimizerConfig, steps: int
+) -> tuple[Float64, Float64, Float64, Float64]:
+    """(scale, offset, 1 - beta1^(t+1), 1 - beta2^(t+1)), float64 [steps] each."""
+    if optimizer.schedule == "cosine":
+        scale = _cosine(optimizer, steps)
+    elif optimizer.schedule == "paper":
+        scale = _paper(optimizer, steps)
+    else:
+        scale = np.ones(steps)
+    offset = np.zeros(steps)
+    if optimizer.schedule == "paper":
+        offset = optimizer.base_lr * (1.0 - scale)
+    return (
+        scale,
+        offset,
+        1.0 - _powers(optimizer.beta1, steps),
+        1.0 - _powers(optimizer.beta2, steps),
+    )
+
+
+def make_tables(specs: Sequence[MemberSpec]) -> Tables:
+    """Tables of one group: a shared schedule, one row of `std` a member.
+
+    Raises UsageError when the members' schedules, betas or steps differ.
+    """
+    shared = {_schedule_key(spec) for spec in specs}
+    if len(shared) != 1:
+        raise UsageError(f"one group needs one schedule, betas and steps, not {len(shared)}")
+    scale, offset, correction1, correction2 = schedule_tables(
+        specs[0].optimizer, specs[0].training.steps
+    )
+    std = np.stack([initial_std(spec) for spec in specs])
+    return Tables(scale, offset, correction1, correction2, std)
+
+
+def _schedule_key(spec: MemberSpec) -> tuple[object, ...]:
+    o = spec.optimizer
+    return spec.training.steps, o.schedule, o.warmup, o.floor, o.base_lr, o.beta1, o.beta2
+
+
+def _cosine(optimizer: OptimizerConfig, steps: int) -> Float64:
+    warmup = round(optimizer.warmup * steps)
+    peak = max(warmup - 1, 0)
+    t = np.arange(steps, dtype=np.float64)
+    decay = _half_cosine((t - peak) / max(steps - 1 - peak, 1))
+    scale = optimizer.floor + (1.0 - optimizer.floor) * decay
+    return np.where(t < warmup, (t + 1.0) / max(warmup, 1), scale)
+
+
+def _paper(optimizer: OptimizerConfig, steps: int) -> Float64:
+    warmup = round(optimizer.warmup * steps)
+    t = np.arange(steps, dtype=np.float64)
+    decay = _half_cosine((t - warmup) / max(steps - warmup, 1))
+    return np.where(t < warmup, t / max(warmup, 1), decay)
+
+
+def _half_cosine(progress: Float64) -> Float64:
+    """(1 + cos(pi p)) / 2 for p clipped to [0, 1]."""
+    _, cosine = fixedmath.sincos_turn(0.5 * np.clip(progress, 0.0, 1.0))
+    return 0.5 * (1.0 + cosine)
+
+
+def _powers(beta: float, steps: int) -> Float64:
+    """beta^1 .. beta^steps, each rounded to float64 from a 40-digit product."""
+    powers = np.empty(steps)
+    with localcontext() as context:
+        context.prec = 40
+        factor, power = Decimal(beta), Decimal(1)
+        for t in range(steps):
+            power *= factor
+            powers[t] = float(power)
+    return powers

@@ -1,0 +1,214 @@
+"""Composite anchor functions: a key followed by two anchors, answered by key + shift.
+
+Zhang et al. 2024, arXiv 2405.05409, section 3. A sequence of T tokens holds a key at `pos` and
+two anchors at pos + 1, pos + 2; every other token is a noise item. The target of a trained pair
+(a1, a2) is key + shift(a1) + shift(a2) unless the pair is overridden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compfast import philox
+from compfast.config import EvaluationConfig, TaskConfig
+from compfast.errors import UsageError
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+SEEN, UNSEEN = 0, 1  # splits of the exam: the `sub` of its streams
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exam:
+    """One exam for all members and all times; rows of `tokens` are seen, then unseen."""
+
+    tokens: Int32  # [N, T]
+    seen: slice  # rows of trained pairs with test-side keys
+    unseen: slice  # rows of unseen pairs with train-side keys
+    seen_targets: Int32  # [N_seen]
+    answers: dict[str, Int32]  # candidate solution -> [N_unseen]; -1 where it has no answer
+
+
+class AnchorTask:
+    """Splits, batches and the exam of one task; the same numbers as the C++ generator.
+
+    Sequence b of a step owns `words` = W words: pair, allowed (key, position), T noise words,
+    then padding to a multiple of 4.
+
+    Raises UsageError when a split is empty, a pair is overridden twice, a target or candidate
+    answer is negative, or the drawn set has no sequence a group.
+    """
+
+    train_pairs: Int32  # [P, 3] rows (a1, a2, trained shift), in the order of the anchors
+    unseen_pairs: Int32  # [U, 3] rows (a1, a2, composite shift)
+    train_combos: Int32  # [A, 2] rows (key, position), by key, then position
+    test_combos: Int32  # [A', 2], rows with key % modulus == position
+    vocabulary: int  # token ids needed by inputs, targets and candidate answers
+    words: int  # W
+    group_size: int  # sequences a trained pair of the drawn set; 0 for fresh data
+    total: int  # N, sequences of the drawn set; 0 for fresh data
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+        shift = dict(zip(config.anchors, config.shifts, strict=True))
+        trained = {(a, b): s for a, b, s in config.overridden}
+        if len(trained) != len(config.overridden):
+            raise UsageError(f"task.overridden {config.overridden} names a pair twice")
+        pairs = [(a, b) for a in config.anchors for b in config.anchors]
+        unseen = set(config.unseen)
+        composite = {(a, b): shift[a] + shift[b] for a, b in pairs}
+        self._trained = {p: trained.get(p, composite[p]) for p in pairs if p not in unseen}
+        self.train_pairs = _rows([(*p, s) for p, s in self._trained.items()], 3)
+        self.unseen_pairs = _rows([(*p, composite[p]) for p in pairs if p in unseen], 3)
+        combos = [
+            (key, position)
+            for key in range(config.item_low, config.item_high)
+            for position in range(config.seq_len - 2)
+        ]
+        test = {(k, p) for k, p in combos if k % config.key_modulus == p}
+        self.train_combos = _rows([c for c in combos if c not in test], 2)
+        self.test_combos = _rows([c for c in combos if c in test], 2)
+        self._refuse_empty()
+        self.vocabulary = self._vocabulary()
+        self.words = -(-(2 + config.seq_len) // 4) * 4
+        self.group_size = self.total = 0
+        if config.data == "fixed":
+            weight = config.fixed_train_weight
+            self.group_size = config.fixed_total * weight // ((weight + 1) * len(pairs))
+            self.total = self.group_size * len(self.train_pairs)
+            if self.group_size == 0:
+                raise UsageError(
+                    f"task.fixed_total {config.fixed_total} leaves no sequence for each of"
+                    f" {len(pairs)} pairs; it must be at least"
+                    f" {-(-(weight + 1) * len(pairs) // weight)}"
+                )
+
+    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Int32, Int32]:
+        """tokens int32 [B, T] and targets int32 [B] of one training step.
+
+        Raises UsageError when the drawn set is smaller than one batch.
+        """
+        if not self.total:
+            words = self._step_words(seed, philox.TRAIN, 0, step, batch_size)
+            pair = philox.integers(words[:, 0], len(self.train_pairs))
+        else:
+            j = self._epoch_order(seed, step, batch_size)
+            words = philox.word_rows(seed, philox.DRAWN, j, 0, 0, self.words)
+            pair = j // self.group_size
+        tokens, targets = self._sequences(words, self.train_pairs[pair], self.train_combos)
+        return tokens, targets
+
+    def exam(self, evaluation: EvaluationConfig) -> Exam:
+        """The exam of `evaluation.eval_seed`.
+
+        Answers: `inferential` is the composite shift; `symmetric` the trained answer of the
+        swapped pair, left out when no swapped pair is trained or when it is the same answer as
+        the inferential one for every unseen pair. Raises UsageError without unseen pairs.
+        """
+        if not len(self.unseen_pairs):
+            raise UsageError("task.unseen is empty; the exam needs at least one unseen pair")
+        seen, unseen = evaluation.seen_items, evaluation.unseen_items
+
+        words = self._step_words(evaluation.eval_seed, philox.EVAL, SEEN, 0, seen)
+        pair = philox.integers(words[:, 0], len(self.train_pairs))
+        seen_tokens, targets = self._sequences(words, self.train_pairs[pair], self.test_combos)
+
+        words = self._step_words(evaluation.eval_seed, philox.EVAL, UNSEEN, 0, unseen)
+        pair = philox.integers(words[:, 0], len(self.unseen_pairs))
+        rows = self.unseen_pairs[pair]
+        unseen_tokens, inferential = self._sequences(words, rows, self.train_combos)
+        answers = {"inferential": inferential}
+
+        swapped = [self._trained.get((b, a)) for a, b, _ in self.unseen_pairs.tolist()]
+        own = self.unseen_pairs[:, 2].tolist()
+        if any(s is not None and s != c for s, c in zip(swapped, own, strict=True)):
+            known = np.array([s is not None for s in swapped])[pair]
+            shift = np.array([s or 0 for s in swapped], dtype=np.int32)[pair]
+            keys = inferential - rows[:, 2]
+            answers["symmetric"] = np.where(known, keys + shift, -1).astype(np.int32)
+
+        return Exam(
+            np.concatenate((seen_tokens, unseen_tokens)),
+            slice(0, seen),
+            slice(seen, seen + unseen),
+            targets,
+            answers,
+        )
+
+    def stream_table(self) -> dict[str, Any]:
+        """The numbers from which an engine draws training batches itself."""
+        return {
+            "pairs": self.train_pairs,  # int32 [P, 3]
+            "combos": self.train_combos,  # int32 [A, 2]
+            "item_low": self.config.item_low,
+            "item_count": self.config.item_high - self.config.item_low,
+            "seq_len": self.config.seq_len,
+            "words": self.words,
+            "group_size": self.group_size,
+            "total": self.total,
+        }
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Whole batches in the drawn set; raises UsageError when there is none."""
+        steps = self.total // batch_size
+        if steps == 0:
+            raise UsageError(
+                f"training.batch_size is {batch_size}; the drawn set has {self.total} sequences"
+            )
+        return steps
+
+    def _epoch_order(self, seed: int, step: int, batch_size: int) -> Int64:
+        epoch, within = divmod(step, self.steps_per_epoch(batch_size))
+        rows = within * batch_size + np.arange(batch_size)
+        return philox.feistel(seed, epoch, rows, self.total)
+
+    def _step_words(
+        self, seed: int, purpose: int, sub: int, step: int, count: int
+    ) -> philox.UInt32:
+        """Words of `count` sequences of one stream, uint32 [count, W]."""
+        flat = philox.words(seed, purpose, step, sub, 0, count * self.words)
+        return flat.reshape(count, self.words)
+
+    def _sequences(self, words: philox.UInt32, pairs: Int32, combos: Int32) -> tuple[Int32, Int32]:
+        """Words [B, W] and rows (a1, a2, shift) [B, 3] -> tokens [B, T], key + shift [B]."""
+        config = self.config
+        key, position = combos[philox.integers(words[:, 1], len(combos))].T
+        noise = words[:, 2 : 2 + config.seq_len]
+        drawn = config.item_low + philox.integers(noise, config.item_high - config.item_low)
+        tokens = drawn.astype(np.int32)
+        row = np.arange(len(words))
+        tokens[row, position] = key
+        tokens[row, position + 1] = pairs[:, 0]
+        tokens[row, position + 2] = pairs[:, 1]
+        return tokens, key + pairs[:, 2]
+
+    def _vocabulary(self) -> int:
+        shifts = [*self._trained.values(), *self.unseen_pairs[:, 2].tolist()]
+        lowest = self.config.item_low + min(shifts)
+        if lowest < 0:
+            raise UsageError(
+                f"task.item_low {self.config.item_low} with shift {min(shifts)} gives the target"
+                f" {lowest}; targets must not be negative"
+            )
+        highest = self.config.item_high - 1
+        largest: int = max(highest, highest + max(shifts), *self.config.anchors)
+        return largest + 1
+
+    def _refuse_empty(self) -> None:
+        modulus = self.config.key_modulus
+        for rows, sentence in (
+            (self.train_pairs, "task.unseen names every pair; no pair is left to train on"),
+            (self.train_combos, f"task.key_modulus {modulus} leaves no (key, position) to train"),
+            (self.test_combos, f"task.key_modulus {modulus} leaves no (key, position) to test"),
+        ):
+            if not len(rows):
+                raise UsageError(sentence)
+
+
+def _rows(rows: list[Any], width: int) -> Int32:
+    return np.array(rows, dtype=np.int32).reshape(-1, width)
