@@ -1,0 +1,227 @@
+"""Ranges and lists of values -> member specs, and their groups of one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from compfast import config as cfg
+from compfast.config import Config, MemberSpec, ModelConfig, TaskConfig
+from compfast.errors import UsageError
+from compfast.tasks import make_task
+
+Number = TypeVar("Number", int, float)
+
+SEEDS_PER_GAMMA = (8, 4, 2)  # tried in this order, else 1 (Contract 5)
+LEAST_GAMMAS = 16
+
+SWEPT_SECTIONS = ("task", "model", "init", "optimizer", "training")
+RUN_WIDE = ("steps", "precision", "log_every", "eval_every", "stop_loss", "stop_stable")
+SWEEP_PATHS = (
+    "seed",
+    *(f"task.{name}" for name in cfg.names(cfg.TaskConfig)),
+    *(f"model.{name}" for name in cfg.names(cfg.ModelConfig)),
+    *(f"init.{name}" for name in cfg.names(cfg.InitConfig)),
+    *(f"optimizer.{name}" for name in cfg.names(cfg.OptimizerConfig)),
+    *(f"training.{name}" for name in cfg.names(cfg.TrainingConfig) if name not in RUN_WIDE),
+)
+
+
+def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]:
+    """The values of "X", "X,Y,Z" or "LO:HI:N" (evenly spaced, both ends included).
+
+    `name` is what the sentence of an error calls them; `kind` is int or float. Raises UsageError
+    for text of another form, values that are not finite, equal values, LO > HI, N < 1, and
+    LO = HI with N > 1 or LO < HI with N = 1; whole numbers only where `kind` is int.
+    """
+    if ":" not in text:
+        values = tuple(_number(name, part, text, kind) for part in text.split(","))
+    else:
+        low, high, count = _range_parts(name, text)
+        n = _number(name, count, text, int)
+        ends = _number(name, low, text, kind), _number(name, high, text, kind)
+        spaced = _spaced(name, float(ends[0]), float(ends[1]), n)
+        values = tuple(kind(value) for value in spaced)
+        if any(value != x for value, x in zip(values, spaced, strict=True)):
+            raise UsageError(
+                f"{name} {text!r} does not step through whole numbers; HI - LO must be a"
+                " multiple of N - 1"
+            )
+    if len(set(values)) != len(values):
+        raise UsageError(f"{name} {text!r} has equal values; they must differ")
+    return values
+
+
+def parse_range(name: str, text: str) -> tuple[float, float]:
+    """(LO, HI) of "LO:HI"; raises UsageError for other text, NaN, infinities and LO > HI."""
+    parts = text.split(":")
+    if len(parts) != 2:
+        raise UsageError(f"{name} is {text!r}; it must be LO:HI, e.g. 0.1:1.5")
+    low, high = (_number(name, part, text, float) for part in parts)
+    if low > high:
+        raise UsageError(f"{name} {text!r} is reversed; LO must not be above HI")
+    return low, high
+
+
+def gamma_axis(low: float, high: float, n: int) -> tuple[float, ...]:
+    """`n` evenly spaced gammas, ends included, each rounded to 12 decimals.
+
+    Raises UsageError for LO > HI, a bound that is not finite, n < 1, and LO = HI unless n = 1
+    (then and only then).
+    """
+    return _spaced("gamma range", low, high, n)
+
+
+def gammas_and_seeds(
+    models: int, other: int = 1, seeds: int | None = None, single: bool = False
+) -> tuple[int, int]:
+    """(gammas, seeds a gamma) with gammas x seeds x other = models.
+
+    `other` is the product of the lengths of all other lists. Without `seeds`: 8 a gamma where
+    that leaves at least 16 gammas, else 4, 2, 1 by the same rule. `single`: one gamma (LO = HI),
+    so that all models / other are seeds. Raises UsageError for counts below 1 and for models
+    that do not divide, naming the nearest counts that do.
+    """
+    for name, value in (("models", models), ("the other lists' product", other), ("seeds", seeds)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; it must be at least 1")
+    found = _divide(models, other, seeds, single)
+    if found is not None:
+        return found
+    below = next((n for n in range(models - 1, 0, -1) if _divide(n, other, seeds, single)), None)
+    above = next(n for n in itertools.count(models + 1) if _divide(n, other, seeds, single))
+    if single and seeds is not None:
+        raise UsageError(
+            f"{models} models cannot be 1 gamma x {seeds} seeds x {other} other settings;"
+            f" that is {seeds * other}"
+        )
+    parts = "seeds" if seeds is None else f"{seeds} seeds"
+    nearest = str(above) if below is None else f"{below} and {above}"
+    raise UsageError(
+        f"{models} models do not divide into gammas x {parts} x {other} other settings;"
+        f" the nearest counts that do: {nearest}"
+    )
+
+
+def member_specs(config: Config) -> list[MemberSpec]:
+    """Every member of `config`: the Cartesian product of its sweep, last axis fastest.
+
+    Models are resolved. Raises UsageError for a sweep path that members cannot differ in, and
+    whatever a section refuses.
+    """
+    for path, _ in config.sweep:
+        if path not in SWEEP_PATHS:
+            raise UsageError(
+                f"sweep path {path!r} is not one that members can differ in; allowed:"
+                f" {', '.join(SWEEP_PATHS)}"
+            )
+    paths = [path for path, _ in config.sweep]
+    build = _Builder(config)
+    product = itertools.product(*(values for _, values in config.sweep))
+    return [
+        build.spec(member, dict(zip(paths, point, strict=True)))
+        for member, point in enumerate(product)
+    ]
+
+
+def groups(specs: Sequence[MemberSpec]) -> list[list[MemberSpec]]:
+    """Members that one engine can stack, in order of first appearance, in member order inside.
+
+    Members of a group may differ in seed, init, learning rate, weight decay and clip only.
+    """
+    found: dict[tuple[object, ...], list[MemberSpec]] = {}
+    for spec in specs:
+        shared = dataclasses.replace(spec.optimizer, lr=0.0, weight_decay=0.0, clip=0.0)
+        key = (spec.task, spec.model, shared, spec.training, spec.evaluation)
+        found.setdefault(key, []).append(spec)
+    return list(found.values())
+
+
+def shard_range(members: int, i: int, n: int) -> range:
+    """The i-th of n contiguous member ranges; sizes differ by at most one."""
+    if not 0 <= i < n:
+        raise UsageError(f"shard {i}/{n} is not allowed; it must be i/n with 0 <= i < n")
+    return range(members * i // n, members * (i + 1) // n)
+
+
+class _Builder:
+    """Makes specs; sections, vocabularies and resolved models are made once a distinct value."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
+        self.vocabularies: dict[TaskConfig, int] = {}
+        self.models: dict[tuple[ModelConfig, TaskConfig], ModelConfig] = {}
+
+    def spec(self, member: int, point: dict[str, Any]) -> MemberSpec:
+        section = {name: self._section(name, point) for name in SWEPT_SECTIONS}
+        task, model = section["task"], section["model"]
+        if task not in self.vocabularies:
+            self.vocabularies[task] = make_task(task).vocabulary
+        if (model, task) not in self.models:
+            resolved = cfg.resolve(model, task, self.vocabularies[task])
+            self.models[model, task] = resolved
+        section["model"] = self.models[model, task]
+        return MemberSpec(
+            member=member,
+            seed=point.get("seed", 0),
+            evaluation=self.config.evaluation,
+            **section,
+        )
+
+    def _section(self, name: str, point: dict[str, Any]) -> Any:
+        changes = {p.split(".")[1]: v for p, v in point.items() if p.startswith(f"{name}.")}
+        key = (name, tuple(changes.items()))
+        if key not in self.sections:
+            self.sections[key] = dataclasses.replace(getattr(self.config, name), **changes)
+        return self.sections[key]
+
+
+def _divide(models: int, other: int, seeds: int | None, single: bool) -> tuple[int, int] | None:
+    """(gammas, seeds) if `models` divides, else None."""
+    cells, rest = divmod(models, other)
+    if rest or not cells:
+        return None
+    if single:
+        return (1, cells) if seeds in (None, cells) else None
+    if seeds is None:
+        seeds = next((k for k in SEEDS_PER_GAMMA if cells // k >= LEAST_GAMMAS), 1)
+    return None if cells % seeds else (cells // seeds, seeds)
+
+
+def _spaced(name: str, low: float, high: float, n: int) -> tuple[float, ...]:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UsageError(f"{name} {low:g}:{high:g} is not finite; both ends must be finite numbers")
+    if low > high:
+        raise UsageError(f"{name} {low:g}:{high:g} is reversed; LO must not be above HI")
+    if n < 1:
+        raise UsageError(f"{name} {low:g}:{high:g} has {n} values; it needs at least 1")
+    if (low == high) != (n == 1):
+        raise UsageError(
+            f"{name} {low:g}:{high:g} has {n} values; LO = HI gives exactly one,"
+            " LO < HI at least two"
+        )
+    if n == 1:
+        return (round(low, 12),)
+    return tuple(round(low + (high - low) * i / (n - 1), 12) for i in range(n))
+
+
+def _range_parts(name: str, text: str) -> tuple[str, str, str]:
+    parts = text.split(":")
+    if len(parts) != 3:
+        raise UsageError(f"{name} is {text!r}; it must be X, X,Y,Z or LO:HI:N")
+    return parts[0], parts[1], parts[2]
+
+
+def _number(name: str, part: str, text: str, kind: Callable[[str], Number]) -> Number:
+    try:
+        value = kind(part.strip())
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} is {text!r}; {part.strip()!r} is not {what}") from None
+    if not math.isfinite(value):
+        raise UsageError(f"{name} is {text!r}; every value must be finite")
+    return value
