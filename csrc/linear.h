@@ -56,7 +56,10 @@ inline void column_sums(long rows, long columns, const float* x, long ld, float*
       for (int u = 0; u < 4; u++) s[u] += load(x + (r + u) * ld + c);
     for (; r < rows; r++) s[0] += load(x + r * ld + c);
     const vf total = (s[0] + s[1]) + (s[2] + s[3]);
-    for (long j = 0; j < W && c + j < columns; j++) sums[c + j] += total[j];
+    if (c + W <= columns)
+      store(sums + c, load(sums + c) + total);
+    else
+      for (long j = 0; c + j < columns; j++) sums[c + j] += total[j];
   }
 }
 

@@ -35,11 +35,39 @@ inline void norm_forward(long rows, long d, float epsilon, const float* x, long 
   }
 }
 
-// dx (+)= rstd (dy g - mean(dy g) - xhat mean(dy g xhat)); dg += dy xhat; db += dy.
+// dg += sum over rows of dy xhat; db += sum of dy. Columns outside: sums stay in registers.
+template <int NV>
+void norm_column_sums(long rows, const float* x, long x_ld, const float* dy, long dy_ld,
+                      const float* saved, float* dg, float* db) {
+  vf g[NV] = {}, b[NV] = {};
+  for (long r = 0; r < rows; r++) {
+    const vf mean = splat(saved[2 * r]), rstd = splat(saved[2 * r + 1]);
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; j++) {
+      const vf grad = load(dy + r * dy_ld + j * W);
+      g[j] = fma(grad, (load(x + r * x_ld + j * W) - mean) * rstd, g[j]);
+      b[j] += grad;
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; j++) {
+    store(dg + j * W, load(dg + j * W) + g[j]);
+    store(db + j * W, load(db + j * W) + b[j]);
+  }
+}
+
+// dx (+)= rstd (dy g - mean(dy g) - xhat mean(dy g xhat))
 inline void norm_backward(long rows, long d, const float* x, long x_ld, const float* g,
                           const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
                           bool add, float* dg, float* db) {
   const long vectors = (d + W - 1) / W;
+  long column = 0;
+  for (; column + 2 * W <= vectors * W; column += 2 * W)
+    norm_column_sums<2>(rows, x + column, x_ld, dy + column, dy_ld, saved, dg + column,
+                        db + column);
+  if (column < vectors * W)
+    norm_column_sums<1>(rows, x + column, x_ld, dy + column, dy_ld, saved, dg + column,
+                        db + column);
   const vi tail = first_lanes(d - (vectors - 1) * W);
   const float inverse = 1.0f / (float)d;
   for (long r = 0; r < rows; r++) {
@@ -49,13 +77,9 @@ inline void norm_backward(long rows, long d, const float* x, long x_ld, const fl
     const vf mean = splat(saved[2 * r]), rstd = splat(saved[2 * r + 1]);
     vf s1 = vf{}, s2 = vf{};
     for (long j = 0; j < vectors; j++) {
-      const vf xhat = (load(xr + j * W) - mean) * rstd;
-      const vf grad = load(dyr + j * W);
-      const vf scaled = grad * load(g + j * W);
+      const vf scaled = load(dyr + j * W) * load(g + j * W);
       s1 += scaled;
-      s2 = fma(scaled, xhat, s2);
-      store(dg + j * W, fma(grad, xhat, load(dg + j * W)));
-      store(db + j * W, load(db + j * W) + grad);
+      s2 = fma(scaled, (load(xr + j * W) - mean) * rstd, s2);
     }
     const vf m1 = splat(hsum(s1) * inverse), m2 = splat(hsum(s2) * inverse);
     for (long j = 0; j < vectors; j++) {

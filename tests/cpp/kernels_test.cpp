@@ -1,0 +1,256 @@
+// The SIMD kernels of one instruction set against loops in double, for awkward sizes. Built once
+// a width, under AddressSanitizer and UBSan; every buffer is exactly as long as its contract says.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "adamw.h"
+#include "attention.h"
+#include "cross_entropy.h"
+#include "linear.h"
+#include "norm.h"
+
+namespace {
+
+int failures = 0;
+std::mt19937 generator(7);
+
+void expect(bool ok, const char* what, double got, double want) {
+  if (ok) return;
+  failures++;
+  std::printf("FAILED %s: got %.9g, want %.9g\n", what, got, want);
+}
+
+// |got - want| <= 4 eps * scale: `scale` is the op evaluated on absolute values.
+void near(const char* what, double got, double want, double scale) {
+  const double band = 4.0 * std::numeric_limits<float>::epsilon() * (scale + 1e-30);
+  expect(std::isfinite(got) && std::fabs(got - want) <= band, what, got, want);
+}
+
+// [rows, ld] with zero padding past `columns`
+std::vector<float> matrix(long rows, long columns, long ld) {
+  std::normal_distribution<float> normal;
+  std::vector<float> m(rows * ld, 0.0f);
+  for (long r = 0; r < rows; r++)
+    for (long c = 0; c < columns; c++) m[r * ld + c] = normal(generator);
+  return m;
+}
+
+void test_gemm() {
+  for (long m : {1L, 2L, 7L, 12L, 13L, 25L, 31L})
+    for (long n : {1L, 4L, 9L, 16L, 17L, 33L, 64L})
+      for (long k : {1L, 3L, 16L, 37L})
+        for (bool down : {false, true}) {
+          const long ld = padded(n), lda = padded(down ? m : k);
+          const auto a = down ? matrix(k, m, lda) : matrix(m, k, lda);
+          const auto b = matrix(k, n, ld), bias = matrix(1, n, ld);
+          const auto residual = matrix(m, n, ld), factor = matrix(m, n, ld);
+          auto c = matrix(m, n, ld);
+          const auto before = c;
+          Epilogue e;
+          e.bias = bias.data();
+          e.residual = residual.data();
+          e.residual_ld = ld;
+          e.factor = factor.data();
+          e.factor_ld = ld;
+          e.add = true;
+          gemm(m, n, k, a.data(), down ? 1 : lda, down ? lda : 1, b.data(), ld, c.data(), ld, e);
+          for (long i = 0; i < m; i++)
+            for (long j = 0; j < n; j++) {
+              double sum = bias[j], size = std::fabs(bias[j]);
+              for (long p = 0; p < k; p++) {
+                const double x = (double)a[down ? p * lda + i : i * lda + p] * b[p * ld + j];
+                sum += x;
+                size += std::fabs(x);
+              }
+              const double f = factor[i * ld + j], r = residual[i * ld + j], o = before[i * ld + j];
+              near("gemm", c[i * ld + j], sum * f + r + o,
+                   size * std::fabs(f) * std::sqrt((double)k) + std::fabs(r) + std::fabs(o));
+            }
+        }
+}
+
+void test_activation() {
+  for (int32_t kind : {RELU, GELU, GELU_TANH}) {
+    std::vector<float> x(4096), slope(4096);
+    for (size_t i = 0; i < x.size(); i++) x[i] = -9.0f + 18.0f * (float)i / 4096.0f;
+    x[0] = -80.0f, x[1] = 80.0f, x[2] = 0.0f;
+    const auto given = x;
+    activate(kind, x.data(), slope.data(), (long)x.size());
+    for (size_t i = 0; i < x.size(); i++) {
+      const double v = given[i], u = std::sqrt(2.0 / M_PI) * (v + 0.044715 * v * v * v);
+      const double phi = 0.5 * std::erfc(-v / std::sqrt(2.0)), t = std::tanh(u);
+      double y = v > 0 ? v : 0, d = v > 0;
+      if (kind == GELU) y = v * phi, d = phi + v * std::exp(-v * v / 2) / std::sqrt(2.0 * M_PI);
+      if (kind == GELU_TANH)
+        y = 0.5 * v * (1 + t),
+        d = 0.5 * (1 + t) +
+            0.5 * v * (1 - t * t) * std::sqrt(2.0 / M_PI) * (1 + 3 * 0.044715 * v * v);
+      near("activation", x[i], y, std::fabs(v) + 1e-6);
+      near("activation slope", slope[i], d, 1.0 + std::fabs(v));
+    }
+    std::vector<float> nan(W, std::numeric_limits<float>::quiet_NaN()), s(W);
+    activate(kind, nan.data(), s.data(), W);
+    expect(std::isnan(nan[0]), "activation of NaN", nan[0], NAN);
+  }
+}
+
+void test_norm() {
+  for (long d : {1L, 5L, 16L, 20L, 33L, 64L})
+    for (long rows : {1L, 6L}) {
+      const long ld = padded(d);
+      const auto x = matrix(rows, d, ld), g = matrix(1, d, ld), b = matrix(1, d, ld);
+      const auto dy = matrix(rows, d, ld);
+      std::vector<float> y(rows * ld), saved(2 * rows), dx(rows * ld), dg(ld), db(ld);
+      norm_forward(rows, d, 1e-5f, x.data(), ld, g.data(), b.data(), y.data(), ld, saved.data());
+      norm_backward(rows, d, x.data(), ld, g.data(), dy.data(), ld, saved.data(), dx.data(), ld,
+                    false, dg.data(), db.data());
+      std::vector<double> want_g(d), want_b(d);
+      for (long r = 0; r < rows; r++) {
+        double mean = 0, var = 0, m1 = 0, m2 = 0;
+        for (long j = 0; j < d; j++) mean += x[r * ld + j] / (double)d;
+        for (long j = 0; j < d; j++) var += std::pow(x[r * ld + j] - mean, 2) / (double)d;
+        const double rstd = 1 / std::sqrt(var + 1e-5);
+        auto hat = [&](long j) { return (x[r * ld + j] - mean) * rstd; };
+        for (long j = 0; j < d; j++) {
+          m1 += (double)dy[r * ld + j] * g[j] / (double)d;
+          m2 += (double)dy[r * ld + j] * g[j] * hat(j) / (double)d;
+          want_g[j] += dy[r * ld + j] * hat(j);
+          want_b[j] += dy[r * ld + j];
+        }
+        for (long j = 0; j < d; j++) {
+          near("norm", y[r * ld + j], hat(j) * g[j] + b[j], 10 + 10 * rstd);
+          near("norm dx", dx[r * ld + j], rstd * (dy[r * ld + j] * g[j] - m1 - hat(j) * m2),
+               10 + 50 * rstd);
+        }
+      }
+      for (long j = 0; j < d; j++) {
+        near("norm dg", dg[j], want_g[j], 50);
+        near("norm db", db[j], want_b[j], 50);
+      }
+    }
+}
+
+// Row i of query, at position i + t - t_q; probabilities in double.
+std::vector<double> probabilities(const AttentionShape& s, const std::vector<float>& q, long ldq,
+                                  const std::vector<float>& k, long ldk, long h, long i) {
+  const long seen = s.causal ? i + s.t - s.t_q + 1 : s.t;
+  std::vector<double> p(s.t, 0.0);
+  double sum = 0;
+  for (long j = 0; j < seen; j++) {
+    double z = 0;
+    for (long c = 0; c < s.d_k; c++)
+      z += (double)q[i * ldq + h * s.d_k + c] * k[j * ldk + h * s.d_k + c];
+    sum += p[j] = std::exp(z * s.scale);
+  }
+  for (double& x : p) x /= sum;
+  return p;
+}
+
+void test_attention() {
+  for (long t : {1L, 5L, 9L, 16L, 17L, 36L})
+    for (long heads : {1L, 3L})
+      for (bool last : {false, true})
+        for (bool causal : {false, true}) {
+          const AttentionShape s{last ? 1 : t, t, heads, 7, 5, causal, 0.37f};
+          const long lq = padded(heads * s.d_k), lv = padded(heads * s.d_v), slack = W;
+          auto q = matrix(s.t_q, heads * s.d_k, lq), k = matrix(t, heads * s.d_k, lq);
+          auto v = matrix(t, heads * s.d_v, lv), d_o = matrix(s.t_q, heads * s.d_v, lv);
+          // a whole vector may be read past a head's last column
+          for (auto* m : {&q, &k, &v, &d_o}) m->resize(m->size() + slack);
+          std::vector<float> o(d_o.size()), dq(q.size()), dk(k.size()), dv(v.size());
+          std::vector<float> p(heads * s.t_q * padded(t));
+          const long scratch = padded(t) * 7 + s.t_q * padded(t) + t * padded(7) + W;
+          std::vector<float> work(scratch, std::numeric_limits<float>::quiet_NaN());
+          attention_forward(s, q.data(), lq, k.data(), lq, v.data(), lv, o.data(), lv, p.data(),
+                            work.data());
+          attention_backward(s, q.data(), lq, k.data(), lq, v.data(), lv, d_o.data(), lv, p.data(),
+                             dq.data(), lq, dk.data(), lq, dv.data(), lv, work.data());
+          for (long h = 0; h < heads; h++) {
+            std::vector<double> want_dk(t * s.d_k), want_dv(t * s.d_v);
+            for (long i = 0; i < s.t_q; i++) {
+              const auto pi = probabilities(s, q, lq, k, lq, h, i);
+              std::vector<double> dp(t, 0.0);
+              double mean = 0;
+              for (long c = 0; c < s.d_v; c++) {
+                double want = 0;
+                const double grad = d_o[i * lv + h * s.d_v + c];
+                for (long j = 0; j < t; j++) {
+                  want += pi[j] * v[j * lv + h * s.d_v + c];
+                  dp[j] += grad * v[j * lv + h * s.d_v + c];
+                  want_dv[j * s.d_v + c] += pi[j] * grad;
+                }
+                near("attention", o[i * lv + h * s.d_v + c], want, 20);
+              }
+              for (long j = 0; j < t; j++) mean += pi[j] * dp[j];
+              for (long c = 0; c < s.d_k; c++) {
+                double want = 0;
+                for (long j = 0; j < t; j++) {
+                  const double ds = pi[j] * (dp[j] - mean) * s.scale;
+                  want += ds * k[j * lq + h * s.d_k + c];
+                  want_dk[j * s.d_k + c] += ds * q[i * lq + h * s.d_k + c];
+                }
+                near("attention dq", dq[i * lq + h * s.d_k + c], want, 50);
+              }
+            }
+            for (long j = 0; j < t; j++) {
+              for (long c = 0; c < s.d_k; c++)
+                near("attention dk", dk[j * lq + h * s.d_k + c], want_dk[j * s.d_k + c], 50);
+              for (long c = 0; c < s.d_v; c++)
+                near("attention dv", dv[j * lv + h * s.d_v + c], want_dv[j * s.d_v + c], 50);
+            }
+          }
+        }
+}
+
+void test_cross_entropy() {
+  for (long v : {1L, 2L, 16L, 23L, 112L}) {
+    const long ld = padded(v);
+    const auto z = matrix(1, v, ld);
+    std::vector<float> dz(ld, 0.0f);
+    const int32_t target = (int32_t)(v / 2);
+    const double loss = cross_entropy(v, z.data(), target, 0.25f, dz.data());
+    double sum = 0;
+    for (long j = 0; j < v; j++) sum += std::exp((double)z[j]);
+    near("cross entropy", loss, std::log(sum) - z[target], 5);
+    for (long j = 0; j < ld; j++) {
+      const double want = j < v ? (std::exp((double)z[j]) / sum - (j == target)) * 0.25 : 0.0;
+      near("cross entropy gradient", dz[j], want, 1);
+    }
+  }
+}
+
+void test_adamw() {
+  const long n = 96;
+  auto p = matrix(1, n, n), g = matrix(1, n, n), m = matrix(1, n, n), v = matrix(1, n, n);
+  for (float& x : v) x *= x;
+  const auto p0 = p, m0 = m, v0 = v;
+  double squares = 0;
+  for (float x : g) squares += (double)x * x;
+  near("gradient norm", gradient_norm(g.data(), n), std::sqrt(squares), std::sqrt(squares));
+  const AdamW a{0.5f, 0.99f, 1e-3f, 1.7f, 0.9f, 0.1f, 0.999f, 0.001f, 1e-8f};
+  adamw(a, n, g.data(), p.data(), m.data(), v.data());
+  for (long i = 0; i < n; i++) {
+    const double grad = g[i] * 0.5, mi = 0.9f * (double)m0[i] + 0.1f * grad;
+    const double vi_ = 0.999f * (double)v0[i] + 0.001f * grad * grad;
+    near("adamw m", m[i], mi, std::fabs(mi) + std::fabs(grad));
+    near("adamw v", v[i], vi_, vi_ + grad * grad);
+    near("adamw p", p[i], p0[i] * 0.99f - 1e-3f * mi / (std::sqrt(vi_) * 1.7f + 1e-8f),
+         std::fabs(p0[i]) + 1e-3);
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_gemm();
+  test_activation();
+  test_norm();
+  test_attention();
+  test_cross_entropy();
+  test_adamw();
+  std::printf("%d lanes: %d failures\n", W, failures);
+  return failures != 0;
+}
