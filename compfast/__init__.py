@@ -1,1 +1,56 @@
-"""compfast: trains hundreds of tiny transformers at once and says which solution each learned."""
+"""compfast: trains hundreds of tiny transformers at once and says which solution each learned.
+
+import compfast
+run = compfast.train(compfast.Config(), out="runs/first")
+run.members, run.metrics, run.params(0), run.model(0)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compfast.callbacks import Callback
+    from compfast.config import Config
+    from compfast.errors import (
+        AllDivergedError,
+        CompfastError,
+        Interrupted,
+        StorageError,
+        UsageError,
+    )
+    from compfast.runs import Run, load
+    from compfast.training import train
+
+__all__ = [
+    "AllDivergedError",
+    "Callback",
+    "CompfastError",
+    "Config",
+    "Interrupted",
+    "Run",
+    "StorageError",
+    "UsageError",
+    "load",
+    "train",
+]
+
+# Looked up on first use, so that `import compfast` loads neither torch nor the data stack.
+_HOMES = {
+    "Callback": "callbacks",
+    "Config": "config",
+    "Run": "runs",
+    "load": "runs",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

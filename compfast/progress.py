@@ -18,7 +18,7 @@ from compfast import solutions
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State, Tables
 from compfast.tasks import Exam
-from compfast.tensorfile import Array, Layout, layout_of
+from compfast.tensorfile import Array, Layout
 
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
@@ -64,9 +64,6 @@ class Progress:
     def arrays(self) -> dict[str, Array]:
         """What a checkpoint holds of it, beside the engine's own step and status."""
         return {name: getattr(self, name) for name in self._SAVED}
-
-    def layout(self) -> Layout:
-        return layout_of(self.arrays())
 
     def restore(self, arrays: dict[str, Array], state: State) -> None:
         for name in self._SAVED:
@@ -225,6 +222,19 @@ class Progress:
         frame = pl.DataFrame(columns, schema_overrides={"verdict": pl.String})
         numbers = ["loss", "grad_norm", "lr", *self.score_names]
         return frame.with_columns(pl.col(numbers).fill_nan(None)).filter(pl.Series(shown))
+
+
+def progress_layout(specs: Sequence[MemberSpec], exam: Exam) -> Layout:
+    """What `Progress.arrays` gives for these members."""
+    m, w = len(specs), specs[0].training.log_every
+    return {
+        "closed": ("U8", (m,)),
+        "loss": ("F32", (m, w)),
+        "grad_norm": ("F32", (m, w)),
+        "verdict": ("I64", (m,)),
+        "stable": ("I64", (m,)),
+        "scores": ("F64", (m, len(exam.answers) + 2)),
+    }
 
 
 def metrics_schema(groups: Sequence[Progress]) -> dict[str, Any]:

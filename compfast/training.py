@@ -1,0 +1,350 @@
+"""The training loop: from event to event, all members side by side.
+
+Events are absolute steps: multiples of log_every, eval_every and checkpoint_every, snapshots, and
+the end. All groups are advanced to the next event, then logged, examined and frozen, then saved.
+What a member does at an event depends on its own row only, so where a run was stopped, how
+often it was saved and who trains beside it changes no bit.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from compfast import checkpoints, tensorfile
+from compfast.callbacks import Callback, Outline
+from compfast.checkpoints import Files, group_folder
+from compfast.config import Config, RunConfig
+from compfast.engines import make_engine, resolve_engine
+from compfast.engines.base import DIVERGED, Engine, Tables
+from compfast.errors import AllDivergedError, Interrupted, UsageError
+from compfast.interrupts import StopSignals
+from compfast.members import members_table
+from compfast.params import parameter_count
+from compfast.progress import Progress, conform, metrics_schema
+from compfast.runfolder import RunFolder, refuse_used
+from compfast.runs import (
+    Groups,
+    Run,
+    describe,
+    exams_of,
+    load,
+    member_groups,
+    resumed_config,
+    run_layouts,
+)
+from compfast.schedule import make_tables
+from compfast.solutions import DIVERGED as DIVERGED_LABEL
+from compfast.tensorfile import Array, Layout
+
+_TABLES = ("scale", "offset", "bias_correction1", "bias_correction2", "std")
+
+
+def train(
+    config: Config | None = None,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+) -> Run:
+    """Train an ensemble into the folder `out` (default: runs/TASK-UTC-RANDOM) and load it.
+
+    With `resume`, `out` is a run that was stopped: its own config counts, `config` may be left
+    out or change [run] only (threads, cadence of checkpoints, snapshots, report, quiet); a
+    finished run is returned untouched. Raises UsageError for what cannot be trained,
+    StorageError, Interrupted after a signal, and AllDivergedError after a complete run in which
+    no member stayed finite.
+    """
+    if resume:
+        if out is None:
+            raise UsageError("resume needs the folder of the run to go on with")
+        return _resume(Path(out), config, callbacks)
+    if config is None:
+        raise UsageError("train needs a config; only a resumed run brings its own")
+    path = Path(out) if out is not None else _default_out(config.task.name)
+    refuse_used(path)
+    groups = member_groups(config)
+    _check_snapshots(config, groups)
+    name = resolve_engine(config.run.engine, config.run.device)
+    tables = [make_tables(specs) for specs in groups]
+    engines = _engines(name, groups, tables, config.run)
+    with RunFolder.create(path, describe(config, name, engines[0].isa)) as folder:
+        folder.write_tables(_table_arrays(tables))
+        for engine in engines:
+            engine.initialise()
+        return _Loop(folder, config, groups, engines, tables, callbacks).run()
+
+
+def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> Run:
+    run = load(path)
+    config = resumed_config(run, given)
+    groups = member_groups(config)
+    _check_snapshots(config, groups)
+    with RunFolder.reopen(path, run_layouts(groups)) as folder:
+        checkpoint = folder.checkpoint
+        if checkpoint is not None and checkpoint.state["finished"]:
+            return load(path)
+        stored = folder.read_tables(_table_layout(groups))
+        if stored is None:
+            tables = [make_tables(specs) for specs in groups]
+            folder.write_tables(_table_arrays(tables))
+        else:
+            tables = [_group_tables(stored, g) for g in range(len(groups))]
+        engines = _engines(run.info["engine"], groups, tables, config.run)
+        if engines[0].isa != run.info["isa"]:
+            raise UsageError(
+                f"{path} was trained with {run.info['isa']} instructions, this process would use"
+                f" {engines[0].isa}, which gives other bits; set COMPFAST_ISA={run.info['isa']}"
+            )
+        loop = _Loop(folder, config, groups, engines, tables, callbacks)
+        if checkpoint is None:
+            for engine in engines:
+                engine.initialise()
+        else:
+            loop.restore(checkpoint)
+        return loop.run(resumed=True)
+
+
+@dataclass(slots=True)
+class _Loop:
+    folder: RunFolder
+    config: Config
+    groups: Groups
+    engines: list[Engine]
+    tables: list[Tables]
+    callbacks: Sequence[Callback]
+    event: int = -1  # the last event that was settled
+    progress: list[Progress] = field(init=False)
+    schema: dict[str, Any] = field(init=False)
+    signals: StopSignals = field(init=False)
+    pending: list[pl.DataFrame] = field(default_factory=list)  # rows since the last checkpoint
+    saved: bool = False  # the last checkpoint holds everything
+    failure: BaseException | None = None  # raised by a callback in the middle of `advance`
+
+    def __post_init__(self) -> None:
+        parts = zip(self.groups, exams_of(self.groups), self.tables, strict=True)
+        self.progress = [Progress.fresh(*part) for part in parts]
+        self.schema = metrics_schema(self.progress)
+        self.signals = StopSignals(self._request_stop)
+
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Take over a verified checkpoint."""
+        for g, (specs, engine) in enumerate(zip(self.groups, self.engines, strict=True)):
+            state = checkpoints.read_state(checkpoint.path, g, specs)
+            engine.load(state)
+            arrays = tensorfile.read(checkpoint.path / group_folder(g) / "progress.safetensors")
+            self.progress[g].restore(arrays, state)
+        self.event = checkpoint.state["event"]
+        self.saved = True
+
+    def run(self, resumed: bool = False) -> Run:
+        run = load(self.folder.path)
+        with self.signals:
+            try:
+                self._call("on_start", run, self._outline(resumed))
+                while not self._done:
+                    event = self._next_event()
+                    self._advance(event)
+                    self._settle(event)
+            except _CallbackError as stop:
+                self._save()
+                raise stop.error from None
+        run = load(self.folder.path)
+        for callback in self.callbacks:
+            callback.on_end(run)
+        if all((p.status == DIVERGED).all() for p in self.progress):
+            count = sum(len(specs) for specs in self.groups)
+            raise AllDivergedError(f"every member ({count} of {count}) diverged; lower the rate")
+        return run
+
+    @property
+    def _done(self) -> bool:
+        return self.event >= 0 and all(p.done for p in self.progress)
+
+    def _next_event(self) -> int:
+        """The first event that no member has passed and that is not settled yet."""
+        if self.event < 0:
+            return 0
+        reached = [int(p.step[p.active].max()) for p in self.progress if p.active.any()]
+        least = max([self.event + 1, *reached])
+        every = self.config.run.checkpoint_every
+        own = [p.next_event(self.event) for p in self.progress if not p.done]
+        snapshots = [step for step in self.config.run.snapshots if step >= least]
+        return min([*own, -(-least // every) * every, *snapshots])
+
+    def _advance(self, event: int) -> None:
+        """Bring every group to `event`; leaves with a checkpoint where a signal asks for it."""
+        for engine, progress in zip(self.engines, self.progress, strict=True):
+            until = min(event, progress.steps)
+            while (progress.active & (progress.step < until)).any():
+                if self.signals.requested:
+                    self._leave()
+                result = engine.advance(until, tick=self._ticker(engine))
+                self.saved = False
+                progress.observe(result, until, engine.state() if result.stopped else None)
+                if self.failure is not None:
+                    raise _CallbackError(self.failure)
+
+    def _settle(self, event: int) -> None:
+        parts = [p.settle(event, e) for p, e in zip(self.progress, self.engines, strict=True)]
+        rows = pl.concat([conform(part, self.schema) for part in parts])
+        self.event, self.saved = event, False
+        self.pending.append(rows)
+        wanted = self.config.run.snapshots
+        # Where everybody stops early, the last parameters are those of every later step too.
+        for step in wanted if self._done else ():
+            if step >= event:
+                self.folder.snapshot(step, self._parameters())
+        if event in wanted and not self._done:
+            self.folder.snapshot(event, self._parameters())
+        path = None
+        if self._done or (event and event % self.config.run.checkpoint_every == 0):
+            path = self._save()
+        done, total = self._work()
+        self._call("on_tick", done, total)
+        if rows.height:
+            self._call("on_metrics", rows)
+        if rows["verdict"].null_count() < rows.height:
+            self._call("on_verdicts", self._counts())
+        if path is not None:
+            self._call("on_checkpoint", path)
+        if self.signals.requested and not self._done:
+            self._leave()
+
+    def _save(self) -> Path | None:
+        """Write a checkpoint unless the last one holds everything already."""
+        if self.saved:
+            return None
+        files: Files = {}
+        for g, (engine, progress) in enumerate(zip(self.engines, self.progress, strict=True)):
+            state = engine.state()
+            if (state.step != progress.step).any() or (state.status != progress.status).any():
+                raise RuntimeError(f"engine {engine.name} and the loop disagree on group {g}")
+            files |= checkpoints.state_files(g, state)
+            files[f"{group_folder(g)}/progress.safetensors"] = progress.arrays()
+        rows = pl.concat([pl.DataFrame(schema=self.schema), *self.pending])
+        state_json = {"event": self.event, "finished": self._done}
+        path = self.folder.save(files, state_json, rows, self._members())
+        self.pending, self.saved = [], True
+        return path
+
+    def _leave(self) -> None:
+        self._save()
+        active = [p.step[p.active] for p in self.progress if p.active.any()]
+        step = min(int(steps.min()) for steps in active) if active else self.event
+        raise Interrupted(f"stopped at step {step}; continue with --resume {self.folder.path}")
+
+    def _members(self) -> pl.DataFrame:
+        window = ("step", "loss", "grad_norm", "lr")
+        scores = {name: kind for name, kind in self.schema.items() if name not in window}
+        wanted = {"member": pl.Int64, "verdict": pl.String, **scores, "steps": pl.Int64}
+        results = [conform(progress.results(), wanted) for progress in self.progress]
+        return members_table(self.groups, pl.concat(results))
+
+    def _parameters(self) -> Files:
+        files: Files = {}
+        for g, engine in enumerate(self.engines):
+            files[f"{group_folder(g)}/params.safetensors"] = dict(engine.state().params)
+        return files
+
+    def _counts(self) -> dict[str, int]:
+        counts = dict.fromkeys((label for p in self.progress for label in p.labels), 0)
+        for progress in self.progress:
+            for label in progress.results()["verdict"].drop_nulls():
+                counts[label] += 1
+        return {label: n for label, n in counts.items() if n or label != DIVERGED_LABEL}
+
+    def _work(self) -> tuple[int, int]:
+        done, total = zip(*(progress.work() for progress in self.progress), strict=True)
+        return sum(done), sum(total)
+
+    def _outline(self, resumed: bool) -> Outline:
+        return Outline(
+            members=sum(len(specs) for specs in self.groups),
+            groups=len(self.groups),
+            parameters=sum(len(specs) * parameter_count(specs[0].model) for specs in self.groups),
+            engine=self.engines[0].name,
+            isa=self.engines[0].isa,
+            steps=self.config.training.steps,
+            resumed_at=max(self.event, 0) if resumed else None,
+            skipped=self.folder.skipped,
+        )
+
+    def _ticker(self, engine: Engine) -> Callable[[int], None]:
+        before, total = self._work()
+
+        def tick(done: int) -> None:
+            # A signal may have come just before the engine cleared its flag: ask again.
+            if self.signals.requested or self.failure is not None:
+                engine.request_stop()
+                return
+            try:
+                for callback in self.callbacks:
+                    callback.on_tick(before + done, total)
+            except BaseException as error:
+                self.failure = error
+                engine.request_stop()
+
+        return tick
+
+    def _request_stop(self) -> None:
+        for engine in self.engines:
+            engine.request_stop()
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            try:
+                getattr(callback, hook)(*arguments)
+            except BaseException as error:
+                raise _CallbackError(error) from error
+
+
+class _CallbackError(Exception):
+    """Carries what a callback raised to the place where the run is saved."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _engines(name: str, groups: Groups, tables: list[Tables], run: RunConfig) -> list[Engine]:
+    pairs = zip(groups, tables, strict=True)
+    return [make_engine(name, s, t, device=run.device, threads=run.threads) for s, t in pairs]
+
+
+def _table_arrays(tables: Sequence[Tables]) -> dict[str, Array]:
+    return {
+        f"{group_folder(g)}.{name}": getattr(table, name)
+        for g, table in enumerate(tables)
+        for name in _TABLES
+    }
+
+
+def _group_tables(stored: dict[str, Array], group: int) -> Tables:
+    return Tables(*(stored[f"{group_folder(group)}.{name}"] for name in _TABLES))
+
+
+def _table_layout(groups: Groups) -> Layout:
+    layout: Layout = {}
+    for g, specs in enumerate(groups):
+        steps = (specs[0].training.steps,)
+        shapes = [steps] * 4 + [(len(specs), len(checkpoints.parameter_layout(specs)))]
+        for name, shape in zip(_TABLES, shapes, strict=True):
+            layout[f"{group_folder(g)}.{name}"] = ("F64", shape)
+    return layout
+
+
+def _check_snapshots(config: Config, groups: Groups) -> None:
+    steps = max(specs[0].training.steps for specs in groups)
+    late = [step for step in config.run.snapshots if step > steps]
+    if late:
+        raise UsageError(f"run.snapshots has step {late[0]}; training ends at step {steps}")
+
+
+def _default_out(task: str) -> Path:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return Path("runs") / f"{task}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
