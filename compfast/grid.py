@@ -42,14 +42,12 @@ def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]
     else:
         low, high, count = _range_parts(name, text)
         n = _number(name, count, text, int)
-        ends = _number(name, low, text, kind), _number(name, high, text, kind)
-        spaced = _spaced(name, float(ends[0]), float(ends[1]), n)
-        values = tuple(kind(value) for value in spaced)
-        if any(value != x for value, x in zip(values, spaced, strict=True)):
-            raise UsageError(
-                f"{name} {text!r} does not step through whole numbers; HI - LO must be a"
-                " multiple of N - 1"
-            )
+        if kind is int:
+            ends = _number(name, low, text, int), _number(name, high, text, int)
+            values = tuple(kind(v) for v in _even_integers(name, *ends, n))
+        else:
+            bounds = _number(name, low, text, float), _number(name, high, text, float)
+            values = tuple(kind(v) for v in _even_floats(name, *bounds, n))
     if len(set(values)) != len(values):
         raise UsageError(f"{name} {text!r} has equal values; they must differ")
     return values
@@ -72,7 +70,7 @@ def gamma_axis(low: float, high: float, n: int) -> tuple[float, ...]:
     Raises UsageError for LO > HI, a bound that is not finite, n < 1, and LO = HI unless n = 1
     (then and only then).
     """
-    return _spaced("gamma range", low, high, n)
+    return _even_floats("gamma range", low, high, n)
 
 
 def gammas_and_seeds(
@@ -91,19 +89,17 @@ def gammas_and_seeds(
     found = _divide(models, other, seeds, single)
     if found is not None:
         return found
-    below = next((n for n in range(models - 1, 0, -1) if _divide(n, other, seeds, single)), None)
-    above = next(n for n in itertools.count(models + 1) if _divide(n, other, seeds, single))
     if single and seeds is not None:
         raise UsageError(
-            f"{models} models cannot be 1 gamma x {seeds} seeds x {other} other settings;"
-            f" that is {seeds * other}"
+            f"models is {models}, but 1 gamma x {seeds} seeds x {other} other settings"
+            f" make {seeds * other}"
         )
-    parts = "seeds" if seeds is None else f"{seeds} seeds"
-    nearest = str(above) if below is None else f"{below} and {above}"
-    raise UsageError(
-        f"{models} models do not divide into gammas x {parts} x {other} other settings;"
-        f" the nearest counts that do: {nearest}"
-    )
+    below = next((n for n in range(models - 1, 0, -1) if _divide(n, other, seeds, single)), None)
+    above = next(n for n in itertools.count(models + 1) if _divide(n, other, seeds, single))
+    cells = "gammas x seeds" if seeds is None else f"gammas x {seeds} seeds"
+    settings = "" if other == 1 else f" x {other} other settings"
+    nearest = f"{above} does" if below is None else f"the nearest that do are {below}, {above}"
+    raise UsageError(f"{models} models do not divide into {cells}{settings}; {nearest}")
 
 
 def member_specs(config: Config) -> list[MemberSpec]:
@@ -192,21 +188,35 @@ def _divide(models: int, other: int, seeds: int | None, single: bool) -> tuple[i
     return None if cells % seeds else (cells // seeds, seeds)
 
 
-def _spaced(name: str, low: float, high: float, n: int) -> tuple[float, ...]:
+def _check_range(name: str, low: float, high: float, n: int) -> None:
+    shown = f"{name} {low}:{high}"
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise UsageError(f"{name} {low:g}:{high:g} is not finite; both ends must be finite numbers")
+        raise UsageError(f"{shown} is not finite; both ends must be finite numbers")
     if low > high:
-        raise UsageError(f"{name} {low:g}:{high:g} is reversed; LO must not be above HI")
+        raise UsageError(f"{shown} is reversed; LO must not be above HI")
     if n < 1:
-        raise UsageError(f"{name} {low:g}:{high:g} has {n} values; it needs at least 1")
+        raise UsageError(f"{shown} has {n} values; it needs at least 1")
     if (low == high) != (n == 1):
-        raise UsageError(
-            f"{name} {low:g}:{high:g} has {n} values; LO = HI gives exactly one,"
-            " LO < HI at least two"
-        )
+        raise UsageError(f"{shown} has {n} values; LO = HI gives exactly one, LO < HI at least two")
+
+
+def _even_floats(name: str, low: float, high: float, n: int) -> tuple[float, ...]:
+    _check_range(name, low, high, n)
     if n == 1:
         return (round(low, 12),)
-    return tuple(round(low + (high - low) * i / (n - 1), 12) for i in range(n))
+    inner = (round(low + (high - low) * i / (n - 1), 12) for i in range(1, n - 1))
+    return (round(low, 12), *inner, round(high, 12))
+
+
+def _even_integers(name: str, low: int, high: int, n: int) -> tuple[int, ...]:
+    _check_range(name, low, high, n)
+    step, rest = divmod(high - low, max(n - 1, 1))
+    if rest:
+        raise UsageError(
+            f"{name} {low}:{high}:{n} does not step through whole numbers; HI - LO must be a"
+            " multiple of N - 1"
+        )
+    return tuple(low + step * i for i in range(n))
 
 
 def _range_parts(name: str, text: str) -> tuple[str, str, str]:
@@ -219,9 +229,10 @@ def _range_parts(name: str, text: str) -> tuple[str, str, str]:
 def _number(name: str, part: str, text: str, kind: Callable[[str], Number]) -> Number:
     try:
         value = kind(part.strip())
-    except ValueError:
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError):
         what = "a whole number" if kind is int else "a number"
         raise UsageError(f"{name} is {text!r}; {part.strip()!r} is not {what}") from None
-    if not math.isfinite(value):
+    if not finite:
         raise UsageError(f"{name} is {text!r}; every value must be finite")
     return value

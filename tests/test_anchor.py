@@ -1,0 +1,219 @@
+"""The anchor task: splits, batches, the drawn set and the exam."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compfast import philox
+from compfast.config import EvaluationConfig, TaskConfig
+from compfast.engines.base import Int32
+from compfast.errors import UsageError
+from compfast.tasks import AnchorTask, make_task
+
+TASK = TaskConfig()
+BOTH_UNSEEN = TaskConfig(overridden=(), unseen=((3, 4), (4, 3)))
+SHIFT = {1: 5, 2: 1, 3: -2, 4: -8}
+
+
+def by_hand(
+    task: AnchorTask, words: list[int], pair: tuple[int, int, int]
+) -> tuple[list[int], int]:
+    """One training sequence from its words, one token at a time."""
+    config = task.config
+    key, position = task.train_combos[(words[1] * len(task.train_combos)) >> 32].tolist()
+    items = config.item_high - config.item_low
+    tokens = [config.item_low + ((u * items) >> 32) for u in words[2 : 2 + config.seq_len]]
+    tokens[position : position + 3] = [key, pair[0], pair[1]]
+    return tokens, key + pair[2]
+
+
+def pairs_of(tokens: Int32) -> list[tuple[int, int, int]]:
+    """(key, a1, a2) of each row, found from the tokens alone."""
+    position = (tokens < 20).argmax(axis=1)
+    assert ((tokens < 20).sum(axis=1) == 2).all()
+    rows = np.arange(len(tokens))
+    found = [tokens[rows, position + offset] for offset in (-1, 0, 1)]
+    return list(zip(*(column.tolist() for column in found), strict=True))
+
+
+def test_splits_of_the_standard_task() -> None:
+    task = make_task(TASK)
+    trained = {(a, b): s for a, b, s in task.train_pairs.tolist()}
+    assert list(trained) == [(a, b) for a in SHIFT for b in SHIFT if (a, b) != (4, 3)]
+    assert trained.pop((3, 4)) == -6
+    assert all(s == SHIFT[a] + SHIFT[b] for (a, b), s in trained.items())
+    assert task.unseen_pairs.tolist() == [[4, 3, -10]]
+    train, test = (set(map(tuple, c.tolist())) for c in (task.train_combos, task.test_combos))
+    assert not train & test
+    assert train | test == {(k, p) for k in range(20, 100) for p in range(7)}
+    assert all(k % 7 == p for k, p in test)
+    assert task.train_combos.tolist() == sorted(task.train_combos.tolist())
+    assert (task.vocabulary, task.words) == (110, 12)
+
+
+def test_modulus_of_the_authors_code() -> None:
+    task = make_task(dataclasses.replace(TASK, key_modulus=9))
+    assert all(k % 9 == p for k, p in task.test_combos.tolist())
+    assert len(task.test_combos) + len(task.train_combos) == 560
+
+
+def test_a_fresh_batch_word_by_word() -> None:
+    task = make_task(TASK)
+    tokens, targets = task.batch(12, 345, 50)
+    assert tokens.shape == (50, 9)
+    assert tokens.dtype == targets.dtype == np.int32
+    words = philox.words(12, philox.TRAIN, 345, 0, 0, 600).reshape(50, 12).tolist()
+    for b in range(50):
+        pair = task.train_pairs[(words[b][0] * 15) >> 32].tolist()
+        assert (tokens[b].tolist(), targets[b]) == by_hand(task, words[b], pair)
+
+
+def test_a_batch_is_a_prefix_of_a_larger_one() -> None:
+    task = make_task(TASK)
+    tokens, targets = task.batch(1, 2, 64)
+    short, few = task.batch(1, 2, 5)
+    assert (short == tokens[:5]).all()
+    assert (few == targets[:5]).all()
+    assert not (tokens == task.batch(1, 3, 64)[0]).all()
+
+
+def test_training_never_shows_an_unseen_pair_or_a_test_key() -> None:
+    task = make_task(TASK)
+    test = set(map(tuple, task.test_combos.tolist()))
+    trained = {(a, b): s for a, b, s in task.train_pairs.tolist()}
+    for step in range(20):
+        tokens, targets = task.batch(0, step, 256)
+        position = (tokens < 20).argmax(axis=1) - 1
+        for (key, a, b), p, y in zip(pairs_of(tokens), position, targets, strict=True):
+            assert (key, p) not in test
+            assert y == key + trained[a, b]
+
+
+def test_the_drawn_set_of_the_paper() -> None:
+    task = make_task(dataclasses.replace(TASK, data="fixed"))
+    assert task.group_size == 50_625
+    assert task.total == 759_375
+    assert task.steps_per_epoch(2048) == 370
+    assert task.batch(0, 77_699, 2048)[0].shape == (2048, 9)
+
+
+def test_an_epoch_visits_the_drawn_set_once() -> None:
+    config = dataclasses.replace(TASK, data="fixed", fixed_total=1600)
+    task = make_task(config)
+    assert (task.group_size, task.total, task.steps_per_epoch(100)) == (90, 1350, 13)
+    drawn = [philox.words(8, philox.DRAWN, j, 0, 0, 12).tolist() for j in range(1350)]
+    whole = [by_hand(task, w, task.train_pairs[j // 90].tolist()) for j, w in enumerate(drawn)]
+    orders = []
+    for epoch in (0, 1):
+        batches = [task.batch(8, 13 * epoch + t, 100) for t in range(13)]
+        tokens = np.concatenate([b[0] for b in batches])
+        targets = np.concatenate([b[1] for b in batches])
+        j = philox.feistel(8, epoch, np.arange(1300), 1350)
+        assert tokens.tolist() == [whole[i][0] for i in j]
+        assert targets.tolist() == [whole[i][1] for i in j]
+        orders.append(j.tolist())
+    assert orders[0] != orders[1]
+
+
+def test_the_exam() -> None:
+    task = make_task(TASK)
+    exam = task.exam(EvaluationConfig(seen_items=300, unseen_items=200))
+    assert exam.tokens.shape == (500, 9)
+    assert exam.tokens.dtype == exam.seen_targets.dtype == np.int32
+    assert (exam.seen, exam.unseen) == (slice(0, 300), slice(300, 500))
+    test = set(map(tuple, task.test_combos.tolist()))
+    trained = {(a, b): s for a, b, s in task.train_pairs.tolist()}
+    position = ((exam.tokens < 20).argmax(axis=1) - 1).tolist()
+    found = pairs_of(exam.tokens)
+    for (key, a, b), p, y in zip(found[:300], position[:300], exam.seen_targets, strict=True):
+        assert (key, p) in test
+        assert y == key + trained[a, b]
+    keys = np.array([key for key, _, _ in found[300:]])
+    assert {(a, b) for _, a, b in found[300:]} == {(4, 3)}
+    assert not {(int(k), p) for k, p in zip(keys, position[300:], strict=True)} & test
+    assert set(exam.answers) == {"inferential", "symmetric"}
+    assert (exam.answers["inferential"] == keys - 10).all()
+    assert (exam.answers["symmetric"] == keys - 6).all()
+
+
+def test_the_exam_is_keyed_by_its_own_seed() -> None:
+    task = make_task(TASK)
+    first, again = (task.exam(EvaluationConfig()) for _ in range(2))
+    other = task.exam(EvaluationConfig(eval_seed=1))
+    assert (first.tokens == again.tokens).all()
+    assert not (first.tokens == other.tokens).all()
+
+
+def test_without_a_trained_swap_there_is_no_symmetric_answer() -> None:
+    exam = make_task(BOTH_UNSEEN).exam(EvaluationConfig())
+    assert set(exam.answers) == {"inferential"}
+    key = [k - 10 for k, _, _ in pairs_of(exam.tokens[exam.unseen])]
+    assert exam.answers["inferential"].tolist() == key
+    plain = dataclasses.replace(TASK, overridden=())  # the swap's answer is the composite one
+    assert set(make_task(plain).exam(EvaluationConfig()).answers) == {"inferential"}
+
+
+def test_items_without_a_swap_have_no_symmetric_answer() -> None:
+    config = dataclasses.replace(TASK, unseen=((4, 3), (1, 2), (2, 1)))
+    exam = make_task(config).exam(EvaluationConfig())
+    found = pairs_of(exam.tokens[exam.unseen])
+    assert {(a, b) for _, a, b in found} == {(4, 3), (1, 2), (2, 1)}
+    expected = [key - 6 if (a, b) == (4, 3) else -1 for key, a, b in found]
+    assert exam.answers["symmetric"].tolist() == expected
+
+
+def test_stream_table_holds_what_an_engine_needs() -> None:
+    table = make_task(dataclasses.replace(TASK, data="fixed")).stream_table()
+    assert table["pairs"].shape == (15, 3)
+    assert table["combos"].shape == (480, 2)
+    numbers = {k: v for k, v in table.items() if isinstance(v, int)}
+    assert numbers == {
+        "item_low": 20,
+        "item_count": 80,
+        "seq_len": 9,
+        "words": 12,
+        "group_size": 50_625,
+        "total": 759_375,
+    }
+    assert make_task(TASK).stream_table()["total"] == 0
+
+
+@pytest.mark.parametrize("seq_len", [3, 4, 6, 7, 10, 21])
+def test_any_length(seq_len: int) -> None:
+    task = make_task(dataclasses.replace(TASK, seq_len=seq_len, key_modulus=5))
+    assert task.words % 4 == 0
+    assert 2 + seq_len <= task.words < 6 + seq_len
+    tokens, _ = task.batch(0, 0, 200)
+    assert tokens.shape == (200, seq_len)
+    last = max((row < 20).argmax() for row in tokens)
+    assert last == seq_len - 2
+    pairs_of(tokens)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"name": "nothing"}, "known tasks: anchor"),
+        ({"key_modulus": 1, "seq_len": 3}, "to train"),
+        ({"key_modulus": 1000}, "to test"),
+        ({"unseen": tuple((a, b) for a in SHIFT for b in SHIFT), "overridden": ()}, "every pair"),
+        ({"overridden": ((3, 4, -6), (3, 4, 1))}, "twice"),
+        ({"shifts": (5, 1, -2, -11)}, "must not be negative"),
+        ({"data": "fixed", "fixed_total": 17}, "at least 18"),
+    ],
+)
+def test_what_is_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        make_task(dataclasses.replace(TASK, **change))
+
+
+def test_an_exam_needs_an_unseen_pair_and_an_epoch_a_batch() -> None:
+    with pytest.raises(UsageError, match="unseen is empty"):
+        make_task(dataclasses.replace(TASK, unseen=())).exam(EvaluationConfig())
+    small = make_task(dataclasses.replace(TASK, data="fixed", fixed_total=1600))
+    with pytest.raises(UsageError, match="1350 sequences"):
+        small.batch(0, 0, 1351)
