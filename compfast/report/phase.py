@@ -1,0 +1,207 @@
+"""The phase diagram: which solution is learned, against gamma (and depth)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from compfast import storage
+from compfast.config import Config
+from compfast.report import style
+from compfast.report.table import (
+    Axis,
+    Summary,
+    candidates,
+    level,
+    second_axes,
+    summarise,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = 4  # levels of a second axis that get panels of their own
+_DPI = 160
+
+
+class RunLike(Protocol):
+    """What a report reads of a run (compfast.load)."""
+
+    @property
+    def members(self) -> pl.DataFrame: ...
+    @property
+    def config(self) -> Config: ...
+
+
+def phase_diagram(run: RunLike, path: str | Path, *, engine: str | None = None) -> Path:
+    """Draw the phase diagram of a run as a PNG at `path`, replaced as a whole.
+
+    A column of panels for each level of the second swept axis (depth if it was swept): the
+    members of a gamma cut by verdict, the share of each verdict with its Wilson interval, and
+    the agreements; above them, with a second axis, the map of the inferential share. Raises
+    StorageError where the file cannot be written.
+    """
+    path = Path(path)
+    storage.make_folder(path.parent)
+    storage.replace_file(path, [phase_png(run, engine)])
+    return path
+
+
+def phase_png(run: RunLike, engine: str | None = None) -> bytes:
+    """The bytes of the phase diagram's PNG."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(style.RC):
+        figure = _draw(run, engine or run.config.run.engine)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_figure(
+            buffer, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.12
+        )
+    return buffer.getvalue()
+
+
+def _draw(run: RunLike, engine: str) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    members = run.members.filter(pl.col("verdict").is_not_null())
+    names = candidates(members)
+    axes = second_axes(members)
+    axis = axes[0] if axes else None
+    levels = _shown(axis.levels) if axis else (None,)
+    one_gamma = members["gamma"].n_unique() <= 1
+    mapped = axis is not None and not one_gamma
+    rows = 2 if one_gamma else 3
+    width = 7.4 if len(levels) == 1 else 1.7 + 2.75 * len(levels)
+    map_height = 0.9 + 0.22 * len(axis.levels) if mapped and axis else 0.0
+    heights = [2.1, 2.1] if one_gamma else [0.9, 2.1, 2.1]
+    if mapped:
+        heights = [map_height, *heights]
+    layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.03, wspace=0.03)
+    figure = Figure(figsize=(width, sum(heights) + 0.5 * len(heights)), layout=layout)
+    grid = figure.add_gridspec(len(heights), len(levels), height_ratios=heights)
+    if mapped and axis is not None:
+        _map(figure, figure.add_subplot(grid[0, :]), members, axis, names)
+    panels = [
+        [figure.add_subplot(grid[len(heights) - rows + r, c]) for c in range(len(levels))]
+        for r in range(rows)
+    ]
+    for column, value in enumerate(levels):
+        own = members if axis is None or value is None else level(members, axis, value)
+        title = "" if axis is None or value is None else style.level_name(axis, value)
+        _column(
+            own,
+            names,
+            [row[column] for row in panels],
+            title,
+            first=column == 0,
+            narrow=len(levels) > 1,
+        )
+    everything = summarise(members, names)
+    _legend(figure, everything, names, curves=not one_gamma)
+    text = style.caption(run.config, members, engine) + " " + _reading(axes, levels, one_gamma)
+    figure.text(0.01, -0.015, style.wrapped(text, width), va="top", fontsize=7.5, color="#404040")
+    return figure
+
+
+def _column(
+    members: pl.DataFrame,
+    names: tuple[str, ...],
+    axes: list[Axes],
+    title: str,
+    first: bool,
+    narrow: bool,
+) -> None:
+    from compfast.report import panels
+
+    summary = summarise(members, names)
+    if len(axes) == 2:
+        if len(summary.gamma) == 1:
+            panels.verdict_bars(axes[0], summary, names)
+            panels.agreement_dots(axes[1], members, names)
+        labels: tuple[str, ...] = ("share of members", "agreement")
+        title = ", ".join(
+            filter(None, [f"gamma {summary.gamma[0]:g}" if len(members) else "", title])
+        )
+        if narrow:
+            axes[0].tick_params(axis="x", rotation=35)
+    else:
+        panels.stacked(axes[0], summary, names)
+        panels.shares(axes[1], summary, names)
+        panels.agreement_curves(axes[2], summary, names)
+        for upper in axes[:2]:
+            upper.tick_params(labelbottom=False)
+        axes[2].set_xlabel(
+            "gamma" if title else r"gamma  (initial std = fan-in$^{-\mathrm{gamma}}$)"
+        )
+        labels = ("members", "share of members", "mean agreement")
+    axes[0].set_title(title, loc="left", fontweight="bold")
+    for panel, label in zip(axes, labels, strict=True):
+        if first:
+            panel.set_ylabel(label)
+        else:
+            panel.tick_params(labelleft=False)
+
+
+def _map(
+    figure: Figure, axes: Axes, members: pl.DataFrame, axis: Axis, names: tuple[str, ...]
+) -> None:
+    from compfast.report import panels
+
+    verdict = names[0] if names else "inferential"
+    mesh = panels.share_map(axes, members, axis, verdict)
+    axes.set_title(f"share of {verdict} members", loc="left", fontweight="bold")
+    axes.set(ylabel=style.axis_name(axis), xlabel="gamma")
+    bar = figure.colorbar(mesh, ax=axes, ticks=[0, 0.5, 1], pad=0.01, fraction=0.03)
+    bar.ax.set_yticklabels(["0", "50", "100 %"])
+    bar.outline.set_visible(False)
+
+
+def _legend(figure: Figure, summary: Summary, names: tuple[str, ...], curves: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    from compfast.report import panels
+
+    if not curves:
+        return
+    handles: list[Any] = [
+        Patch(color=style.colour(label, names), label=label) for label in panels.occurring(summary)
+    ]
+    if np.isfinite(summary.agreements["seen"].mean).any():
+        paint = style.colour("seen", names)
+        handles.append(Line2D([], [], color=paint, ls=(0, (2.5, 1.2)), lw=1.7, label="seen pairs"))
+    figure.legend(handles=handles, loc="outside right center", handlelength=1.6)
+
+
+def _shown(levels: tuple[Any, ...]) -> tuple[Any, ...]:
+    """At most `_COLUMNS` levels, evenly picked with both ends."""
+    if len(levels) <= _COLUMNS:
+        return levels
+    last = len(levels) - 1
+    return tuple(levels[round(i * last / (_COLUMNS - 1))] for i in range(_COLUMNS))
+
+
+def _reading(axes: tuple[Axis, ...], levels: tuple[Any, ...], one_gamma: bool) -> str:
+    """How to read the panels: what intervals mean and what was pooled."""
+    if one_gamma:
+        said = ["Bars: members by verdict with 95 % Wilson intervals; dots: members, lines: means."]
+    else:
+        said = [
+            "Top strip: all members of a gamma, cut by verdict. Shares: 95 % Wilson intervals"
+            " over the seeds. Agreements: means and the middle half of the seeds; seen: trained pairs with"
+            " test-side keys."
+        ]
+        if axes:
+            said.append("Hatched: at least half of the members underfit.")
+    if axes and len(levels) < len(axes[0].levels):
+        said.append(f"Columns show {len(levels)} of {len(axes[0].levels)} levels.")
+    if len(axes) > 1:
+        said.append("Pooled over " + ", ".join(style.axis_name(a) for a in axes[1:]) + ".")
+    return " ".join(said)

@@ -1,0 +1,142 @@
+"""Counts and means over the seeds, by gamma: what the tables and figures of a report show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from compfast.errors import UsageError
+from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, Difference, band_difference
+
+Float64 = NDArray[np.float64]
+
+_KNOWN_CANDIDATES = ("inferential", "symmetric")
+_NOT_SWEPT = {
+    "member", "gamma", "seed", "verdict", "steps", "group", "row", "seen", "other", "loss",
+    "status", "grad_norm", "parameters",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A second swept field: the members' column and its levels in ascending order."""
+
+    column: str
+    levels: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """An agreement over the seeds of each gamma: mean and quartiles, each [G]; NaN: no member."""
+
+    mean: Float64
+    low: Float64
+    high: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One row a gamma; every array is [G]."""
+
+    gamma: Float64
+    members: NDArray[np.int64]
+    counts: dict[str, NDArray[np.int64]]  # verdict -> members with it, in `verdict_order`
+    agreements: dict[str, Spread]  # "seen" and the candidates
+
+    def share(self, verdict: str) -> Float64:
+        zero = np.zeros(len(self.gamma), np.int64)
+        return np.asarray(self.counts.get(verdict, zero) / self.members, np.float64)
+
+
+def candidates(members: pl.DataFrame) -> tuple[str, ...]:
+    """The candidate solutions that the table has scores for, the anchors' two first."""
+    labels = set(members["verdict"].drop_nulls().unique().to_list())
+    known = [name for name in _KNOWN_CANDIDATES if name in members.columns]
+    own = labels - {UNDERFIT, MIXED, OTHER, DIVERGED} - set(known)
+    return (*known, *(name for name in members.columns if name in own))
+
+
+def verdict_order(members: pl.DataFrame) -> tuple[str, ...]:
+    """All labels that a member may have, in the order in which they are shown."""
+    return (UNDERFIT, *candidates(members), MIXED, OTHER, DIVERGED)
+
+
+def summarise(members: pl.DataFrame, names: Sequence[str] | None = None) -> Summary:
+    """The members pooled by gamma; `names` are the candidates (default: those of the table)."""
+    names = candidates(members) if names is None else names
+    gamma, verdict = members["gamma"].to_numpy(), members["verdict"].to_numpy()
+    gammas, index = np.unique(gamma, return_inverse=True)
+    order = (UNDERFIT, *names, MIXED, OTHER, DIVERGED)
+    counts = {label: np.bincount(index[verdict == label], minlength=len(gammas)) for label in order}
+    agreements = {
+        name: _spread(members[name], index, len(gammas))
+        for name in ("seen", *names)
+        if name in members.columns
+    }
+    return Summary(gammas, np.bincount(index, minlength=len(gammas)), counts, agreements)
+
+
+def second_axes(members: pl.DataFrame) -> tuple[Axis, ...]:
+    """What was swept besides gamma and seed, depth first."""
+    scores = {*_NOT_SWEPT, *candidates(members)}
+    axes = [
+        Axis(name, tuple(levels))
+        for name in members.columns
+        if name not in scores and members[name].dtype != pl.List
+        if len(levels := members[name].drop_nulls().unique().sort().to_list()) > 1
+    ]
+    # group fixes the tensors' shapes, so depth is what the papers draw first
+    return tuple(sorted(axes, key=lambda axis: axis.column.rpartition(".")[2] != "layers"))
+
+
+def level(members: pl.DataFrame, axis: Axis, value: Any) -> pl.DataFrame:
+    return members.filter(pl.col(axis.column) == value)
+
+
+def band_sentence(members: pl.DataFrame, verdict: str = "inferential") -> str | None:
+    """The share of `verdict` in the lower and the upper half of the gammas, and their difference.
+
+    The bands are fixed by the range that was asked for, not chosen after a look at the shares.
+    None where there is nothing to compare: fewer than two gammas or two seeds, or seeds that are
+    missing in one of the bands.
+    """
+    gammas = np.unique(members["gamma"].to_numpy())
+    if len(gammas) < 2 or members["seed"].n_unique() < 2 or verdict not in members.columns:
+        return None
+    half = len(gammas) // 2
+    bands = ((gammas[0], gammas[half - 1]), (gammas[-half], gammas[-1]))
+    hit = (members["verdict"] == verdict).to_numpy()
+    try:
+        found = band_difference(members["gamma"], members["seed"], hit, *bands)
+    except UsageError:
+        return None
+    (a, b), (c, d) = bands
+    gamma = members["gamma"].to_numpy()
+    first, second = (float(hit[(gamma >= x) & (gamma <= y)].mean()) for x, y in bands)
+    return (
+        f"{verdict} share: {first:.0%} at gamma {a:g} to {b:g}, {second:.0%} at {c:g} to {d:g};"
+        f" difference {_interval(found)}"
+    )
+
+
+def _interval(found: Difference) -> str:
+    return (
+        f"{100 * found.estimate:+.0f} points (95 % bootstrap over seeds"
+        f" {100 * found.low:+.0f} to {100 * found.high:+.0f})"
+    )
+
+
+def _spread(column: pl.Series, index: NDArray[np.int64], size: int) -> Spread:
+    values = column.cast(pl.Float64).to_numpy()
+    rows = np.full((3, size), np.nan)
+    for i in range(size):
+        own = values[index == i]
+        own = own[np.isfinite(own)]
+        if len(own):
+            rows[:, i] = own.mean(), *np.quantile(own, [0.25, 0.75])
+    return Spread(*rows)
