@@ -23,10 +23,10 @@ inline float gradient_norm(const float* g, long n) {
 }
 
 struct AdamW {
-  float clip;        // multiplies the gradient
-  float keep;        // 1 - lr wd
-  float step_size;   // lr / c1
-  float correction;  // 1 / sqrt(c2)
+  float clip;                             // multiplies the gradient
+  float keep;                             // 1 - lr wd
+  float step_size;                        // lr / c1
+  float correction;                       // 1 / sqrt(c2)
   float beta1, rest1, beta2, rest2, eps;  // rest = 1 - beta, rounded once from double
 };
 

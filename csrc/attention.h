@@ -46,8 +46,8 @@ inline void columns_of(const float* in, long ld, long t, long d, float* out, lon
 }
 
 // C [m, n] goes to a view whose neighbours belong to others: only n columns are written.
-inline void gemm_exact(long m, long n, long k, const float* a, long a_row, long a_k,
-                       const float* b, long b_ld, float* c, long c_ld, float* scratch) {
+inline void gemm_exact(long m, long n, long k, const float* a, long a_row, long a_k, const float* b,
+                       long b_ld, float* c, long c_ld, float* scratch) {
   if (n % W == 0) {
     gemm(m, n, k, a, a_row, a_k, b, b_ld, c, c_ld);
     return;

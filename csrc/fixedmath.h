@@ -33,14 +33,12 @@ static inline double fixed_log(double x) {
 
 // sin and cos of 2 pi u, u in [0, 1).
 static inline void fixed_sincos_turn(double u, double* sine, double* cosine) {
-  static const double SIN[] = {1.0 / 355687428096000.0, -1.0 / 1307674368000.0,
-                               1.0 / 6227020800.0,      -1.0 / 39916800.0,
-                               1.0 / 362880.0,          -1.0 / 5040.0,
-                               1.0 / 120.0,             -1.0 / 6.0};
-  static const double COS[] = {1.0 / 20922789888000.0, -1.0 / 87178291200.0,
-                               1.0 / 479001600.0,      -1.0 / 3628800.0,
-                               1.0 / 40320.0,          -1.0 / 720.0,
-                               1.0 / 24.0,             -1.0 / 2.0};
+  static const double SIN[] = {
+      1.0 / 355687428096000.0, -1.0 / 1307674368000.0, 1.0 / 6227020800.0, -1.0 / 39916800.0,
+      1.0 / 362880.0,          -1.0 / 5040.0,          1.0 / 120.0,        -1.0 / 6.0};
+  static const double COS[] = {
+      1.0 / 20922789888000.0, -1.0 / 87178291200.0, 1.0 / 479001600.0, -1.0 / 3628800.0,
+      1.0 / 40320.0,          -1.0 / 720.0,         1.0 / 24.0,        -1.0 / 2.0};
   const double t = 4.0 * u;
   const int64_t quadrant = (int64_t)(t + 0.5);
   const double x = (t - (double)quadrant) * 0x1.921fb54442d18p+0;

@@ -65,19 +65,11 @@ using GemmTile = void (*)(long, const float*, long, long, const float*, long, fl
 template <int NV>
 struct GemmTiles {
   static constexpr GemmTile table[12] = {
-      gemm_tile<1, NV>,
-      gemm_tile<2, NV>,
-      gemm_tile<3, NV>,
-      gemm_tile<4, NV>,
-      gemm_tile<5, NV>,
-      gemm_tile<6, NV>,
+      gemm_tile<1, NV>,  gemm_tile<2, NV>,  gemm_tile<3, NV>,
+      gemm_tile<4, NV>,  gemm_tile<5, NV>,  gemm_tile<6, NV>,
 #if COMPFAST_WIDTH == 16 || defined(__aarch64__)
-      gemm_tile<7, NV>,
-      gemm_tile<8, NV>,
-      gemm_tile<9, NV>,
-      gemm_tile<10, NV>,
-      gemm_tile<11, NV>,
-      gemm_tile<12, NV>,
+      gemm_tile<7, NV>,  gemm_tile<8, NV>,  gemm_tile<9, NV>,
+      gemm_tile<10, NV>, gemm_tile<11, NV>, gemm_tile<12, NV>,
 #endif
   };
 };

@@ -50,8 +50,7 @@ struct Group::Worker {
         scratch(allocate<float>(plan.scratch_size)),
         tokens(allocate<int32_t>((int64_t)plan.batch * plan.positions)),
         targets(allocate<int32_t>(plan.batch)) {
-    view = {values.get(),  packed.get(), gradient.get(),
-            scratch.get(), tokens.get(), targets.get()};
+    view = {values.get(), packed.get(), gradient.get(), scratch.get(), tokens.get(), targets.get()};
   }
   std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
   std::unique_ptr<int32_t[], FreeDeleter> tokens, targets;
@@ -60,11 +59,7 @@ struct Group::Worker {
 
 Group::Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
              const AnchorStream& stream, const GroupArrays& arrays, int threads)
-    : kernels_(kernels),
-      plan_(plan),
-      optimizer_(optimizer),
-      stream_(stream),
-      arrays_(arrays) {
+    : kernels_(kernels), plan_(plan), optimizer_(optimizer), stream_(stream), arrays_(arrays) {
   for (int i = 0; i < threads; i++) workers_.push_back(std::make_unique<Worker>(plan_));
 }
 

@@ -42,10 +42,9 @@ inline void linear_forward(const compfast::OpRecord& op, long sequences, const f
     e.residual_ld = r.stride;
   }
   float* y = values + op.out.value;
-  gemm(rows, op.d_out, op.d_in, values + op.in[0].value + x.offset, x.stride, 1,
-       packed + op.packed, op.packed_ld, y, op.out.ld, e);
-  if (op.activation != IDENTITY)
-    activate(op.activation, y, values + op.slope, rows * op.out.ld);
+  gemm(rows, op.d_out, op.d_in, values + op.in[0].value + x.offset, x.stride, 1, packed + op.packed,
+       op.packed_ld, y, op.out.ld, e);
+  if (op.activation != IDENTITY) activate(op.activation, y, values + op.slope, rows * op.out.ld);
 }
 
 inline void column_sums(long rows, long columns, const float* x, long ld, float* sums) {

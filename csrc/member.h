@@ -16,7 +16,7 @@ using namespace compfast;
 
 inline AttentionShape attention_shape(const OpRecord& op) {
   const double root = __builtin_sqrt((double)op.d_k);
-  return {op.out.rows, op.in[1].rows, op.heads,         op.d_k,
+  return {op.out.rows, op.in[1].rows,  op.heads,           op.d_k,
           op.d_v,      op.causal != 0, (float)(1.0 / root)};
 }
 
@@ -87,8 +87,8 @@ inline void backward_norm(const OpRecord& op, long n, const float* params, float
   const Rows x = rows_of(in, op.out.rows);
   norm_backward(n * op.out.rows, op.out.width, values + in.value + x.offset, x.stride,
                 params + op.weight, values + op.out.grad, op.out.ld, values + op.saved,
-                values + in.grad + x.offset, x.stride, in.mode != GRAD_WRITE,
-                gradient + op.weight, gradient + op.bias);
+                values + in.grad + x.offset, x.stride, in.mode != GRAD_WRITE, gradient + op.weight,
+                gradient + op.bias);
 }
 
 inline void backward_attention(const OpRecord& op, long n, float* values, float* scratch) {
@@ -127,8 +127,8 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     } else if (op.kind == OP_ATTENTION) {
       backward_attention(op, n, w.values, w.scratch);
     } else if (op.kind == OP_EMBED) {
-      embed_backward(n, plan.positions, op.out.width, op.out.ld, tokens,
-                     w.values + op.out.grad, w.gradient + op.weight, w.gradient + op.weight2);
+      embed_backward(n, plan.positions, op.out.width, op.out.ld, tokens, w.values + op.out.grad,
+                     w.gradient + op.weight, w.gradient + op.weight2);
     }
   }
   return loss;

@@ -11,9 +11,9 @@ enum OpKind : int32_t { OP_EMBED = 0, OP_NORM = 1, OP_LINEAR = 2, OP_ATTENTION =
 
 // How an op's backward meets the gradient buffer of an input.
 enum GradMode : int32_t {
-  GRAD_WRITE = 0,      // first to write: store
-  GRAD_ADD = 1,        // others wrote before: add
-  GRAD_ZERO_ADD = 2,   // first, but it touches only some rows: clear, then add
+  GRAD_WRITE = 0,     // first to write: store
+  GRAD_ADD = 1,       // others wrote before: add
+  GRAD_ZERO_ADD = 2,  // first, but it touches only some rows: clear, then add
 };
 
 // A [rows, width] slice of a buffer; rows = positions (or 1) a sequence.
@@ -40,8 +40,8 @@ struct OpRecord {
   int64_t packed_bias = -1;  // linear: [packed_ld], zero padded
   int32_t packed_ld = 0;
   int32_t activation = 0;
-  int64_t slope = -1;   // linear with activation: act' [rows, out.ld] in the workspace
-  int64_t factor = -1;  // linear whose input came from an activation: that slope
+  int64_t slope = -1;         // linear with activation: act' [rows, out.ld] in the workspace
+  int64_t factor = -1;        // linear whose input came from an activation: that slope
   int32_t slope_applied = 0;  // the consumer multiplied the gradient by the slope already
   int64_t saved = -1;  // norm: mean, 1/std a row; attention: P [heads, rows, T padded] a sequence
   int32_t heads = 0, d_k = 0, d_v = 0, causal = 0;

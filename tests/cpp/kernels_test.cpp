@@ -85,9 +85,8 @@ void test_activation() {
       double y = v > 0 ? v : 0, d = v > 0;
       if (kind == GELU) y = v * phi, d = phi + v * std::exp(-v * v / 2) / std::sqrt(2.0 * M_PI);
       if (kind == GELU_TANH)
-        y = 0.5 * v * (1 + t),
-        d = 0.5 * (1 + t) +
-            0.5 * v * (1 - t * t) * std::sqrt(2.0 / M_PI) * (1 + 3 * 0.044715 * v * v);
+        y = 0.5 * v * (1 + t), d = 0.5 * (1 + t) + 0.5 * v * (1 - t * t) * std::sqrt(2.0 / M_PI) *
+                                                       (1 + 3 * 0.044715 * v * v);
       near("activation", x[i], y, std::fabs(v) + 1e-6);
       near("activation slope", slope[i], d, 1.0 + std::fabs(v));
     }
