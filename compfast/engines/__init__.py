@@ -1,0 +1,95 @@
+"""Engines: ways to train a group of members. An explicit request never falls back.
+
+Importing this package or making the native engine never imports torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+from compfast.config import MemberSpec
+from compfast.engines.base import Engine, Tables
+from compfast.engines.checks import check_group
+from compfast.errors import UsageError
+
+ENGINES = ("eager", "native", "triton")
+DEVICES = ("auto", "cpu", "cuda")
+
+__all__ = ["DEVICES", "ENGINES", "Engine", "cuda_devices", "make_engine", "resolve_engine"]
+
+
+def make_engine(
+    name: str,
+    specs: Sequence[MemberSpec],
+    tables: Tables,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """The engine that `resolve_engine` takes, for one group; `threads` None: one a core.
+
+    Raises UsageError as `resolve_engine` does, for mixed groups, and for threads below 1.
+    """
+    chosen = resolve_engine(name, device)
+    check_group(specs)
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; it must be at least 1")
+    if chosen == "native":
+        from compfast.engines.native import NativeEngine
+
+        return NativeEngine(specs, tables, threads=threads)
+    from compfast.engines.eager import EagerEngine
+
+    return EagerEngine(specs, tables, threads=threads)
+
+
+def resolve_engine(name: str, device: str = "auto") -> str:
+    """The engine that `name` means on this machine: "eager" or "native".
+
+    "auto" is native on a CPU, and for now beside a GPU too unless device is "cuda". Raises
+    UsageError for an unknown name or device and for what is not there.
+    """
+    if name not in ("auto", *ENGINES):
+        raise UsageError(f"engine is {name!r}; it must be one of auto, {', '.join(ENGINES)}")
+    if device not in DEVICES:
+        raise UsageError(f"device is {device!r}; it must be one of {', '.join(DEVICES)}")
+    if name == "triton" or device == "cuda":
+        _refuse_cuda(name, device)
+    if name == "eager":
+        return name
+    _require_native()
+    return "native"
+
+
+def cuda_devices() -> int:
+    """CUDA devices that the driver shows, 0 without a driver; does not import torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _refuse_cuda(name: str, device: str) -> None:
+    asked = "engine triton" if name == "triton" else "device cuda"
+    if name in ("eager", "native"):
+        raise UsageError(f"engine {name} runs on the CPU, but device {device} was asked for")
+    if name == "triton" and device == "cpu":
+        raise UsageError("engine triton needs a CUDA device, but device cpu was asked for")
+    if not cuda_devices():
+        raise UsageError(f"{asked} was asked for, but this machine has no CUDA device")
+    raise UsageError(f"{asked} was asked for, but the triton engine is not in this version")
+
+
+def _require_native() -> None:
+    try:
+        from compfast import _native  # noqa: F401  (only its presence matters)
+    except ImportError as error:
+        raise UsageError(
+            "the native engine is not built"
+            f" ({error}); run pip install -e . with a C++17 compiler, or ask for engine eager"
+        ) from None

@@ -1,0 +1,270 @@
+"""The oracle engine: plain PyTorch, one `nn.Module` and one AdamW a member, float32.
+
+Every member computes on one intra-op thread, so that its bits depend on nothing but itself;
+`threads` > 1 trains that many members at a time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from compfast.config import MemberSpec
+from compfast.engines.base import (
+    ACTIVE,
+    DIVERGED,
+    FROZEN,
+    Advance,
+    Float32,
+    Int32,
+    Named,
+    State,
+    Tables,
+)
+from compfast.engines.checks import check_group, check_state
+from compfast.errors import UsageError
+from compfast.init import initial_parameters
+from compfast.models.transformer import Transformer
+from compfast.params import parameter_table
+from compfast.tasks import make_task
+
+TICK = 0.2  # seconds between two calls of `tick`
+
+
+@dataclass(slots=True)
+class _Member:
+    """One network, its optimiser and its progress."""
+
+    spec: MemberSpec
+    module: Transformer
+    optimizer: torch.optim.AdamW
+    step: int
+    status: int
+
+    def train_step(self, tokens: Tensor, targets: Tensor, lr: float) -> tuple[float, float]:
+        """One step on tokens [B, T], targets [B]; returns loss and gradient norm.
+
+        Where one of the two is not finite the member is DIVERGED and keeps its parameters.
+        """
+        self.optimizer.zero_grad()
+        loss = self.module.loss(tokens, targets, self.spec.model.loss_positions)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip = self.spec.optimizer.clip or math.inf
+        norm = float(clip_grad_norm_(self.module.parameters(), clip))
+        value = loss.item()
+        if math.isfinite(value) and math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.step += 1
+        else:
+            self.status = DIVERGED
+        return value, norm
+
+
+class EagerEngine:
+    """See `compfast.engines.base.Engine`."""
+
+    name = "eager"
+    isa = "torch"
+
+    def __init__(
+        self, specs: Sequence[MemberSpec], tables: Tables, *, threads: int | None = None
+    ) -> None:
+        check_group(specs)
+        self._specs = tuple(specs)
+        self._tables = tables
+        self._threads = min(threads or os.cpu_count() or 1, len(specs))
+        self._table = parameter_table(specs[0].model)
+        self._task = make_task(specs[0].task)
+        self._stop = False
+        self._members: list[_Member] = []
+        self.initialise()
+
+    def initialise(self) -> None:
+        drawn = [
+            initial_parameters(spec, std)
+            for spec, std in zip(self._specs, self._tables.std, strict=True)
+        ]
+        params = {t.name: np.stack([draw[t.name] for draw in drawn]) for t in self._table}
+        count = len(self._specs)
+        self.load(
+            State(
+                params=params,
+                exp_avg={name: np.zeros_like(value) for name, value in params.items()},
+                exp_avg_sq={name: np.zeros_like(value) for name, value in params.items()},
+                step=np.zeros(count, np.int64),
+                status=np.full(count, ACTIVE, np.uint8),
+            )
+        )
+
+    def load(self, state: State) -> None:
+        check_state(state, self._specs)
+        self._members = [self._member(state, i) for i in range(len(self._specs))]
+
+    def state(self) -> State:
+        def moment(which: str) -> Named:
+            return {
+                t.name: np.stack(
+                    [
+                        m.optimizer.state[m.module.get_parameter(t.name)][which].numpy()
+                        for m in self._members
+                    ]
+                )
+                for t in self._table
+            }
+
+        return State(
+            params=self._stacked(lambda p: p),
+            exp_avg=moment("exp_avg"),
+            exp_avg_sq=moment("exp_avg_sq"),
+            step=np.array([m.step for m in self._members], np.int64),
+            status=np.array([m.status for m in self._members], np.uint8),
+        )
+
+    def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
+        if until > len(self._tables.scale):
+            raise UsageError(
+                f"cannot advance to step {until}; the schedule has {len(self._tables.scale)} steps"
+            )
+        todo = [m for m in self._members if m.status == ACTIVE and m.step < until]
+        base = min((m.step for m in todo), default=until)
+        loss = np.full((len(self._members), until - base), np.nan, np.float32)
+        norm = loss.copy()
+        steps_before = sum(m.step for m in todo)
+
+        def work(member: _Member, row: int) -> None:
+            while member.status == ACTIVE and member.step < until and not self._stop:
+                column = member.step - base
+                loss[row, column], norm[row, column] = self._train_step(member)
+
+        with _one_thread_each(), self._workers() as pool:
+            pending = {
+                pool.submit(work, member, row)
+                for row, member in enumerate(self._members)
+                if member.status == ACTIVE and member.step < until
+            }
+            try:
+                while pending:
+                    done, pending = concurrent.futures.wait(pending, timeout=TICK)
+                    for future in done:
+                        future.result()
+                    if tick is not None:
+                        tick(sum(m.step for m in todo) - steps_before)
+            finally:
+                seen = self._stop
+                self._stop = bool(pending)  # after an exception here the workers must end
+        self._stop = False
+        unfinished = any(m.status == ACTIVE and m.step < until for m in todo)
+        return Advance(base, loss, norm, stopped=seen and unfinished)
+
+    def request_stop(self) -> None:
+        self._stop = True
+
+    def freeze(self, members: NDArray[np.bool_]) -> None:
+        for member, chosen in zip(self._members, members, strict=True):
+            if chosen and member.status == ACTIVE:
+                member.status = FROZEN
+
+    def predict(self, tokens: Int32) -> Int32:
+        # NumPy's argmax takes the first of equal values, PyTorch's promises nothing.
+        answers: Int32 = self.logits(tokens, range(len(self._members))).argmax(-1).astype(np.int32)
+        return answers
+
+    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
+        inputs = torch.from_numpy(tokens).long()
+        with _one_thread_each(), torch.no_grad():
+            return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in members])
+
+    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
+        """Loss [M] and the gradients by name, [M, *shape], of one batch for all members.
+
+        tokens [B, T], targets [B]. Nothing is trained or clipped.
+        """
+        x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+        losses = []
+        with _one_thread_each():
+            for member in self._members:
+                member.optimizer.zero_grad()
+                loss = member.module.loss(x, y, member.spec.model.loss_positions)
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.item())
+        return np.array(losses, np.float32), self._stacked(_gradient)
+
+    def _train_step(self, member: _Member) -> tuple[float, float]:
+        spec = member.spec
+        tokens, targets = self._task.batch(spec.seed, member.step, spec.training.batch_size)
+        scale, offset = self._tables.scale[member.step], self._tables.offset[member.step]
+        lr = float(np.float32(spec.optimizer.lr * scale + offset))
+        x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+        return member.train_step(x, y, lr)
+
+    def _member(self, state: State, i: int) -> _Member:
+        spec = self._specs[i]
+        with torch.device("meta"):
+            module = Transformer(spec.model)
+        module.load_state_dict(
+            {t.name: torch.tensor(state.params[t.name][i]) for t in self._table}, assign=True
+        )
+        optimizer = _adamw(module, spec)
+        for t in self._table:
+            optimizer.state[module.get_parameter(t.name)] = {
+                "step": torch.tensor(float(state.step[i])),
+                "exp_avg": torch.tensor(state.exp_avg[t.name][i]),
+                "exp_avg_sq": torch.tensor(state.exp_avg_sq[t.name][i]),
+            }
+        return _Member(spec, module, optimizer, int(state.step[i]), int(state.status[i]))
+
+    def _stacked(self, of: Callable[[torch.nn.Parameter], Tensor]) -> Named:
+        return {
+            t.name: np.stack(
+                [of(m.module.get_parameter(t.name)).detach().numpy() for m in self._members]
+            )
+            for t in self._table
+        }
+
+    def _workers(self) -> concurrent.futures.ThreadPoolExecutor:
+        return concurrent.futures.ThreadPoolExecutor(
+            self._threads, initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+
+def _adamw(module: Transformer, spec: MemberSpec) -> torch.optim.AdamW:
+    options = spec.optimizer
+    every = list(module.parameters())
+    decayed = [p for p in every if p.ndim == 2 or options.decay == "all"]
+    plain = [p for p in every if p.ndim != 2 and options.decay == "matrices"]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": options.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+    )
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        raise RuntimeError("a parameter took no part in the loss")
+    return parameter.grad
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
