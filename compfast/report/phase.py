@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,9 +37,11 @@ class RunLike(Protocol):
     def members(self) -> pl.DataFrame: ...
     @property
     def config(self) -> Config: ...
+    @property
+    def info(self) -> Mapping[str, Any]: ...
 
 
-def phase_diagram(run: RunLike, path: str | Path, *, engine: str | None = None) -> Path:
+def phase_diagram(run: RunLike, path: str | Path) -> Path:
     """Draw the phase diagram of a run as a PNG at `path`, replaced as a whole.
 
     A column of panels for each level of the second swept axis (depth if it was swept): the
@@ -48,17 +51,17 @@ def phase_diagram(run: RunLike, path: str | Path, *, engine: str | None = None) 
     """
     path = Path(path)
     storage.make_folder(path.parent)
-    storage.replace_file(path, [phase_png(run, engine)])
+    storage.replace_file(path, [phase_png(run)])
     return path
 
 
-def phase_png(run: RunLike, engine: str | None = None) -> bytes:
+def phase_png(run: RunLike) -> bytes:
     """The bytes of the phase diagram's PNG."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.rc_context(style.RC):
-        figure = _draw(run, engine or run.config.run.engine)
+        figure = _draw(run)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_figure(
             buffer, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.12
@@ -66,13 +69,13 @@ def phase_png(run: RunLike, engine: str | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(run: RunLike, engine: str) -> Figure:
+def _draw(run: RunLike) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     members = run.members.filter(pl.col("verdict").is_not_null())
     names = candidates(members)
-    axes = second_axes(members)
+    axes = second_axes(run.config)
     axis = axes[0] if axes else None
     levels = _shown(axis.levels) if axis else (None,)
     one_gamma = members["gamma"].n_unique() <= 1
@@ -105,7 +108,11 @@ def _draw(run: RunLike, engine: str) -> Figure:
         )
     everything = summarise(members, names)
     _legend(figure, everything, names, curves=not one_gamma)
-    text = style.caption(run.config, members, engine) + " " + _reading(axes, levels, one_gamma)
+    text = (
+        style.caption(run.config, members, str(run.info["engine"]))
+        + " "
+        + _reading(axes, levels, one_gamma)
+    )
     figure.text(0.01, -0.015, style.wrapped(text, width), va="top", fontsize=7.5, color="#404040")
     return figure
 
@@ -195,8 +202,8 @@ def _reading(axes: tuple[Axis, ...], levels: tuple[Any, ...], one_gamma: bool) -
     else:
         said = [
             "Top strip: all members of a gamma, cut by verdict. Shares: 95 % Wilson intervals"
-            " over the seeds. Agreements: means and the middle half of the seeds; seen: trained pairs with"
-            " test-side keys."
+            " over the seeds. Agreements: means and the middle half of the seeds; seen: trained"
+            " pairs with test-side keys."
         ]
         if axes:
             said.append("Hatched: at least half of the members underfit.")

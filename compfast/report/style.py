@@ -50,14 +50,14 @@ def colour(name: str, candidates: tuple[str, ...]) -> str:
 
 
 def axis_name(axis: Axis) -> str:
-    field = axis.column.rpartition(".")[2]
+    field = axis.column
     return {"layers": "depth (layers)", "d_model": "width", "lr": "learning rate"}.get(
         field, field.replace("_", " ")
     )
 
 
 def level_name(axis: Axis, value: Any) -> str:
-    field = axis.column.rpartition(".")[2]
+    field = axis.column
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     if field == "layers":
         return f"{shown} layer" + ("" if value == 1 else "s")

@@ -10,21 +10,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from compfast.config import Config
 from compfast.errors import UsageError
+from compfast.members import column_of
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, Difference, band_difference
 
 Float64 = NDArray[np.float64]
 
 _KNOWN_CANDIDATES = ("inferential", "symmetric")
-_NOT_SWEPT = {
-    "member", "gamma", "seed", "verdict", "steps", "group", "row", "seen", "other", "loss",
-    "status", "grad_norm", "parameters",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A second swept field: the members' column and its levels in ascending order."""
+    """A swept field: its column in the members table, and its levels in ascending order."""
 
     column: str
     levels: tuple[Any, ...]
@@ -81,21 +79,54 @@ def summarise(members: pl.DataFrame, names: Sequence[str] | None = None) -> Summ
     return Summary(gammas, np.bincount(index, minlength=len(gammas)), counts, agreements)
 
 
-def second_axes(members: pl.DataFrame) -> tuple[Axis, ...]:
-    """What was swept besides gamma and seed, depth first."""
-    scores = {*_NOT_SWEPT, *candidates(members)}
+def second_axes(config: Config) -> tuple[Axis, ...]:
+    """What was swept besides gamma and seed, depth first, since the papers draw depth."""
     axes = [
-        Axis(name, tuple(levels))
-        for name in members.columns
-        if name not in scores and members[name].dtype != pl.List
-        if len(levels := members[name].drop_nulls().unique().sort().to_list()) > 1
+        Axis(column_of(path), tuple(sorted(values)))
+        for path, values in config.sweep
+        if path not in ("init.gamma", "seed") and len(values) > 1
+        if all(isinstance(value, (int, float, str)) for value in values)
     ]
-    # group fixes the tensors' shapes, so depth is what the papers draw first
-    return tuple(sorted(axes, key=lambda axis: axis.column.rpartition(".")[2] != "layers"))
+    return tuple(sorted(axes, key=lambda axis: axis.column != "layers"))
 
 
 def level(members: pl.DataFrame, axis: Axis, value: Any) -> pl.DataFrame:
     return members.filter(pl.col(axis.column) == value)
+
+
+def rows_by_gamma(
+    members: pl.DataFrame, axes: Sequence[Axis] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text: members by verdict and mean agreements, a row a gamma.
+
+    With an axis, its levels one after the other; only verdicts that occur have a column.
+    """
+    names = candidates(members)
+    axis = axes[0] if axes else None
+    present = set(members["verdict"].drop_nulls().unique().to_list())
+    labels = [label for label in verdict_order(members) if label in present]
+    scores = [name for name in ("seen", *names) if name in members.columns]
+    header = [*([axis.column] if axis else []), "gamma", "members", *labels]
+    header += [f"mean {name}" for name in scores]
+    rows = []
+    for value in axis.levels if axis else (None,):
+        own = members if axis is None else level(members, axis, value)
+        found = summarise(own, names)
+        for i, gamma in enumerate(found.gamma):
+            row = [] if axis is None else [_text(value)]
+            row += [f"{gamma:.4g}", str(found.members[i])]
+            row += [str(found.counts[label][i]) for label in labels]
+            means = (found.agreements[name].mean[i] for name in scores)
+            rows.append(row + [f"{mean:.2f}" if np.isfinite(mean) else "-" for mean in means])
+    return header, rows
+
+
+def sentences(members: pl.DataFrame, config: Config, verdict: str = "inferential") -> list[str]:
+    """`band_sentence`, for each level of the second axis if one was swept."""
+    axes = second_axes(config)[:1]
+    parts = [(f"{a.column} {_text(v)}: ", level(members, a, v)) for a in axes for v in a.levels]
+    said = [(label, band_sentence(own, verdict)) for label, own in parts or [("", members)]]
+    return [label + sentence for label, sentence in said if sentence is not None]
 
 
 def band_sentence(members: pl.DataFrame, verdict: str = "inferential") -> str | None:
@@ -140,3 +171,7 @@ def _spread(column: pl.Series, index: NDArray[np.int64], size: int) -> Spread:
         if len(own):
             rows[:, i] = own.mean(), *np.quantile(own, [0.25, 0.75])
     return Spread(*rows)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
