@@ -29,14 +29,14 @@ static inline void anchor_sequence(const AnchorStream& s, uint64_t seed, uint32_
   *target = key + s.pairs[3 * pair + 2];
 }
 
-// tokens [batch, T], targets [batch] of training step `step`
+// Sequences [begin, end) of training step `step` into tokens [batch, T], targets [batch].
 static inline void anchor_batch(const AnchorStream& s, uint64_t seed, int64_t step, int32_t batch,
-                                int32_t* tokens, int32_t* targets) {
+                                int64_t begin, int64_t end, int32_t* tokens, int32_t* targets) {
   const uint32_t blocks = (uint32_t)s.words / 4;
   const int64_t total = s.group_size * s.pair_count;
   const int64_t epoch_steps = total / batch;
-  for (int32_t b = 0; b < batch; b++) {
-    int32_t* row = tokens + (int64_t)b * s.positions;
+  for (int64_t b = begin; b < end; b++) {
+    int32_t* row = tokens + b * s.positions;
     if (s.group_size == 0) {
       anchor_sequence(s, seed, (uint32_t)b * blocks, (uint32_t)step, TRAIN, -1, row, targets + b);
       continue;

@@ -223,7 +223,7 @@ py::tuple py_anchor_batch(const py::dict& stream, uint64_t seed, int64_t step, i
   const AnchorStream s = anchor_stream(pairs, combos, stream);
   Array<int32_t> tokens({(py::ssize_t)batch, (py::ssize_t)s.positions});
   Array<int32_t> targets(batch);
-  anchor_batch(s, seed, step, batch, tokens.mutable_data(), targets.mutable_data());
+  anchor_batch(s, seed, step, batch, 0, batch, tokens.mutable_data(), targets.mutable_data());
   return py::make_tuple(tokens, targets);
 }
 

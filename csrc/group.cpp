@@ -40,21 +40,58 @@ void set_floating_mode() {
 #endif
 }
 
+// Two threads meet; both spin, since the other is at most a fraction of a step away.
+class Barrier {
+ public:
+  void wait() {
+    const unsigned phase = phase_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++)
+      if (spins > 4096) std::this_thread::yield();
+  }
+
+ private:
+  std::atomic<unsigned> arrived_{0}, phase_{0};
+};
+
 }  // namespace
 
 struct Group::Worker {
   explicit Worker(const PlanRecord& plan)
       : values(allocate<float>(plan.workspace_size)),
         packed(allocate<float>(plan.packed_size)),
-        gradient(allocate<float>(plan.flat_size)),
+        gradient(allocate<float>(2 * plan.flat_size)),
         scratch(allocate<float>(plan.scratch_size)),
         tokens(allocate<int32_t>((int64_t)plan.batch * plan.positions)),
         targets(allocate<int32_t>(plan.batch)) {
-    view = {values.get(), packed.get(), gradient.get(), scratch.get(), tokens.get(), targets.get()};
+    view.values = values.get();
+    view.packed = packed.get();
+    view.gradient[0] = gradient.get();
+    view.gradient[1] = gradient.get() + plan.flat_size;
+    view.scratch = scratch.get();
+    view.tokens = tokens.get();
+    view.targets = targets.get();
   }
   std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
   std::unique_ptr<int32_t[], FreeDeleter> tokens, targets;
   Workspace view;
+};
+
+struct Group::Call {
+  int64_t until, base, columns;
+  float *loss, *grad_norm;
+  std::atomic<int64_t> done;
+};
+
+struct Group::Team {
+  Worker* second = nullptr;
+  Barrier barrier;
+  double sums[2] = {};
+  bool go_on = false;
 };
 
 Group::Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
@@ -77,19 +114,18 @@ Member Group::member(int64_t i) const {
   return member;
 }
 
-// Jobs are handed out in order; which worker takes one changes no bit. `wait` runs on the
-// calling thread about ten times a second until the last worker is done.
-void Group::parallel(int64_t count, const std::function<void(int64_t, Worker&)>& job,
-                     const std::function<void()>& wait) {
-  std::atomic<int64_t> next{0};
+// Runs `body` once a worker, each on its own thread; `wait` runs on the calling thread about ten
+// times a second until the last is done. When it throws, the workers are told to stop.
+void Group::run_workers(const std::function<void(size_t)>& body,
+                        const std::function<void()>& wait) {
   std::mutex mutex;
   std::condition_variable finished;
   size_t running = workers_.size();
   std::vector<std::thread> threads;
-  for (auto& worker : workers_)
-    threads.emplace_back([&, w = worker.get()] {
+  for (size_t index = 0; index < workers_.size(); index++)
+    threads.emplace_back([&, index] {
       set_floating_mode();
-      for (int64_t i; (i = next.fetch_add(1)) < count;) job(i, *w);
+      body(index);
       std::lock_guard<std::mutex> lock(mutex);
       running--;
       finished.notify_one();
@@ -111,29 +147,92 @@ void Group::parallel(int64_t count, const std::function<void(int64_t, Worker&)>&
   if (error) std::rethrow_exception(error);
 }
 
+// Jobs are handed out in order; which worker takes one changes no bit.
+void Group::parallel(int64_t count, const std::function<void(int64_t, Worker&)>& job,
+                     const std::function<void()>& wait) {
+  std::atomic<int64_t> next{0};
+  run_workers(
+      [&](size_t index) {
+        for (int64_t i; (i = next.fetch_add(1)) < count;) job(i, *workers_[index]);
+      },
+      wait);
+}
+
+// Writes down a step; false when the member has no further step to take.
+bool Group::record(int64_t i, const StepResult& result, Call& call) {
+  int64_t& step = arrays_.step[i];
+  call.loss[i * call.columns + step - call.base] = result.loss;
+  call.grad_norm[i * call.columns + step - call.base] = result.grad_norm;
+  if (result.finite)
+    step++;
+  else
+    arrays_.status[i] = DIVERGED;
+  call.done.fetch_add(1, std::memory_order_relaxed);
+  return result.finite && step < call.until && !stop_.load();
+}
+
+void Group::train_alone(int64_t i, Worker& worker, Call& call) {
+  if (stop_.load()) return;
+  const Member one = member(i);
+  StepResult result;
+  do {
+    const int64_t step = arrays_.step[i];
+    double sums[2];
+    kernels_.pack(plan_, one, worker.view);
+    for (int half = 0; half < 2; half++)
+      sums[half] = kernels_.half(plan_, stream_, one, worker.view, step, half,
+                                 worker.view.gradient[half]);
+    result = kernels_.update(plan_, optimizer_, one, worker.view, sums, step);
+  } while (record(i, result, call));
+}
+
+// Two workers, half a batch each; the first adds the halves and takes the optimiser step.
+void Group::train_together(int64_t i, Team& team, int rank, Worker& worker, Call& call) {
+  const Member one = member(i);
+  Workspace both = worker.view;
+  if (rank == 0) {
+    both.gradient[1] = team.second->view.gradient[1];
+    team.go_on = !stop_.load();
+  }
+  team.barrier.wait();
+  while (team.go_on) {
+    const int64_t step = arrays_.step[i];
+    kernels_.pack(plan_, one, worker.view);
+    team.sums[rank] = kernels_.half(plan_, stream_, one, worker.view, step, rank,
+                                    worker.view.gradient[rank]);
+    team.barrier.wait();
+    if (rank == 0) {
+      const StepResult result = kernels_.update(plan_, optimizer_, one, both, team.sums, step);
+      team.go_on = record(i, result, call);
+    }
+    team.barrier.wait();
+  }
+}
+
 bool Group::advance(int64_t until, int64_t base, int64_t columns, float* loss, float* grad_norm,
                     const std::function<void(int64_t)>& poll) {
   stop_.store(false);
-  std::atomic<int64_t> done{0};
-  parallel(
-      arrays_.members,
-      [&](int64_t i, Worker& worker) {
-        const Member one = member(i);
-        int64_t& step = arrays_.step[i];
-        while (arrays_.status[i] == ACTIVE && step < until && !stop_.load()) {
-          const StepResult result =
-              kernels_.step(plan_, optimizer_, stream_, one, worker.view, step);
-          loss[i * columns + step - base] = result.loss;
-          grad_norm[i * columns + step - base] = result.grad_norm;
-          if (result.finite)
-            step++;
-          else
-            arrays_.status[i] = DIVERGED;
-          done.fetch_add(1, std::memory_order_relaxed);
-        }
-      },
-      [&] { poll(done.load()); });
+  Call call{until, base, columns, loss, grad_norm, {0}};
+  std::vector<int64_t> active;
   for (int64_t i = 0; i < arrays_.members; i++)
+    if (arrays_.status[i] == ACTIVE && arrays_.step[i] < until) active.push_back(i);
+  const auto wait = [&] { poll(call.done.load()); };
+  const size_t teams = workers_.size() / 2;
+  if (active.size() <= teams) {
+    std::vector<Team> pairs(active.size());
+    for (size_t t = 0; t < pairs.size(); t++) pairs[t].second = workers_[2 * t + 1].get();
+    run_workers(
+        [&](size_t index) {
+          const size_t t = index / 2;
+          if (t < pairs.size())
+            train_together(active[t], pairs[t], (int)(index % 2), *workers_[index], call);
+        },
+        wait);
+  } else {
+    parallel((int64_t)active.size(),
+             [&](int64_t a, Worker& worker) { train_alone(active[a], worker, call); }, wait);
+  }
+  for (int64_t i : active)
     if (arrays_.status[i] == ACTIVE && arrays_.step[i] < until) return true;
   return false;
 }

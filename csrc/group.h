@@ -1,5 +1,6 @@
 // A group of members of one shape, and the workers that train them: one worker owns one member
-// for a whole chunk of steps. The large arrays belong to the caller.
+// for a whole chunk of steps (two share one where there are workers to spare). The large arrays
+// belong to the caller.
 #pragma once
 
 #include <atomic>
@@ -49,7 +50,13 @@ class Group {
 
  private:
   struct Worker;
+  struct Call;  // one call of advance
+  struct Team;  // two workers that share a member
   Member member(int64_t i) const;
+  bool record(int64_t i, const StepResult& result, Call& call);
+  void train_alone(int64_t i, Worker& worker, Call& call);
+  void train_together(int64_t i, Team& team, int rank, Worker& worker, Call& call);
+  void run_workers(const std::function<void(size_t)>& body, const std::function<void()>& wait);
   void parallel(int64_t count, const std::function<void(int64_t, Worker&)>& job,
                 const std::function<void()>& wait);
 

@@ -112,7 +112,8 @@ inline void clear_gradients(const OpRecord& op, long n, float* values) {
 }
 
 inline double backward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
-                       const int32_t* tokens, const int32_t* targets, float inverse_count) {
+                       float* gradient, const int32_t* tokens, const int32_t* targets,
+                       float inverse_count) {
   double loss = 0;
   for (int i = plan.op_count - 1; i >= 0; i--) {
     const OpRecord& op = plan.ops[i];
@@ -120,35 +121,66 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     if (op.kind == OP_LOSS) {
       loss = loss_backward(plan, op, n, w, tokens, targets, inverse_count);
     } else if (op.kind == OP_LINEAR) {
-      linear_backward(op, n, params, w.values, w.gradient);
+      linear_backward(op, n, params, w.values, gradient);
       if (op.inputs > 1) residual_backward(op, n, w.values);
     } else if (op.kind == OP_NORM) {
-      backward_norm(op, n, params, w.values, w.gradient);
+      backward_norm(op, n, params, w.values, gradient);
     } else if (op.kind == OP_ATTENTION) {
       backward_attention(op, n, w.values, w.scratch);
     } else if (op.kind == OP_EMBED) {
       embed_backward(n, plan.positions, op.out.width, op.out.ld, tokens, w.values + op.out.grad,
-                     w.gradient + op.weight, w.gradient + op.weight2);
+                     gradient + op.weight, gradient + op.weight2);
     }
   }
   return loss;
 }
 
-// Mean loss over `count` sequences; the gradient of that mean is left in the workspace.
+// Sequences [begin, end) of half 0 or 1 of a batch: always two halves, each with its own gradient
+// vector, so that one worker alone and two workers side by side compute the same bits.
+struct Half {
+  int64_t begin, end;
+};
+
+inline Half half_of(int64_t count, int half) {
+  const int64_t middle = (count + 1) / 2;
+  return half == 0 ? Half{0, middle} : Half{middle, count};
+}
+
+// Loss summed over one half's rows; the gradient of the whole batch's mean goes to `gradient`.
+inline double half_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
+                            const int32_t* tokens, const int32_t* targets, int64_t count, int half,
+                            float* gradient) {
+  std::memset(gradient, 0, plan.flat_size * sizeof(float));
+  const float inverse = 1.0f / (float)(count * (plan.loss_all ? plan.positions : 1));
+  const Half h = half_of(count, half);
+  double loss = 0;
+  for (int64_t s = h.begin; s < h.end; s += plan.microbatch) {
+    const long n = (long)(h.end - s < plan.microbatch ? h.end - s : plan.microbatch);
+    const int32_t* rows = tokens + s * plan.positions;
+    forward(plan, n, member.params, w, rows);
+    loss += backward(plan, n, member.params, w, gradient, rows, targets + s, inverse);
+  }
+  return loss;
+}
+
+inline void add_halves(const PlanRecord& plan, const Workspace& w) {
+  for (int64_t i = 0; i < plan.flat_size; i += W)
+    store(w.gradient[0] + i, load(w.gradient[0] + i) + load(w.gradient[1] + i));
+}
+
+inline float mean_loss(const PlanRecord& plan, int64_t count, const double* sums) {
+  return (float)((sums[0] + sums[1]) / (double)(count * (plan.loss_all ? plan.positions : 1)));
+}
+
+// Mean loss over `count` sequences; its gradient is left in w.gradient[0].
 inline float batch_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
                             const int32_t* tokens, const int32_t* targets, int64_t count) {
   pack(plan, member.params, w.packed);
-  std::memset(w.gradient, 0, plan.flat_size * sizeof(float));
-  const int64_t rows = count * (plan.loss_all ? plan.positions : 1);
-  const float inverse = 1.0f / (float)rows;
-  double loss = 0;
-  for (int64_t s = 0; s < count; s += plan.microbatch) {
-    const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);
-    const int32_t* rows_tokens = tokens + s * plan.positions;
-    forward(plan, n, member.params, w, rows_tokens);
-    loss += backward(plan, n, member.params, w, rows_tokens, targets + s, inverse);
-  }
-  return (float)(loss / (double)rows);
+  double sums[2];
+  for (int half = 0; half < 2; half++)
+    sums[half] = half_gradient(plan, member, w, tokens, targets, count, half, w.gradient[half]);
+  add_halves(plan, w);
+  return mean_loss(plan, count, sums);
 }
 
 inline bool finite(float x) { return x - x == 0.0f; }
@@ -174,17 +206,30 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   }
 }
 
-// Absolute step `step` (0-based). A loss or norm that is not finite leaves the member as it was.
-inline StepResult train_step(const PlanRecord& plan, const Optimizer& optimizer,
-                             const AnchorStream& stream, const Member& member, const Workspace& w,
-                             int64_t step) {
-  anchor_batch(stream, member.seed, step, plan.batch, w.tokens, w.targets);
+// One half of absolute step `step` (0-based): draws its sequences, returns its loss sum.
+inline double train_half(const PlanRecord& plan, const AnchorStream& stream, const Member& member,
+                         const Workspace& w, int64_t step, int half, float* gradient) {
+  const Half h = half_of(plan.batch, half);
+  anchor_batch(stream, member.seed, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
+  return half_gradient(plan, member, w, w.tokens, w.targets, plan.batch, half, gradient);
+}
+
+// Adds the halves and takes the optimiser step. A loss or norm that is not finite leaves the
+// member as it was.
+inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimizer,
+                               const Member& member, const Workspace& w, const double* sums,
+                               int64_t step) {
+  add_halves(plan, w);
   StepResult result;
-  result.loss = batch_gradient(plan, member, w, w.tokens, w.targets, plan.batch);
-  result.grad_norm = gradient_norm(w.gradient, plan.flat_size);
+  result.loss = mean_loss(plan, plan.batch, sums);
+  result.grad_norm = gradient_norm(w.gradient[0], plan.flat_size);
   result.finite = finite(result.loss) && finite(result.grad_norm);
-  if (result.finite) optimise(plan, optimizer, member, w.gradient, result.grad_norm, step);
+  if (result.finite) optimise(plan, optimizer, member, w.gradient[0], result.grad_norm, step);
   return result;
+}
+
+inline void train_pack(const PlanRecord& plan, const Member& member, const Workspace& w) {
+  pack(plan, member.params, w.packed);
 }
 
 // Last-position logits [count, vocabulary] and their argmax [count]; either may be null.

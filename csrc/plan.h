@@ -100,7 +100,7 @@ struct Member {
 struct Workspace {
   float* values = nullptr;  // [workspace_size]
   float* packed = nullptr;
-  float* gradient = nullptr;  // [flat_size]
+  float* gradient[2] = {};  // [flat_size], one a half of the batch
   float* scratch = nullptr;
   int32_t* tokens = nullptr;   // [batch, T]
   int32_t* targets = nullptr;  // [batch]
@@ -115,8 +115,11 @@ struct StepResult {
 struct KernelTable {
   const char* isa;
   int32_t width;
-  StepResult (*step)(const PlanRecord&, const Optimizer&, const AnchorStream&, const Member&,
-                     const Workspace&, int64_t step);
+  void (*pack)(const PlanRecord&, const Member&, const Workspace&);
+  double (*half)(const PlanRecord&, const AnchorStream&, const Member&, const Workspace&,
+                 int64_t step, int half, float* gradient);
+  StepResult (*update)(const PlanRecord&, const Optimizer&, const Member&, const Workspace&,
+                       const double* sums, int64_t step);
   float (*gradient)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
                     const int32_t* targets, int64_t count);
   void (*logits)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,

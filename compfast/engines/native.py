@@ -75,7 +75,7 @@ class NativeEngine:
             "correction1": tables.bias_correction1,
             "correction2": tables.bias_correction2,
         }
-        workers = min(threads or os.cpu_count() or 1, members)
+        workers = min(threads or os.cpu_count() or 1, 2 * members)
         stream = make_task(first.task).stream_table()
         try:
             self._group = _native.Group(self._plan.record(), optimizer, stream, arrays, workers)
