@@ -29,7 +29,7 @@ _32 = np.uint64(32)
 
 
 def philox4x32(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> UInt32:
-    """One block a counter: four counter words of one broadcast shape [...] -> uint32 [..., 4]."""
+    """One block a counter: four words below 2^32, broadcast to [...] -> uint32 [..., 4]."""
     c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, dtype=np.uint64) for c in counter))
     k0, k1 = key
     for _ in range(10):
