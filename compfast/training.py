@@ -143,6 +143,7 @@ class _Loop:
         self.saved = True
 
     def run(self, resumed: bool = False) -> Run:
+        self.folder.write_members(self._members())
         run = load(self.folder.path)
         with self.signals:
             try:
