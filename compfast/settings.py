@@ -135,12 +135,13 @@ def field_hint(path: str) -> Any:
     return _HINTS[section][name]
 
 
-def convert(path: str, value: Any) -> Any:
+def convert(path: str, value: Any, name: str | None = None) -> Any:
     """`value` as the type of field `path`: lists become tuples, int serves for float.
 
-    The word "none" stands for None where the field may be None (TOML has no null).
+    The word "none" stands for None where the field may be None (TOML has no null). `name` is what
+    an error's sentence calls the field (a flag), `path` if it is not given.
     """
-    return _convert(path, value, field_hint(path))
+    return _convert(name or path, value, field_hint(path))
 
 
 def is_list_field(path: str) -> bool:

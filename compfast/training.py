@@ -66,7 +66,7 @@ def train(
         return _resume(Path(out), config, callbacks)
     if config is None:
         raise UsageError("train needs a config; only a resumed run brings its own")
-    path = Path(out) if out is not None else _default_out(config.task.name)
+    path = Path(out) if out is not None else default_out(config.task.name)
     refuse_used(path)
     groups = member_groups(config)
     _check_snapshots(config, groups)
@@ -346,6 +346,6 @@ def _check_snapshots(config: Config, groups: Groups) -> None:
         raise UsageError(f"run.snapshots has step {late[0]}; training ends at step {steps}")
 
 
-def _default_out(task: str) -> Path:
+def default_out(task: str) -> Path:
     now = datetime.datetime.now(datetime.timezone.utc)
     return Path("runs") / f"{task}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

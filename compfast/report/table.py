@@ -150,9 +150,13 @@ def band_sentence(members: pl.DataFrame, verdict: str = "inferential") -> str | 
     gamma = members["gamma"].to_numpy()
     first, second = (float(hit[(gamma >= x) & (gamma <= y)].mean()) for x, y in bands)
     return (
-        f"{verdict} share: {first:.0%} at gamma {a:g} to {b:g}, {second:.0%} at {c:g} to {d:g};"
+        f"{verdict} share: {first:.0%} at gamma {_band(a, b)}, {second:.0%} at {_band(c, d)};"
         f" difference {_interval(found)}"
     )
+
+
+def _band(low: float, high: float) -> str:
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def _interval(found: Difference) -> str:

@@ -1,0 +1,196 @@
+"""From flags to a config: preset < file < flags, and the sweep that they span."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compfast import settings
+from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, VARIANTS, text_of
+from compfast.config import MAX_SEED, Config
+from compfast.errors import UsageError
+from compfast.grid import gamma_axis, gammas_and_seeds, parse_range, parse_values
+from compfast.presets import preset
+from compfast.settings import Settings
+
+GAMMA, SEED = "init.gamma", "seed"
+_DEFAULT_PRESET = "tiny"
+
+
+@dataclass(slots=True)
+class Given:
+    """What flags say of single fields and of axes, and which flag said it."""
+
+    settings: Settings = field(default_factory=lambda: {"sweep": {}})
+    origin: dict[str, str] = field(default_factory=dict)  # field -> the flag as it was written
+
+    def put(self, path: str, value: Any, shown: str) -> None:
+        section, _, name = path.partition(".")
+        self.settings["sweep"].pop(path, None)
+        self.settings.setdefault(section, {})[name] = value
+        self.origin[path] = shown
+
+    def put_axis(self, path: str, values: Any, shown: str) -> None:
+        section, _, name = path.partition(".")
+        self.settings.get(section, {}).pop(name, None)
+        self.settings["sweep"][path] = list(values)
+        self.origin[path] = shown
+
+
+def new_config(arguments: argparse.Namespace) -> Config:
+    """The config of a new run; raises UsageError."""
+    data = settings.apply(base(arguments), given(arguments).settings)
+    shared = settings.from_dict(data)
+    axes = dict(shared.sweep) if data.get("sweep") else {}
+    gammas, seeds = axes.pop(GAMMA, None), axes.pop(SEED, None)
+    gammas, seeds = _inner_axes(arguments, axes, gammas, seeds)
+    sweep = [*axes.items(), *([(GAMMA, gammas)] if gammas else []), (SEED, seeds)]
+    steps = snapshots(arguments, shared.training.steps)
+    run = shared.run if steps is None else dataclasses.replace(shared.run, snapshots=steps)
+    return dataclasses.replace(shared, run=run, sweep=tuple(sweep))
+
+
+def base(arguments: argparse.Namespace) -> Settings:
+    """The settings of the preset with those of the file over them."""
+    try:
+        data: Settings = dict(preset(arguments.preset or _DEFAULT_PRESET))
+    except UsageError as error:
+        raise UsageError(f"--{error}") from None
+    if arguments.config is not None:
+        file = settings.load_toml(arguments.config)
+        settings.from_dict({"sweep": file.get("sweep", {})})
+        data = settings.apply(data, file)
+    return data
+
+
+def given(arguments: argparse.Namespace) -> Given:
+    """What the flags say, apart from --models, --gamma-range, --seeds, --seed, --snapshots."""
+    result = Given()
+    if arguments.variant is not None:
+        if arguments.variant not in VARIANTS:
+            known = ", ".join(VARIANTS)
+            raise UsageError(f"--variant is {arguments.variant!r}; it must be one of {known}")
+        for name, value in VARIANTS[arguments.variant].items():
+            result.put(f"task.{name}", value, f"--variant {arguments.variant}")
+    for text in arguments.set:
+        section, name, value = settings.parse_set(text)
+        path = f"{section}.{name}"
+        if isinstance(value, list) and not settings.is_list_field(path):
+            result.put_axis(path, value, f"--set {text}")
+        else:
+            result.put(path, value, f"--set {text}")
+    for flag, path in FIELD_FLAGS.items():
+        text = text_of(arguments, flag)
+        if text is not None:
+            result.put(path, _field(flag, path, text), f"{flag} {text}")
+    for flag, (path, kind) in LIST_FLAGS.items():
+        text = text_of(arguments, flag)
+        if text is not None:
+            values = parse_values(flag, text, kind)
+            put = result.put if len(values) == 1 else result.put_axis
+            put(path, values[0] if len(values) == 1 else values, f"{flag} {text}")
+    if arguments.shard is not None:
+        result.put("run.shard", _shard(arguments.shard), f"--shard {arguments.shard}")
+    if arguments.quiet:
+        result.put("run.quiet", True, "--quiet")
+    return result
+
+
+def snapshots(arguments: argparse.Namespace, last: int) -> tuple[int, ...] | None:
+    """Steps of --snapshots: a list, or log:N for N steps evenly spaced in log from 1 to `last`."""
+    text = arguments.snapshots
+    if text is None:
+        return None
+    if not text.startswith("log:"):
+        return parse_values("--snapshots", text, int)
+    n = count(text[4:], "--snapshots log:N", least=2)
+    assert n is not None
+    return tuple(sorted({round(last ** (i / (n - 1))) for i in range(n)}))
+
+
+def count(text: str | None, flag: str, least: int = 1, below: int | None = None) -> int | None:
+    """A whole number of at least `least` (and less than `below`)."""
+    if text is None:
+        return None
+    allowed = f"a whole number of at least {least}" + (f" and below {below}" if below else "")
+    try:
+        value = int(text)
+    except ValueError:
+        raise UsageError(f"{flag} is {text!r}; it must be {allowed}") from None
+    if value < least or (below is not None and value >= below):
+        raise UsageError(f"{flag} is {text}; it must be {allowed}")
+    return value
+
+
+def gamma_range(text: str) -> tuple[float, float]:
+    try:
+        return parse_range("--gamma-range", text)
+    except UsageError:
+        raise UsageError(
+            f"--gamma-range is {text!r}; it must be LO:HI with finite LO <= HI, e.g. 0.1:1.5"
+        ) from None
+
+
+def _field(flag: str, path: str, text: str) -> Any:
+    value = text if settings.field_hint(path) is str else settings.parse_value(text)
+    return settings.convert(path, value, flag)
+
+
+def _shard(text: str) -> list[int]:
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise UsageError(f"--shard is {text!r}; it must be I/N with 0 <= I < N, e.g. 0/4")
+    return [int(i), int(n)]
+
+
+def _inner_axes(
+    arguments: argparse.Namespace,
+    axes: Mapping[str, tuple[Any, ...]],
+    gammas: tuple[float, ...] | None,
+    seeds: tuple[int, ...] | None,
+) -> tuple[tuple[float, ...] | None, tuple[int, ...]]:
+    """The axes of gamma and seed, from the flags and from what a settings file sweeps."""
+    models = count(arguments.models, "--models")
+    first = count(arguments.seed, "--seed", least=0, below=MAX_SEED)
+    wanted = count(arguments.seeds, "--seeds")
+    if wanted is None and seeds is not None:
+        wanted = len(seeds)
+    other = math.prod(len(values) for values in axes.values())
+    if arguments.gamma_range is not None:
+        gammas, wanted = _spanned(arguments, models, other, wanted)
+    elif models is not None:
+        if gammas is None:
+            raise UsageError("--models needs --gamma-range LO:HI, e.g. --gamma-range 0.1:1.5")
+        each = other * len(gammas) * (wanted or 1)
+        if models % each or (wanted and models != each):
+            what = f"make {each}" if wanted else f"need a multiple of {each}"
+            raise UsageError(f"--models is {models}, but the gammas, seeds and lists {what}")
+        wanted = wanted or models // each
+    elif not axes and gammas is None and wanted is None:
+        raise UsageError(
+            "nothing says what to train; give --models N and --gamma-range LO:HI, e.g."
+            " --models 512 --gamma-range 0.1:1.5"
+        )
+    if seeds is not None and first is None and len(seeds) == (wanted or 1):
+        return gammas, seeds
+    return gammas, tuple(range(first or 0, (first or 0) + (wanted or 1)))
+
+
+def _spanned(
+    arguments: argparse.Namespace, models: int | None, other: int, seeds: int | None
+) -> tuple[tuple[float, ...], int]:
+    """(gammas, seeds a gamma) of --gamma-range."""
+    low, high = gamma_range(arguments.gamma_range)
+    if models is None:
+        raise UsageError("--gamma-range needs --models N, the number of members")
+    n, seeds = gammas_and_seeds(models, other, seeds, single=low == high)
+    if n == 1 and low != high:
+        raise UsageError(
+            f"--models is {models}, which leaves one gamma for --gamma-range"
+            f" {arguments.gamma_range}; give more models, or LO = HI"
+        )
+    return gamma_axis(low, high, n), seeds

@@ -1,0 +1,107 @@
+"""Going on with a run: its own config counts, and every flag is held against it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from compfast import runs, settings
+from compfast.cli import request
+from compfast.cli.request import GAMMA, SEED
+from compfast.config import Config
+from compfast.errors import UsageError
+from compfast.runs import Run
+
+
+def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
+    """The run of --resume and its config with what a resumption may change.
+
+    Raises UsageError for a folder that is no run, and for a flag (also a field of --preset or
+    --config) that says other than the folder, naming flag, given and stored value.
+    """
+    run = runs.load(arguments.resume)
+    if arguments.out is not None and Path(arguments.out).resolve() != run.path.resolve():
+        raise UsageError(f"--out {arguments.out} is not the folder of --resume {arguments.resume}")
+    given = request.given(arguments)
+    _hold_files(run, arguments, given)
+    changes: dict[str, Any] = {}
+    axes = dict(run.config.sweep)
+    for path, shown in given.origin.items():
+        section, _, name = path.partition(".")
+        own = getattr(getattr(run.config, section), name)
+        axis = given.settings["sweep"].get(path)
+        values = [given.settings[section][name]] if axis is None else axis
+        wanted = tuple(settings.convert(path, value) for value in values)
+        stored = axes.get(path, (own,))
+        if section == "run" and name in runs.RESUMABLE:
+            changes[name] = wanted[0]
+        elif path == "run.engine":
+            _hold(run, shown, wanted[0] in ("auto", run.info["engine"]), run.info["engine"])
+        elif path == "run.device":
+            _hold(run, shown, wanted[0] in ("auto", own), own)
+        else:
+            _hold(run, shown, wanted == stored, _shown(stored))
+    _hold_sweep(run, arguments)
+    steps = request.snapshots(arguments, run.config.training.steps)
+    if steps is not None:
+        changes["snapshots"] = steps
+    own_run = dataclasses.replace(run.config.run, **changes)
+    return run, dataclasses.replace(run.config, run=own_run)
+
+
+def _hold(run: Run, shown: str, agrees: bool, stored: Any) -> None:
+    if not agrees:
+        raise UsageError(f"{shown} contradicts {run.path}, which was started with {stored}")
+
+
+def _hold_files(run: Run, arguments: argparse.Namespace, given: request.Given) -> None:
+    """A preset or file has to describe the stored run wherever no flag says otherwise."""
+    if arguments.preset is None and arguments.config is None:
+        return
+    shown = " and ".join(
+        f"--{flag} {getattr(arguments, flag)}"
+        for flag in ("preset", "config")
+        if getattr(arguments, flag) is not None
+    )
+    data = request.base(arguments)
+    config = settings.from_dict(data)
+    for section in settings.SECTIONS:
+        fields = settings.to_dict(config)[section]
+        explicit = arguments.preset is not None and section != "run"
+        for name in fields if explicit else data.get(section, {}):
+            path = f"{section}.{name}"
+            wanted, own = (getattr(getattr(c, section), name) for c in (config, run.config))
+            if path in given.origin or (section == "run" and name in runs.RESUMABLE):
+                continue
+            _hold(run, f"{shown} ({path} = {wanted})", wanted == own, own)
+    stored = dict(run.config.sweep)
+    for path, values in config.sweep if data.get("sweep") else ():
+        if path not in given.origin and path not in (GAMMA, SEED):
+            _hold(run, f"{shown} (sweep over {path})", values == stored.get(path), "another")
+
+
+def _hold_sweep(run: Run, arguments: argparse.Namespace) -> None:
+    """--models, --gamma-range, --seeds and --seed against the stored axes."""
+    axes = dict(run.config.sweep)
+    gammas = axes.get(GAMMA, (run.config.init.gamma,))
+    seeds = axes.get(SEED, (0,))
+    total = math.prod(len(values) for values in axes.values())
+    for flag, text, least, stored in (
+        ("--models", arguments.models, 1, total),
+        ("--seeds", arguments.seeds, 1, len(seeds)),
+        ("--seed", arguments.seed, 0, seeds[0]),
+    ):
+        value = request.count(text, flag, least)
+        _hold(run, f"{flag} {text}", value in (None, stored), stored)
+    if arguments.gamma_range is not None:
+        bounds = tuple(round(end, 12) for end in request.gamma_range(arguments.gamma_range))
+        ends = (gammas[0], gammas[-1])
+        shown = f"--gamma-range {arguments.gamma_range}"
+        _hold(run, shown, bounds == ends, f"{ends[0]:g}:{ends[1]:g}")
+
+
+def _shown(values: tuple[Any, ...]) -> str:
+    return ",".join(str(value) for value in values)

@@ -1,0 +1,109 @@
+"""`python -m compfast.ensemble`: train an ensemble and say what each member learned.
+
+    python -m compfast.ensemble --models 512 --gamma-range 0.1:1.5
+
+Exit codes: 0 done, 2 wrong usage, 3 interrupted and resumable, 4 storage, 5 every member
+diverged, 1 a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from compfast.callbacks import Callback
+from compfast.cli.flags import parse
+from compfast.cli.live import Lines, Live, Reports
+from compfast.cli.output import Output, aligned, complain
+from compfast.cli.plan import grid_line, plan
+from compfast.cli.request import new_config
+from compfast.cli.resumption import resumption
+from compfast.config import Config
+from compfast.errors import AllDivergedError, CompfastError, Interrupted, UsageError
+from compfast.runfolder import refuse_used
+from compfast.runs import Run, load
+from compfast.training import default_out, train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Bugs are raised."""
+    try:
+        _run(parse(argv))
+    except CompfastError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("stopped before the run began; nothing was written")
+        return Interrupted.exit_code
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.cluster is not None:
+        raise UsageError("--cluster is not in this version; use --shard I/N on each machine")
+    if arguments.resume is not None:
+        stored, config = resumption(arguments)
+        output = Output(config.run.quiet)
+        if stored.finished:
+            output.say(f"{stored.path} is finished; nothing to do")
+            if not (stored.path / "report" / "index.html").exists():
+                _show(stored, output)
+            return
+        out, left = stored.path, 1 - stored.step / config.training.steps
+    else:
+        config = new_config(arguments)
+        output = Output(config.run.quiet)
+        out, left = Path(arguments.out or default_out(config.task.name)), 1.0
+        refuse_used(out)
+    if not config.run.quiet:
+        output.say(plan(config).line(left))
+    if arguments.dry_run:
+        output.say(grid_line(config))
+        return
+    output.say(f"run folder: {out}")
+    _train(config, out, arguments.resume is not None, output)
+
+
+def _train(config: Config, out: Path, resume: bool, output: Output) -> None:
+    """Train, then show and draw what came out, also when no member stayed finite."""
+    diverged: AllDivergedError | None = None
+    with _callbacks(config, output) as callbacks:
+        try:
+            run = train(config, out, callbacks, resume=resume)
+        except AllDivergedError as error:
+            run, diverged = load(out), error
+    _show(run, output)
+    if diverged is not None:
+        raise diverged
+
+
+@contextlib.contextmanager
+def _callbacks(config: Config, output: Output) -> Iterator[list[Callback]]:
+    callbacks: list[Callback] = []
+    if config.run.report_every:
+        callbacks.append(Reports(config.run.report_every))
+    if output.terminal:
+        with Live(output) as live:
+            yield [*callbacks, live]
+    elif output.quiet:
+        yield callbacks
+    else:
+        yield [*callbacks, Lines(output)]
+
+
+def _show(run: Run, output: Output) -> None:
+    from compfast.report import write_report
+    from compfast.report.table import rows_by_gamma, second_axes, sentences
+
+    paths = write_report(run, run.path / "report")
+    for line in aligned(*rows_by_gamma(run.members, second_axes(run.config)[:1])):
+        output.say(line)
+    for line in [*sentences(run.members, run.config), *(str(path) for path in paths)]:
+        output.say(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
