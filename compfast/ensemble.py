@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        complain("stopped before the run began; nothing was written")
+        complain("stopped at once; a run that had begun goes on with --resume")
         return Interrupted.exit_code
     return 0
 

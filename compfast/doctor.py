@@ -1,0 +1,171 @@
+"""`python -m compfast.doctor`: what was built, what this machine can run, what is missing.
+
+Exit code 0 when the main job can run here, else 1. Imports neither torch nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from compfast.errors import UsageError
+
+_PACKAGES = (
+    "compfast", "numpy", "torch", "triton", "polars", "safetensors", "matplotlib", "rich",
+)  # fmt: skip
+_FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16")
+_OLDEST = (3, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem in one sentence; `fatal` ones keep the main job from running."""
+
+    sentence: str
+    fatal: bool
+
+
+def main() -> int:
+    """Print the findings; returns the exit code."""
+    problems: list[Finding] = []
+    for title, lines in (
+        ("machine", machine()),
+        ("packages", packages(problems)),
+        ("native extension", extension(problems)),
+        ("engines", engines(problems)),
+    ):
+        print(title)
+        for line in lines:
+            print(f"  {line}")
+    print("problems" if problems else "no problems")
+    for problem in problems:
+        print(f"  {problem.sentence}")
+    ready = not any(problem.fatal for problem in problems)
+    print("the main job can run" if ready else "the main job cannot run")
+    return 0 if ready else 1
+
+
+def machine() -> list[str]:
+    """System, processor, cores, memory and CUDA devices."""
+    from compfast.engines import cuda_devices
+
+    model, features = processor()
+    devices = cuda_devices()
+    return [
+        f"system: {platform.system()} {platform.release()} {platform.machine()}",
+        f"processor: {model}, {cores()} of {os.cpu_count()} cores usable",
+        f"features: {' '.join(features) or 'unknown'}",
+        f"memory: {memory()}",
+        f"CUDA devices: {devices or 'none'}",
+    ]
+
+
+def packages(problems: list[Finding]) -> list[str]:
+    """Versions as installed, without importing anything."""
+    lines = [f"python {platform.python_version()}"]
+    if sys.version_info < _OLDEST:
+        sentence = f"Python {platform.python_version()} is too old; compfast needs 3.10 or newer"
+        problems.append(Finding(sentence, True))
+    for name in _PACKAGES:
+        try:
+            lines.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            present = util.find_spec(name) is not None
+            lines.append(f"{name} {'without metadata' if present else 'missing'}")
+            if not present and name != "triton":
+                problems.append(_missing(name))
+    return lines
+
+
+def extension(problems: list[Finding]) -> list[str]:
+    """What was compiled, and which instruction set would be used."""
+    try:
+        from compfast import _native
+    except ImportError as error:
+        problems.append(
+            Finding(
+                f"the native extension cannot be loaded ({error}): run pip install -e . with a"
+                " C++17 compiler, or use --engine eager",
+                True,
+            )
+        )
+        return ["not built"]
+    lines = [
+        f"build: {_native.build_info()}",
+        f"compiled: {' '.join(_native.compiled_isas())}",
+        f"this machine runs: {' '.join(_native.supported_isas()) or 'none of them'}",
+    ]
+    forced = os.environ.get("COMPFAST_ISA")
+    try:
+        chosen = _native.selected_isa()
+    except (ValueError, RuntimeError) as error:
+        problems.append(Finding(str(error), True))
+        return [*lines, "chosen: none"]
+    return [*lines, f"chosen: {chosen}" + (f" (COMPFAST_ISA={forced})" if forced else "")]
+
+
+def engines(problems: list[Finding]) -> list[str]:
+    """Which engine `auto` takes here, and whether the others can be asked for."""
+    from compfast.engines import resolve_engine
+
+    lines = []
+    for name in ("auto", "native", "eager", "triton"):
+        try:
+            found = resolve_engine(name)
+        except UsageError as error:
+            lines.append(f"{name}: no, {error}")
+            if name == "auto" and not any(problem.fatal for problem in problems):
+                problems.append(Finding(str(error), True))
+        else:
+            lines.append(f"auto: takes {found}" if name == "auto" else f"{name}: yes")
+    return lines
+
+
+def processor() -> tuple[str, tuple[str, ...]]:
+    """Name of the CPU and those of its features that kernels care about."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or "unknown", ()
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    known = set(flags[1].split()) if flags else set()
+    features = tuple(f for f in (*_FEATURES, "asimd", "sve") if f in known)
+    return (name[1].strip() if name else platform.machine()), features
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> str:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE")
+        total, free = (size * os.sysconf(f"SC_{n}PHYS_PAGES") for n in ("", "AV"))
+    except (OSError, ValueError):
+        return "unknown"
+    return f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free"
+
+
+def _missing(name: str) -> Finding:
+    if name == "compfast":
+        return Finding("compfast is not installed, only found: run pip install -e .", False)
+    if name == "torch":
+        return Finding(
+            "torch is missing: the native engine trains without it, but --engine eager and"
+            " Run.model need it (pip install torch)",
+            False,
+        )
+    return Finding(f"{name} is missing: run pip install {name}", True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
