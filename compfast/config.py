@@ -200,7 +200,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long a member trains and what is measured on the way."""
 
-    steps: int = 7000
+    steps: int = 4000
     batch_size: int = 128
     precision: Literal["fp32"] = "fp32"
     log_every: int = 100  # steps a metrics window

@@ -1,0 +1,65 @@
+"""Which small setting lets gamma decide? Trains every [[setting]] of tiny_search.toml.
+
+    python experiments/tiny_search.py [--grid FILE.toml] [--table FILE.csv]
+
+Appends one row a (setting, gamma) to the table: mean exam scores and the count of each verdict.
+Settings that the table holds already are skipped, so a stopped search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import compfast
+from compfast.settings import from_dict
+
+HERE = Path(__file__).parent
+VERDICTS = ("underfit", "inferential", "symmetric", "mixed", "other", "diverged")
+
+
+def settings(grid: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The shared part of the grid and its settings, each {"name": ..., section: {...}}."""
+    with grid.open("rb") as file:
+        data = tomllib.load(file)
+    return data["shared"], data["setting"]
+
+
+def run(shared: dict[str, Any], setting: dict[str, Any], folder: Path) -> pl.DataFrame:
+    """Train one setting; a row a gamma."""
+    sections = {key: value for key, value in setting.items() if key != "name"}
+    training = {"log_every": 500, "eval_every": 1000, **sections.pop("training", {})}
+    config = from_dict({**sections, "training": training, "sweep": shared["sweep"]})
+    members = compfast.train(config, out=folder).members
+    scores = [pl.col(name).mean().round(3) for name in ("seen", "inferential", "symmetric")]
+    counts = [(pl.col("verdict") == name).sum().alias(f"n_{name}") for name in VERDICTS]
+    table = members.group_by("gamma", maintain_order=True).agg(
+        pl.len().alias("members"), *scores, *counts
+    )
+    return table.select(pl.lit(setting["name"]).alias("setting"), pl.all())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", type=Path, default=HERE / "tiny_search.toml")
+    parser.add_argument("--table", type=Path, default=HERE / "tiny_search.csv")
+    arguments = parser.parse_args()
+    shared, todo = settings(arguments.grid)
+    done = pl.read_csv(arguments.table) if arguments.table.exists() else None
+    for setting in todo:
+        if done is not None and setting["name"] in done["setting"].to_list():
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            rows = run(shared, setting, Path(folder) / "run")
+        done = rows if done is None else pl.concat([done, rows])
+        done.write_csv(arguments.table)
+        print(rows)
+
+
+if __name__ == "__main__":
+    main()
