@@ -1,0 +1,434 @@
+"""Stopped anywhere, in any way, a resumed run gives the bits of one that was never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import ENGINES, assert_same_run, interrupted_at, long_config, numbers, small_config
+
+import compfast
+from compfast import checkpoints, storage
+from compfast.callbacks import Outline
+from compfast.config import Config
+from compfast.progress import Progress
+from compfast.runs import Run
+
+SCRIPT = Path(__file__).parent / "small_runs.py"
+OPERATIONS = ("open_file", "write", "sync", "rename")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The short run, never stopped."""
+    return compfast.train(small_config(), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="module")
+def long_whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return compfast.train(long_config(), tmp_path_factory.mktemp("long") / "run")
+
+
+def resume(path: Path, **run: Any) -> Run:
+    config = compfast.load(path).config
+    changed = dataclasses.replace(config, run=dataclasses.replace(config.run, **run))
+    return compfast.train(changed, path, resume=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resume_from_a_checkpoint(engine: str, whole: Run, tmp_path: Path) -> None:
+    config = small_config(engine=engine)
+    if engine != "native":
+        whole = compfast.train(config, tmp_path / "whole")
+    for step in (0, 15, 40):
+        stopped = interrupted_at(tmp_path / f"run{step}", config, step)
+        assert not stopped.finished
+        assert stopped.step == step
+        assert_same_run(whole, compfast.train(None, stopped.path, resume=True))
+
+
+@pytest.mark.parametrize("changes", [{"checkpoint_every": 3}, {"checkpoint_every": 40}])
+def test_resume_with_other_cadence_and_threads(
+    changes: dict[str, int], whole: Run, tmp_path: Path
+) -> None:
+    stopped = interrupted_at(tmp_path / "run", small_config(), 20)
+    assert_same_run(whole, resume(stopped.path, threads=2, **changes))
+
+
+def test_a_stop_rule_counts_on_across_a_stop(tmp_path: Path) -> None:
+    # Everybody passes the exam, so verdicts are candidates', mixed or other and may repeat.
+    lenient = {"fitted": 0.0}
+    config = small_config(
+        stop_stable=3, evaluation=lenient, eval_every=4, sweep=(("init.gamma", (0.2, 0.5, 0.9)),)
+    )
+    whole = compfast.train(config, tmp_path / "whole")
+    assert whole.members["steps"].min() == 8
+    for step in (0, 4):
+        stopped = interrupted_at(tmp_path / f"run{step}", config, step)
+        assert_same_run(whole, resume(stopped.path))
+
+
+def _moments_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = checkpoints.read_state
+
+    def broken(*arguments: Any) -> Any:
+        state = original(*arguments)
+        for array in state.exp_avg_sq.values():
+            array[:] = 0
+        return state
+
+    monkeypatch.setattr(checkpoints, "read_state", broken)
+
+
+def _window_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Progress.restore
+
+    def broken(self: Progress, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.grad_norm[:] = 0
+
+    monkeypatch.setattr(Progress, "restore", broken)
+
+
+@pytest.mark.parametrize("damage", [_moments_lost, _window_lost])
+def test_a_restore_that_forgets_something_is_noticed(
+    damage: Callable[[pytest.MonkeyPatch], None],
+    whole: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = interrupted_at(tmp_path / "run", small_config(), 15)
+    damage(monkeypatch)
+    run = resume(stopped.path)
+    with pytest.raises(AssertionError):
+        assert_same_run(whole, run)
+
+
+class Crash(BaseException):
+    """The machine stops here."""
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException, operations: tuple[str, ...]
+) -> None:
+    """Let the operation number `count` (from 0) and every later one raise `error`."""
+    left = count
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise error
+            return original(*arguments)
+
+        return operation
+
+    for name in operations:
+        monkeypatch.setattr(storage, name, wrap(getattr(storage, name)))
+
+
+@pytest.mark.parametrize("kind", ["crash", "full"])
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_crash_or_a_full_disk_at_any_operation(
+    kind: str, stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every `stride`-th operation on disk, until the run gets through."""
+    config = small_config(steps=24, run={"checkpoint_every": 8, "snapshots": (12,)})
+    whole = compfast.train(config, tmp_path / "whole")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    error, expected, said = (
+        (full, compfast.StorageError, "No space left on device")
+        if kind == "full"
+        else (Crash(), Crash, "")
+    )
+    count = 7 if kind == "full" else 0
+    while True:
+        path = tmp_path / f"run{count}"
+        with monkeypatch.context() as patch:
+            failing(patch, count, error, OPERATIONS)
+            try:
+                compfast.train(config, path)
+                break
+            except expected as caught:
+                sentence = str(caught)
+        assert said in sentence
+        if (path / "config.json").exists():
+            compfast.load(path)  # whatever stands is readable
+            assert_same_run(whole, compfast.train(None, path, resume=True))
+            assert [p.name for p in path.rglob(".*")] == [".lock"]
+        else:
+            assert_same_run(whole, compfast.train(config, path))
+        shutil.rmtree(path)
+        count += stride
+    assert count > 100
+
+
+def test_the_checkpoint_before_a_full_disk_still_loads(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+
+    class FullAfter(compfast.Callback):
+        def on_checkpoint(self, folder: Path) -> None:
+            if folder.name == "000003":
+                error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                failing(monkeypatch, 0, error, ("write",))
+
+    with pytest.raises(compfast.StorageError, match=r"cannot write .*: No space left on device"):
+        compfast.train(small_config(), path, [FullAfter()])
+    monkeypatch.undo()
+    run = compfast.load(path)
+    assert run.step == 21
+    assert run.metrics["step"].max() == 20
+    assert run.params(2)
+    assert_same_run(whole, resume(path))
+
+
+def test_a_damaged_checkpoint_is_skipped_and_named(whole: Run, tmp_path: Path) -> None:
+    stopped = interrupted_at(tmp_path / "run", small_config(), 20)
+    assert numbers(stopped.path) == [2, 3]
+    file = stopped.path / "checkpoints" / "000003" / "group-000" / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    outlines: list[Outline] = []
+
+    class Look(compfast.Callback):
+        def on_start(self, run: Run, outline: Outline) -> None:
+            outlines.append(outline)
+
+    run = compfast.train(None, stopped.path, [Look()], resume=True)
+    assert_same_run(whole, run)
+    assert outlines[0].resumed_at == 14
+    assert len(outlines[0].skipped) == 1
+    assert "checkpoint 000003 was skipped" in outlines[0].skipped[0]
+    assert "optimizer.safetensors is damaged" in outlines[0].skipped[0]
+    assert min(numbers(run.path)) > 3  # numbers are not used twice
+
+
+def test_no_usable_checkpoint_is_an_error_and_nothing_is_removed(tmp_path: Path) -> None:
+    stopped = interrupted_at(tmp_path / "run", small_config(), 20)
+    for folder in (stopped.path / "checkpoints").iterdir():
+        (folder / "state.json").unlink()
+    before = sorted(stopped.path.rglob("*"))
+    with pytest.raises(compfast.StorageError, match="start again from step 0"):
+        resume(stopped.path)
+    assert sorted(stopped.path.rglob("*")) == before
+    shutil.rmtree(stopped.path / "checkpoints")
+    assert resume(stopped.path).finished
+
+
+def test_metrics_that_no_checkpoint_names_are_removed(whole: Run, tmp_path: Path) -> None:
+    stopped = interrupted_at(tmp_path / "run", small_config(), 20)
+    stray = stopped.path / "metrics" / "part-000099.parquet"
+    shutil.copy(stopped.path / "metrics" / "part-000001.parquet", stray)
+    assert compfast.load(stopped.path).metrics.height == 3 * 4
+    assert_same_run(whole, resume(stopped.path))
+    assert not stray.exists()
+
+
+def test_stored_tables_are_read_and_not_made_again(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = interrupted_at(tmp_path / "run", small_config(), 20)
+
+    def refuse(specs: Any) -> Any:
+        raise AssertionError("tables were computed again")
+
+    monkeypatch.setattr("compfast.training.make_tables", refuse)
+    assert_same_run(whole, resume(stopped.path))
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_tick", "on_metrics", "on_verdicts"])
+def test_an_exception_in_a_callback_saves_and_comes_out(
+    hook: str, whole: Run, tmp_path: Path
+) -> None:
+    class Failing(compfast.Callback):
+        pass
+
+    def fail(*arguments: Any) -> None:
+        raise LookupError(hook)
+
+    setattr(Failing, hook, fail)
+    with pytest.raises(LookupError, match=hook) as caught:
+        compfast.train(small_config(), tmp_path / "run", [Failing()])
+    assert caught.traceback[-1].name == "fail"
+    assert len(numbers(tmp_path / "run")) == 1
+    assert_same_run(whole, resume(tmp_path / "run"))
+
+
+def test_an_exception_at_the_end_leaves_a_finished_run(whole: Run, tmp_path: Path) -> None:
+    class Failing(compfast.Callback):
+        def on_end(self, run: Run) -> None:
+            raise LookupError("end")
+
+    with pytest.raises(LookupError, match="end"):
+        compfast.train(small_config(), tmp_path / "run", [Failing()])
+    assert_same_run(whole, compfast.load(tmp_path / "run"))
+
+
+class SignalInTick(compfast.Callback):
+    """Sends a signal to this process in the middle of an `advance`."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ticks = 0
+
+    def on_tick(self, done: int, total: int) -> None:
+        self.ticks += 1
+        if self.ticks == 2:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_members_at_their_own_steps(number: signal.Signals, tmp_path: Path) -> None:
+    config = small_config(steps=6000, log_every=6000, eval_every=6000, batch_size=8)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every=6000))
+    whole = compfast.train(config, tmp_path / "whole")
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(compfast.Interrupted, match=r"stopped at step \d+; continue with --resume"):
+        compfast.train(config, tmp_path / "run", [SignalInTick(number)])
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    stopped = compfast.load(tmp_path / "run")
+    steps = stopped.members["steps"].to_list()
+    assert len(set(steps)) > 1
+    assert max(steps) > 0
+    assert min(steps) < 6000
+    assert_same_run(whole, resume(stopped.path, threads=2, checkpoint_every=3000))
+
+
+def test_outside_the_main_thread_no_handler_is_installed(whole: Run, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    results: list[Run] = []
+    seen: list[Any] = []
+
+    class Look(compfast.Callback):
+        def on_start(self, run: Run, outline: Outline) -> None:
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(
+        target=lambda: results.append(compfast.train(small_config(), tmp_path / "run", [Look()]))
+    )
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    assert_same_run(whole, results[0])
+
+
+def start(path: Path, *flags: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(path), *flags]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + 60
+    while not path.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+
+
+def test_kill_9_at_random_moments(long_whole: Run, tmp_path: Path) -> None:
+    path, moments = tmp_path / "run", random.Random(5)
+    kills = 0
+    flags: tuple[str, ...] = ()
+    while kills < 4:
+        process = start(path, *flags)
+        # The members table is rewritten when the loop begins.
+        before = numbers(path)
+        wait_for(path / "members.parquet", process)
+        if before:
+            limit = time.monotonic() + 60
+            while numbers(path) == before and process.poll() is None and time.monotonic() < limit:
+                time.sleep(0.001)
+        time.sleep(moments.random() * 0.08)
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        kills += 1
+        flags = ("--resume",)
+    assert kills >= 2
+    assert_same_run(long_whole, compfast.train(None, path, resume=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_from_outside(number: signal.Signals, long_whole: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    process = start(path)
+    wait_for(path / "checkpoints" / "000001", process)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 5
+    assert process.returncode == 3, stderr
+    assert f"continue with --resume {path}" in stderr
+    assert_same_run(long_whole, compfast.train(None, path, resume=True))
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, compfast, small_runs\n"
+        "class Busy(compfast.Callback):\n"
+        "    def on_start(self, run, outline):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        f"compfast.train(small_runs.small_config(), {str(tmp_path / 'run')!r}, [Busy()])\n"
+    )
+    paths = os.pathsep.join((str(SCRIPT.parent), str(SCRIPT.parent.parent)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 3
+    assert "stopped at once; the last checkpoint stands" in stderr
+
+
+def test_a_resumed_run_without_checkpoint_starts_at_its_stored_config(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(compfast.Callback):
+        def on_start(self, run: Run, outline: Outline) -> None:
+            raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compfast.training._Loop._save", lambda self: None)
+        with pytest.raises(Crash):
+            compfast.train(small_config(), tmp_path / "run", [Stop()])
+    assert numbers(tmp_path / "run") == []
+    assert_same_run(whole, compfast.train(None, tmp_path / "run", resume=True))
+
+
+def test_runs_that_differ_are_told_apart(whole: Run, tmp_path: Path) -> None:
+    config: Config = small_config(sweep=(("seed", (0, 1, 3)),))
+    with pytest.raises(AssertionError):
+        assert_same_run(whole, compfast.train(config, tmp_path / "run"))
+    assert np.any(whole.params(0)["head.weight"] != whole.params(1)["head.weight"])
