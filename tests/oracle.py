@@ -2,9 +2,11 @@
 
     err(engine) <= 2 * (err(eager float32) + band)
 
-err is the largest absolute difference from float64 in one named tensor; eager float32 is the
-same network in plain PyTorch. band = eps(float32) x the last op of that tensor evaluated on
-absolute values, taken from the float64 pass:
+err is the largest absolute difference from float64 in one named tensor [M, *shape] of several
+members. eager float32 is the same network in plain PyTorch; as one rounding is a single draw,
+its error is the largest of `ORDERS` equal networks: the network as it stands, and others whose
+hidden units and sequences stand in another order, so that every sum is rounded anew.
+band = eps(float32) x the last op of that tensor evaluated on absolute values, in float64:
     logits                      |x| |W|^T + |bias|
     loss                        mean of |logit of the target| + |log-sum-exp|
     a weight's gradient         |dY|^T |X|, the linear op's backward; tied tensors add up
@@ -15,7 +17,7 @@ Nothing else is tuned: no relative tolerance, no constant.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +26,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from compfast.config import ModelConfig
 from compfast.models.transformer import Embedding, Head, Transformer
 from compfast.params import parameter_table
 
 EPS = float(np.finfo(np.float32).eps)
+ORDERS = 4
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -37,26 +41,74 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass: logits [B, T, V], loss [], gradient by name, and each one's band."""
+    """One pass: logits [B, T, V], loss [], gradient by name, and each one's band.
+
+    Of several members: the same with M in front.
+    """
 
     logits: Array
     loss: Array
     grads: Arrays
-    bands: Arrays  # name -> band, with "logits" and "loss" beside the parameters
+    bands: Arrays  # with "logits" and "loss" beside the parameters; only of the float64 pass
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The float64 pass of M members and, by name, the error of float32 PyTorch."""
+
+    exact: Evaluation
+    errors: dict[str, float]
+
+    def check(self, name: str, got: Array, where: Any = ...) -> None:
+        """`got` is the tensor `name` [M, *shape], or its part `where`, of an engine."""
+        wanted = _by_name(self.exact)[name][where]
+        assert_within_budget(name, got, wanted, self.errors[name], self.exact.bands[name])
 
 
 def assert_within_budget(
-    name: str, got: Array, eager32: Array, reference64: Array, band: Array | float
+    name: str, got: Array, reference64: Array, eager_error: float, band: Array
 ) -> None:
     """Fail unless `got` is finite, of the right shape and inside the budget of this page."""
     assert got.shape == reference64.shape, f"{name}: shape {got.shape}, not {reference64.shape}"
     assert np.isfinite(got).all(), f"{name}: not finite"
     error = float(np.abs(got.astype(np.float64) - reference64).max())
-    eager = float(np.abs(eager32.astype(np.float64) - reference64).max())
-    allowed = 2 * (eager + float(np.max(band)))
+    allowed = 2 * (eager_error + float(band.max()))
     assert error <= allowed, (
         f"{name}: error {error:.3g} of values up to {np.abs(reference64).max():.3g} exceeds"
-        f" {allowed:.3g} = 2 * (eager {eager:.3g} + band {np.max(band):.3g})"
+        f" {allowed:.3g} = 2 * (eager {eager_error:.3g} + band {band.max():.3g})"
+    )
+
+
+def reference(
+    model: ModelConfig, members: Sequence[Mapping[str, Array]], tokens: Array, targets: Array
+) -> Reference:
+    """What an engine's results on tokens [B, T], targets [B] are compared with."""
+    rng = np.random.default_rng(0)
+    orders = [_Order(model, len(tokens), rng) for _ in range(ORDERS - 1)]
+    exact = [evaluate(model, params, tokens, targets) for params in members]
+    errors = dict.fromkeys(_by_name(exact[0]), 0.0)
+    for params, wanted in zip(members, exact, strict=True):
+        passes = [evaluate(model, params, tokens, targets, torch.float32)]
+        for order in orders:
+            moved = order.apply(params), *order.batch(tokens, targets)
+            passes.append(order.undo(evaluate(model, *moved, torch.float32)))
+        for single in passes:
+            for name, value in _by_name(single).items():
+                error = float(np.abs(value - _by_name(wanted)[name]).max())
+                errors[name] = max(errors[name], error)
+    return Reference(_stack(exact), errors)
+
+
+def _stack(evaluations: Sequence[Evaluation]) -> Evaluation:
+    def named(which: str) -> Arrays:
+        rows = [getattr(e, which) for e in evaluations]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    return Evaluation(
+        np.stack([e.logits for e in evaluations]),
+        np.stack([e.loss for e in evaluations]),
+        named("grads"),
+        named("bands"),
     )
 
 
@@ -85,6 +137,11 @@ def build(model: ModelConfig, params: Mapping[str, Array], dtype: torch.dtype) -
     return module
 
 
+@functools.cache
+def _module(model: ModelConfig, dtype: torch.dtype) -> Transformer:
+    return Transformer(model).to(dtype)
+
+
 def evaluate(
     model: ModelConfig,
     params: Mapping[str, Array],
@@ -93,27 +150,79 @@ def evaluate(
     dtype: torch.dtype = torch.float64,
 ) -> Evaluation:
     """Forward and backward of the oracle in `dtype`; tokens [B, T], targets [B]."""
-    module = build(model, params, dtype)
-    bands = _Bands(module)
+    module = _module(model, dtype)
+    weights = dict(module.named_parameters())
+    assert weights.keys() == params.keys()
+    with torch.no_grad():
+        for name, value in params.items():
+            weights[name].copy_(torch.from_numpy(value))
+            weights[name].grad = None
+    seen: list[torch.Tensor] = []
+    hooks = [module.head.register_forward_hook(lambda _, __, out: seen.append(out.detach()))]
+    bands = _Bands(module, hooks) if dtype == torch.float64 else None
     x, y = torch.tensor(tokens).long(), torch.tensor(targets).long()
     loss = module.loss(x, y, model.loss_positions)
     loss.backward()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        logits = module(x)
-        bands.found["loss"] = _loss_band(logits, x, y, model.loss_positions)
-    grads = {name: _array(p.grad) for name, p in module.named_parameters() if p.grad is not None}
-    found = {name: EPS * _array(value) for name, value in bands.found.items()}
-    return Evaluation(_array(logits), _array(loss), grads, found)
+    for hook in hooks:
+        hook.remove()
+    grads = {name: _array(p.grad) for name, p in weights.items() if p.grad is not None}
+    found: Arrays = {}
+    if bands is not None:
+        bands.found["loss"] = _loss_band(seen[0], x, y, model.loss_positions)
+        found = {name: EPS * _array(value) for name, value in bands.found.items()}
+    return Evaluation(_array(seen[0]), _array(loss), grads, found)
+
+
+def _by_name(evaluation: Evaluation) -> Arrays:
+    return {**evaluation.grads, "logits": evaluation.logits, "loss": evaluation.loss}
+
+
+class _Order:
+    """The same network with residual columns, FFN units and sequences permuted."""
+
+    def __init__(self, model: ModelConfig, batch: int, rng: np.random.Generator) -> None:
+        self.columns = rng.permutation(model.d_model)
+        self.units = rng.permutation(model.d_ff or 0)
+        self.sequences = rng.permutation(batch)
+
+    def batch(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
+        return tokens[self.sequences], targets[self.sequences]
+
+    def apply(self, params: Mapping[str, Array]) -> Arrays:
+        return {name: value[np.ix_(*self._axes(name, value))] for name, value in params.items()}
+
+    def undo(self, evaluation: Evaluation) -> Evaluation:
+        grads = {}
+        for name, value in evaluation.grads.items():
+            grads[name] = np.empty_like(value)
+            grads[name][np.ix_(*self._axes(name, value))] = value
+        logits = np.empty_like(evaluation.logits)
+        logits[self.sequences] = evaluation.logits
+        return Evaluation(logits, evaluation.loss, grads, {})
+
+    def _axes(self, name: str, value: Array) -> list[Array]:
+        """New order of each axis of one tensor."""
+        axes = [np.arange(size) for size in value.shape]
+        writes = name.endswith(("output.weight", "output.bias", "down.weight", "down.bias"))
+        if "norm" in name or writes:
+            axes[0] = self.columns
+        elif value.ndim == 2:
+            axes[1] = self.columns
+        if ".ffn.up." in name:
+            axes[0] = self.units
+        elif name.endswith("ffn.down.weight"):
+            axes[1] = self.units
+        return axes
 
 
 class _Bands:
     """Hooks that run each op's last sum once more on absolute values."""
 
-    def __init__(self, module: Transformer) -> None:
+    def __init__(self, module: Transformer, hooks: list[RemovableHandle]) -> None:
         self.found: dict[str, torch.Tensor] = {}
         for name, child in module.named_modules():
             if isinstance(child, nn.Linear | nn.LayerNorm | Embedding | Head):
-                child.register_forward_hook(self._forward(name))
+                hooks.append(child.register_forward_hook(self._forward(name)))
 
     def _forward(self, name: str) -> Any:
         def hook(child: nn.Module, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
