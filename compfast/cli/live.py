@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Meter:
         return sum(value >= self._fitted for value in self._seen.values()) / len(self._seen)
 
     def parts(self) -> list[str]:
-        """The numbers as short texts; what is not known yet is left out."""
+        """The numbers as short texts, verdicts apart; what is not known yet is left out."""
         parts = [f"step {self.step}/{self.steps}"]
         if self.rate is not None:
             parts.append(f"{self.rate:,.0f} member-steps/s")
@@ -87,11 +87,13 @@ class Meter:
             parts.append(f"loss {self.loss:.3g}")
         if self.fitted is not None:
             parts.append(f"fitted {self.fitted:.0%}")
-        if self.counts:
-            parts.append(verdict_text(self.counts))
         if self.seconds_left is not None and self.done < self.total:
             parts.append(f"{duration(self.seconds_left)} left")
         return parts
+
+    @property
+    def verdicts(self) -> str:
+        return ", ".join(f"{label} {n}" for label, n in self.counts.items() if n)
 
 
 class _Live(Callback):
@@ -139,7 +141,8 @@ class Lines(_Live):
 
     def _print(self) -> None:
         self._last = self.meter.clock()
-        self._output.say(" | ".join(self.meter.parts()))
+        said = [*self.meter.parts(), self.meter.verdicts]
+        self._output.say(" | ".join(part for part in said if part))
 
 
 class Live(_Live):
@@ -176,7 +179,7 @@ class Live(_Live):
         if self._bar is None:
             return
         meter = self.meter
-        numbers = "  ".join(meter.parts())
+        numbers = f"{'  '.join(meter.parts())}\n{meter.verdicts}".rstrip()
         try:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=meter.done, total=meter.total, numbers=numbers)
@@ -205,7 +208,3 @@ class Reports(Callback):
         if not run.finished and run.step // self._every > self._last // self._every:
             self._last = run.step
             write_report(run, run.path / "report")
-
-
-def verdict_text(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{label} {n}" for label, n in counts.items() if n)

@@ -40,12 +40,14 @@ class Plan:
         """`remaining`: the share of the run that is still to be done."""
         least, most = self.parameters
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        seconds = self.seconds * remaining
+        time_left = f"about {duration(seconds)}" if seconds >= 1 else duration(seconds)
         isa = f" ({self.isa})" if self.isa else ""
         return (
             f"{self.members} member{'s' if self.members > 1 else ''},"
             f" {each} parameters each, {self.engine} engine{isa},"
             f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''},"
-            f" about {_size(self.bytes)}, about {duration(self.seconds * remaining)}"
+            f" about {_size(self.bytes)}, {time_left}"
         )
 
 

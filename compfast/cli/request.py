@@ -106,7 +106,10 @@ def snapshots(arguments: argparse.Namespace, last: int) -> tuple[int, ...] | Non
     if text is None:
         return None
     if not text.startswith("log:"):
-        return parse_values("--snapshots", text, int)
+        steps = parse_values("--snapshots", text, int)
+        if min(steps) < 0 or max(steps) > last:
+            raise UsageError(f"--snapshots is {text!r}; steps must be between 0 and {last}")
+        return steps
     n = count(text[4:], "--snapshots log:N", least=2)
     assert n is not None
     return tuple(sorted({round(last ** (i / (n - 1))) for i in range(n)}))

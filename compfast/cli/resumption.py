@@ -27,7 +27,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
         raise UsageError(f"--out {arguments.out} is not the folder of --resume {arguments.resume}")
     given = request.given(arguments)
     _hold_files(run, arguments, given)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"quiet": arguments.quiet}  # how this process talks, not the run
     axes = dict(run.config.sweep)
     for path, shown in given.origin.items():
         section, _, name = path.partition(".")

@@ -1,0 +1,63 @@
+"""Made-up members tables for tests of the report: zones of gamma as a run would show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from compfast import settings
+from compfast.config import Config
+
+
+@dataclass(frozen=True)
+class MadeRun:
+    """What the report reads of a run."""
+
+    members: pl.DataFrame
+    config: Config
+    info: dict[str, Any]
+
+
+def made_run(
+    gammas: Sequence[float],
+    seeds: int,
+    depths: Sequence[int] = (2,),
+    diverged: bool = False,
+    task: str = "anchor",
+) -> MadeRun:
+    """Underfit below gamma 0.2, then more and more symmetric; or nothing finite at all."""
+    uniform = np.random.default_rng(0).uniform
+    rows: list[dict[str, Any]] = []
+    for depth in depths:
+        for gamma in gammas:
+            for seed in range(seeds):
+                inferential = uniform() < 1.3 - gamma
+                scores = [0.97, 0.9, 0.05] if inferential else [0.97, 0.1, 0.8]
+                verdict = "inferential" if inferential else "symmetric"
+                if gamma < 0.2:
+                    scores, verdict = [0.3, 0.1, 0.1], "underfit"
+                values: list[float | None] = [v - uniform(0, 0.02) for v in scores]
+                if diverged:
+                    values, verdict = [None, None, None], "diverged"
+                row: dict[str, Any] = {"member": len(rows), "gamma": float(gamma), "seed": seed}
+                names = ("seen", "inferential", "symmetric")
+                row |= {
+                    "layers": depth,
+                    "verdict": verdict,
+                    **dict(zip(names, values, strict=True)),
+                }
+                rows.append(row | {"steps": 10, "group": 0, "row": len(rows)})
+    scores_are = dict.fromkeys(("seen", "inferential", "symmetric"), pl.Float64)
+    sweep = {"model.layers": list(depths)} if len(depths) > 1 else {}
+    config = settings.from_dict(
+        {
+            "task": {"name": task},
+            "sweep": {**sweep, "init.gamma": list(gammas), "seed": list(range(seeds))},
+        }
+    )
+    table = pl.DataFrame(rows, schema_overrides=scores_are)
+    return MadeRun(table, config, {"engine": "native"})
