@@ -259,6 +259,6 @@ def _mean(window: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean over the columns, added from left to right in float64: no bit depends on M."""
     total = np.zeros(len(window))
     for column in window.T:
-        total += column.astype(np.float64)
+        total += column
     total /= window.shape[1]
     return total

@@ -139,6 +139,18 @@ def test_stop_stable_counts_equal_verdicts_that_are_not_underfit() -> None:
     assert progress.results()["verdict"].to_list() == ["inferential", "symmetric", "underfit"]
 
 
+def test_the_last_exam_of_a_neighbour_does_not_count_for_the_others() -> None:
+    progress, engine = progress_of(small_config(stop_stable=2))
+    progress.settle(0, engine)
+    loss = np.ones((3, 10), np.float32)
+    loss[2, 4] = np.inf
+    progress.observe(Advance(0, loss, loss, False), 10, None)
+    rows = progress.settle(10, engine)
+    assert rows.filter(pl.col("verdict").is_not_null())["member"].to_list() == [2]
+    assert progress.stable.tolist()[:2] == [1, 1]
+    assert progress.status.tolist() == [ACTIVE, ACTIVE, DIVERGED]
+
+
 def test_the_rate_in_a_row_is_that_of_the_window_s_last_step() -> None:
     config = dataclasses.replace(small_config(), sweep=(("optimizer.lr", (1e-3, 3e-3)),))
     progress, engine = progress_of(config)
