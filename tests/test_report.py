@@ -116,8 +116,11 @@ def test_edges_lie_half_way() -> None:
 def test_stacked_columns_add_up_to_all_members() -> None:
     axes = Figure().add_subplot()
     panels.stacked(axes, table.summarise(made_run(GAMMAS, 6).members), ("inferential", "symmetric"))
-    heights = np.array([bar.get_height() for bar in axes.patches]).reshape(-1, 5)  # type: ignore[attr-defined]
-    np.testing.assert_allclose(heights.sum(axis=0), 1.0)
+    bars: Any = axes.patches
+    height = np.array([bar.get_height() for bar in bars]).reshape(-1, 5)
+    bottom = np.array([bar.get_y() for bar in bars]).reshape(-1, 5)
+    np.testing.assert_allclose(bottom, np.cumsum(height, axis=0) - height)
+    np.testing.assert_allclose(height.sum(axis=0), 1.0)
 
 
 @pytest.mark.parametrize("gammas", [GAMMAS, np.linspace(0.1, 1.5, 40).tolist()])
@@ -212,11 +215,15 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
         pl.col("verdict").replace("symmetric", "<b>sum</b>"),
         pl.col("symmetric").alias("<b>sum</b>"),
     )
-    text = page.page(dataclasses.replace(run, members=members), b"png")
+    members = members.with_columns(norm=pl.lit("<i>pre</i>"))
+    sweep = (("model.norm", ("<i>pre</i>", "post")), *run.config.sweep)
+    config = dataclasses.replace(run.config, sweep=sweep)
+    text = page.page(dataclasses.replace(run, members=members, config=config), b"png")
     found = _Page(text)
     tags = [tag for tag, _ in found.tags]
     assert "script" not in tags
-    assert "b" not in tags
+    assert not {"b", "i"} & set(tags)
+    assert "<i>pre</i>0.1" in found.text
     assert "<script>alert('x')</script>&" in found.text
     links = [v for _, attributes in found.tags for k, v in attributes.items() if k == "src"]
     assert links == ["data:image/png;base64,cG5n"]

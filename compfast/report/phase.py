@@ -178,10 +178,14 @@ def _legend(figure: Figure, summary: Summary, names: tuple[str, ...], curves: bo
 
     if not curves:
         return
+    found = set(panels.occurring(summary))
+    found |= {n for n, spread in summary.agreements.items() if np.isfinite(spread.mean).any()}
     handles: list[Any] = [
-        Patch(color=style.colour(label, names), label=label) for label in panels.occurring(summary)
+        Patch(color=style.colour(label, names), label=label)
+        for label in summary.counts
+        if label in found
     ]
-    if np.isfinite(summary.agreements["seen"].mean).any():
+    if "seen" in found:
         paint = style.colour("seen", names)
         handles.append(Line2D([], [], color=paint, ls=(0, (2.5, 1.2)), lw=1.7, label="seen pairs"))
     figure.legend(handles=handles, loc="outside right center", handlelength=1.6)
