@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from compfast.config import MemberSpec
 from compfast.engines.base import Engine, Tables
-from compfast.engines.checks import check_group
 from compfast.errors import UsageError
 
 ENGINES = ("eager", "native", "triton")
@@ -32,7 +31,6 @@ def make_engine(
     Raises UsageError as `resolve_engine` does, for mixed groups, and for threads below 1.
     """
     chosen = resolve_engine(name, device)
-    check_group(specs)
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; it must be at least 1")
     if chosen == "native":

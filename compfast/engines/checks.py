@@ -1,4 +1,4 @@
-"""What every engine refuses in the same words: mixed groups, and states of another network."""
+"""What every engine refuses in the same words: mixed groups, wrong states, steps too far."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import State
+from compfast.engines.base import State, Tables
 from compfast.errors import UsageError
 from compfast.params import parameter_table
 
@@ -44,6 +44,13 @@ def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
             _check_array(f"{part} {name}", named[name], "float32", shape)
     _check_array("step", state.step, "int64", (members,))
     _check_array("status", state.status, "uint8", (members,))
+
+
+def check_until(until: int, tables: Tables) -> None:
+    """Raises UsageError for a step beyond the schedule."""
+    steps = len(tables.scale)
+    if until > steps:
+        raise UsageError(f"cannot advance to step {until}; the schedule has {steps} steps")
 
 
 def _shared(spec: MemberSpec, section: str) -> object:

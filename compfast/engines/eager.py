@@ -31,8 +31,7 @@ from compfast.engines.base import (
     State,
     Tables,
 )
-from compfast.engines.checks import check_group, check_state
-from compfast.errors import UsageError
+from compfast.engines.checks import check_group, check_state, check_until
 from compfast.init import initial_parameters
 from compfast.models.transformer import Transformer
 from compfast.params import parameter_table
@@ -133,40 +132,37 @@ class EagerEngine:
         )
 
     def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
-        if until > len(self._tables.scale):
-            raise UsageError(
-                f"cannot advance to step {until}; the schedule has {len(self._tables.scale)} steps"
-            )
-        todo = [m for m in self._members if m.status == ACTIVE and m.step < until]
-        base = min((m.step for m in todo), default=until)
+        check_until(until, self._tables)
+        todo = {
+            row: m for row, m in enumerate(self._members) if m.status == ACTIVE and m.step < until
+        }
+        base = min((m.step for m in todo.values()), default=until)
         loss = np.full((len(self._members), until - base), np.nan, np.float32)
         norm = loss.copy()
-        steps_before = sum(m.step for m in todo)
+        steps_before = sum(m.step for m in todo.values())
 
         def work(member: _Member, row: int) -> None:
             while member.status == ACTIVE and member.step < until and not self._stop:
                 column = member.step - base
                 loss[row, column], norm[row, column] = self._train_step(member)
 
-        with _one_thread_each(), self._workers() as pool:
-            pending = {
-                pool.submit(work, member, row)
-                for row, member in enumerate(self._members)
-                if member.status == ACTIVE and member.step < until
-            }
-            try:
-                while pending:
-                    done, pending = concurrent.futures.wait(pending, timeout=TICK)
-                    for future in done:
-                        future.result()
-                    if tick is not None:
-                        tick(sum(m.step for m in todo) - steps_before)
-            finally:
-                seen = self._stop
-                self._stop = bool(pending)  # after an exception here the workers must end
-        self._stop = False
-        unfinished = any(m.status == ACTIVE and m.step < until for m in todo)
-        return Advance(base, loss, norm, stopped=seen and unfinished)
+        try:
+            with _one_thread_each(), self._workers() as pool:
+                pending = {pool.submit(work, member, row) for row, member in todo.items()}
+                try:
+                    while pending:
+                        done, pending = concurrent.futures.wait(pending, timeout=TICK)
+                        for future in done:
+                            future.result()
+                        if tick is not None:
+                            tick(sum(m.step for m in todo.values()) - steps_before)
+                except BaseException:
+                    self._stop = True  # leaving the pool waits for its workers
+                    raise
+            unfinished = any(m.status == ACTIVE and m.step < until for m in todo.values())
+        finally:
+            self._stop = False
+        return Advance(base, loss, norm, stopped=unfinished)
 
     def request_stop(self) -> None:
         self._stop = True

@@ -21,10 +21,10 @@ from compfast.engines.base import (
     State,
     Tables,
 )
+from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.layout import NativePlan
 from compfast.errors import UsageError
 from compfast.init import initial_parameters
-from compfast.params import parameter_table
 from compfast.tasks import make_task
 
 
@@ -39,6 +39,7 @@ class NativeEngine:
     def __init__(
         self, specs: Sequence[MemberSpec], tables: Tables, *, threads: int | None = None
     ) -> None:
+        check_group(specs)
         first = specs[0]
         self.specs = list(specs)
         self._plan = NativePlan(
@@ -95,25 +96,12 @@ class NativeEngine:
         self._status[:] = ACTIVE
 
     def load(self, state: State) -> None:
-        for named in (state.params, state.exp_avg, state.exp_avg_sq):
-            self._check(named)
+        check_state(state, self.specs)
         self._flat.pack(state.params, self._params)
         self._flat.pack(state.exp_avg, self._exp_avg)
         self._flat.pack(state.exp_avg_sq, self._exp_avg_sq)
         self._step[:] = state.step
         self._status[:] = state.status
-
-    def _check(self, named: Named) -> None:
-        table = {t.name: (len(self.specs), *t.shape) for t in parameter_table(self.specs[0].model)}
-        if named.keys() != table.keys():
-            odd = sorted(named.keys() ^ table.keys())
-            raise UsageError(f"a state has other tensors than the model: {', '.join(odd)}")
-        for name, shape in table.items():
-            if named[name].shape != shape or named[name].dtype != np.float32:
-                raise UsageError(
-                    f"tensor {name} is {named[name].dtype} {named[name].shape};"
-                    f" float32 {shape} is needed"
-                )
 
     def state(self) -> State:
         return State(
@@ -125,6 +113,7 @@ class NativeEngine:
         )
 
     def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
+        check_until(until, self._tables)
         moving = self._step[(self._status == ACTIVE) & (self._step < until)]
         base = int(moving.min()) if moving.size else until
         shape = (len(self.specs), until - base)
