@@ -19,7 +19,7 @@ inline float gradient_norm(const float* g, long n) {
     const vf x = load(g + i);
     sums[0] = fma(x, x, sums[0]);
   }
-  return __builtin_sqrtf(hsum((sums[0] + sums[1]) + (sums[2] + sums[3])));
+  return __builtin_sqrtf(sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]))[0]);
 }
 
 struct AdamW {

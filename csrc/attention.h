@@ -66,7 +66,7 @@ inline void softmax_rows(const AttentionShape& s, const float* scores, float* p,
     vf top = splat(negative);
     for (long j = 0; j < t_pad; j += W)
       top = vmax(top, select(first_lanes(seen - j), load(row + j), splat(negative)));
-    const vf best = splat(hmax(top));
+    const vf best = max_lanes(top);
     vf sum = vf{};
     for (long j = 0; j < t_pad; j += W) {
       const vf x = vexp((load(row + j) - best) * splat(s.scale));
@@ -74,7 +74,7 @@ inline void softmax_rows(const AttentionShape& s, const float* scores, float* p,
       sum += e;
       store(out + j, e);
     }
-    const vf inverse = splat(1.0f / hsum(sum));
+    const vf inverse = splat(1.0f) / sum_lanes(sum);
     for (long j = 0; j < t_pad; j += W) store(out + j, load(out + j) * inverse);
   }
 }
@@ -118,7 +118,7 @@ inline void attention_backward(const AttentionShape& s, const float* q, long q_l
       vf sum = vf{};
       for (long j = 0; j < t_pad; j += W)
         sum = fma(load(pr + j), select(first_lanes(seen - j), load(row + j), vf{}), sum);
-      const vf mean = splat(hsum(sum));
+      const vf mean = sum_lanes(sum);
       for (long j = 0; j < t_pad; j += W) {
         const vf x = load(pr + j) * (load(row + j) - mean) * splat(s.scale);
         store(row + j, select(first_lanes(seen - j), x, vf{}));

@@ -13,14 +13,14 @@ inline double cross_entropy(long vocabulary, const float* z, int32_t target, flo
   vf top = splat(negative);
   for (long j = 0; j < vocabulary; j += W)
     top = vmax(top, select(first_lanes(vocabulary - j), load(z + j), splat(negative)));
-  const float best = hmax(top);
+  const float best = max_lanes(top)[0];
   vf sum = vf{};
   for (long j = 0; j < vocabulary; j += W) {
     const vf e = select(first_lanes(vocabulary - j), vexp(load(z + j) - splat(best)), vf{});
     sum += e;
     store(dz + j, e);
   }
-  const float total = hsum(sum);
+  const float total = sum_lanes(sum)[0];
   const vf factor = splat(inverse_count / total);
   for (long j = 0; j < vocabulary; j += W) store(dz + j, load(dz + j) * factor);
   dz[target] -= inverse_count;

@@ -77,18 +77,15 @@ struct GemmTiles {
 inline void gemm(long m, long n, long k, const float* a, long a_row, long a_k, const float* b,
                  long b_ld, float* c, long c_ld, const Epilogue& e = Epilogue()) {
   const long tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
-  for (long t = 0, row = 0; t < tiles; t++) {
-    const long rows = (m - row + tiles - t - 1) / (tiles - t);  // as even as they come
-    const float* ar = a + row * a_row;
-    float* cr = c + row * c_ld;
-    long column = 0;
-    for (; column + W < n; column += 2 * W)
-      GemmTiles<2>::table[rows - 1](k, ar, a_row, a_k, b + column, b_ld, cr + column, c_ld, e, row,
-                                    column);
-    if (column < n)
-      GemmTiles<1>::table[rows - 1](k, ar, a_row, a_k, b + column, b_ld, cr + column, c_ld, e, row,
-                                    column);
-    row += rows;
+  // A panel of B stays in the first cache while all rows of A pass by.
+  for (long column = 0; column < n; column += 2 * W) {
+    const GemmTile* table = column + W < n ? GemmTiles<2>::table : GemmTiles<1>::table;
+    for (long t = 0, row = 0; t < tiles; t++) {
+      const long rows = (m - row + tiles - t - 1) / (tiles - t);  // as even as they come
+      table[rows - 1](k, a + row * a_row, a_row, a_k, b + column, b_ld, c + row * c_ld + column,
+                      c_ld, e, row, column);
+      row += rows;
+    }
   }
 }
 

@@ -180,8 +180,8 @@ void Group::train_alone(int64_t i, Worker& worker, Call& call) {
     double sums[2];
     kernels_.pack(plan_, one, worker.view);
     for (int half = 0; half < 2; half++)
-      sums[half] = kernels_.half(plan_, stream_, one, worker.view, step, half,
-                                 worker.view.gradient[half]);
+      sums[half] =
+          kernels_.half(plan_, stream_, one, worker.view, step, half, worker.view.gradient[half]);
     result = kernels_.update(plan_, optimizer_, one, worker.view, sums, step);
   } while (record(i, result, call));
 }
@@ -198,8 +198,8 @@ void Group::train_together(int64_t i, Team& team, int rank, Worker& worker, Call
   while (team.go_on) {
     const int64_t step = arrays_.step[i];
     kernels_.pack(plan_, one, worker.view);
-    team.sums[rank] = kernels_.half(plan_, stream_, one, worker.view, step, rank,
-                                    worker.view.gradient[rank]);
+    team.sums[rank] =
+        kernels_.half(plan_, stream_, one, worker.view, step, rank, worker.view.gradient[rank]);
     team.barrier.wait();
     if (rank == 0) {
       const StepResult result = kernels_.update(plan_, optimizer_, one, both, team.sums, step);

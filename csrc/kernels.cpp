@@ -10,6 +10,12 @@
 extern "C" {
 extern const compfast::KernelTable COMPFAST_JOIN(compfast_kernels_, COMPFAST_ISA);
 const compfast::KernelTable COMPFAST_JOIN(compfast_kernels_, COMPFAST_ISA) = {
-    COMPFAST_TEXT(COMPFAST_ISA), W, train_pack, train_half, train_update, batch_gradient, member_logits,
+    COMPFAST_TEXT(COMPFAST_ISA),
+    W,
+    train_pack,
+    train_half,
+    train_update,
+    batch_gradient,
+    member_logits,
 };
 }

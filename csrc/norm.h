@@ -6,17 +6,19 @@
 
 namespace {
 
-inline void norm_forward(long rows, long d, float epsilon, const float* x, long x_ld,
-                         const float* g, const float* b, float* y, long y_ld, float* saved) {
-  const long vectors = (d + W - 1) / W;
+// The row loops, with the number of vectors a row known to the compiler (0: it is not).
+template <int NV>
+void norm_forward_rows(long rows, long d, float epsilon, const float* x, long x_ld, const float* g,
+                       const float* b, float* y, long y_ld, float* saved) {
+  const long vectors = NV ? NV : (d + W - 1) / W;
   const vi tail = first_lanes(d - (vectors - 1) * W);
-  const float inverse = 1.0f / (float)d;
+  const vf inverse = splat(1.0f / (float)d);
   for (long r = 0; r < rows; r++) {
     const float* xr = x + r * x_ld;
     float* yr = y + r * y_ld;
     vf sum = vf{};
     for (long j = 0; j < vectors; j++) sum += load(xr + j * W);
-    const vf mean = splat(hsum(sum) * inverse);
+    const vf mean = sum_lanes(sum) * inverse;
     vf squares = vf{};
     for (long j = 0; j < vectors - 1; j++) {
       const vf c = load(xr + j * W) - mean;
@@ -24,8 +26,8 @@ inline void norm_forward(long rows, long d, float epsilon, const float* x, long 
     }
     const vf last = select(tail, load(xr + (vectors - 1) * W) - mean, vf{});
     squares = fma(last, last, squares);
-    const float variance = hsum(squares) * inverse;
-    const float rstd = 1.0f / __builtin_sqrtf(variance + epsilon);
+    const vf variance = sum_lanes(squares) * inverse;
+    const float rstd = 1.0f / __builtin_sqrtf(variance[0] + epsilon);
     saved[2 * r] = mean[0];
     saved[2 * r + 1] = rstd;
     for (long j = 0; j < vectors; j++) {
@@ -33,6 +35,47 @@ inline void norm_forward(long rows, long d, float epsilon, const float* x, long 
       store(yr + j * W, fma(xhat, load(g + j * W), load(b + j * W)));
     }
   }
+}
+
+// dx (+)= rstd (dy g - mean(dy g) - xhat mean(dy g xhat))
+template <int NV>
+void norm_backward_rows(long rows, long d, const float* x, long x_ld, const float* g,
+                        const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
+                        bool add) {
+  const long vectors = NV ? NV : (d + W - 1) / W;
+  const vi tail = first_lanes(d - (vectors - 1) * W);
+  const vf inverse = splat(1.0f / (float)d);
+  for (long r = 0; r < rows; r++) {
+    const float* xr = x + r * x_ld;
+    const float* dyr = dy + r * dy_ld;
+    float* dxr = dx + r * dx_ld;
+    const vf mean = splat(saved[2 * r]), rstd = splat(saved[2 * r + 1]);
+    vf s1 = vf{}, s2 = vf{};
+    for (long j = 0; j < vectors; j++) {
+      const vf scaled = load(dyr + j * W) * load(g + j * W);
+      s1 += scaled;
+      s2 = fma(scaled, (load(xr + j * W) - mean) * rstd, s2);
+    }
+    const vf m1 = sum_lanes(s1) * inverse, m2 = sum_lanes(s2) * inverse;
+    for (long j = 0; j < vectors; j++) {
+      const vf xhat = (load(xr + j * W) - mean) * rstd;
+      const vf scaled = load(dyr + j * W) * load(g + j * W);
+      vf grad = (scaled - m1 - xhat * m2) * rstd;
+      if (j == vectors - 1) grad = select(tail, grad, vf{});
+      if (add) grad += load(dxr + j * W);
+      store(dxr + j * W, grad);
+    }
+  }
+}
+
+inline void norm_forward(long rows, long d, float epsilon, const float* x, long x_ld,
+                         const float* g, const float* b, float* y, long y_ld, float* saved) {
+  const long vectors = (d + W - 1) / W;
+  auto* run = vectors == 2   ? norm_forward_rows<2>
+              : vectors == 4 ? norm_forward_rows<4>
+              : vectors == 8 ? norm_forward_rows<8>
+                             : norm_forward_rows<0>;
+  run(rows, d, epsilon, x, x_ld, g, b, y, y_ld, saved);
 }
 
 // dg += sum over rows of dy xhat; db += sum of dy. Columns outside: sums stay in registers.
@@ -56,7 +99,6 @@ void norm_column_sums(long rows, const float* x, long x_ld, const float* dy, lon
   }
 }
 
-// dx (+)= rstd (dy g - mean(dy g) - xhat mean(dy g xhat))
 inline void norm_backward(long rows, long d, const float* x, long x_ld, const float* g,
                           const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
                           bool add, float* dg, float* db) {
@@ -68,29 +110,11 @@ inline void norm_backward(long rows, long d, const float* x, long x_ld, const fl
   if (column < vectors * W)
     norm_column_sums<1>(rows, x + column, x_ld, dy + column, dy_ld, saved, dg + column,
                         db + column);
-  const vi tail = first_lanes(d - (vectors - 1) * W);
-  const float inverse = 1.0f / (float)d;
-  for (long r = 0; r < rows; r++) {
-    const float* xr = x + r * x_ld;
-    const float* dyr = dy + r * dy_ld;
-    float* dxr = dx + r * dx_ld;
-    const vf mean = splat(saved[2 * r]), rstd = splat(saved[2 * r + 1]);
-    vf s1 = vf{}, s2 = vf{};
-    for (long j = 0; j < vectors; j++) {
-      const vf scaled = load(dyr + j * W) * load(g + j * W);
-      s1 += scaled;
-      s2 = fma(scaled, (load(xr + j * W) - mean) * rstd, s2);
-    }
-    const vf m1 = splat(hsum(s1) * inverse), m2 = splat(hsum(s2) * inverse);
-    for (long j = 0; j < vectors; j++) {
-      const vf xhat = (load(xr + j * W) - mean) * rstd;
-      const vf scaled = load(dyr + j * W) * load(g + j * W);
-      vf grad = (scaled - m1 - xhat * m2) * rstd;
-      if (j == vectors - 1) grad = select(tail, grad, vf{});
-      if (add) grad += load(dxr + j * W);
-      store(dxr + j * W, grad);
-    }
-  }
+  auto* run = vectors == 2   ? norm_backward_rows<2>
+              : vectors == 4 ? norm_backward_rows<4>
+              : vectors == 8 ? norm_backward_rows<8>
+                             : norm_backward_rows<0>;
+  run(rows, d, x, x_ld, g, dy, dy_ld, saved, dx, dx_ld, add);
 }
 
 }  // namespace

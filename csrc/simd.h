@@ -70,33 +70,45 @@ inline vi lane_index() {
 // Lanes [0, n) of a vector; n may be negative or larger than W.
 inline vi first_lanes(long n) { return lane_index() < splat_int(n > W ? W : n < 0 ? 0 : (int)n); }
 
-// Halving tree: the order of the sum is a function of W alone.
-inline float hsum(vf x) {
-  float lanes[W];
-  vf y = x;
+// x with its halves (quarters, ...) exchanged: log2(W) of these combine all lanes.
+template <int STRIDE>
+inline vf exchange(vf x) {
 #if COMPFAST_WIDTH == 16
-  y += __builtin_shuffle(y, vi{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
-  y += __builtin_shuffle(y, vi{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
-  y += __builtin_shuffle(y, vi{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
-  y += __builtin_shuffle(y, vi{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+  constexpr int S = STRIDE;
+  return __builtin_shuffle(x, vi{0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S, 8 ^ S,
+                                 9 ^ S, 10 ^ S, 11 ^ S, 12 ^ S, 13 ^ S, 14 ^ S, 15 ^ S});
 #elif COMPFAST_WIDTH == 8
-  y += __builtin_shuffle(y, vi{4, 5, 6, 7, 0, 1, 2, 3});
-  y += __builtin_shuffle(y, vi{2, 3, 0, 1, 6, 7, 4, 5});
-  y += __builtin_shuffle(y, vi{1, 0, 3, 2, 5, 4, 7, 6});
+  constexpr int S = STRIDE;
+  return __builtin_shuffle(x, vi{0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S});
 #else
-  y += __builtin_shuffle(y, vi{2, 3, 0, 1});
-  y += __builtin_shuffle(y, vi{1, 0, 3, 2});
+  constexpr int S = STRIDE;
+  return __builtin_shuffle(x, vi{0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S});
 #endif
-  std::memcpy(lanes, &y, sizeof lanes);
-  return lanes[0];
 }
 
-inline float hmax(vf x) {
-  float lanes[W];
-  std::memcpy(lanes, &x, sizeof lanes);
-  float best = lanes[0];
-  for (int i = 1; i < W; i++) best = lanes[i] > best ? lanes[i] : best;
-  return best;
+// All lanes hold the sum (the maximum); the order is a function of W alone.
+inline vf sum_lanes(vf x) {
+#if COMPFAST_WIDTH == 16
+  x += exchange<8>(x);
+#endif
+#if COMPFAST_WIDTH >= 8
+  x += exchange<4>(x);
+#endif
+  x += exchange<2>(x);
+  x += exchange<1>(x);
+  return x;
+}
+
+inline vf max_lanes(vf x) {
+#if COMPFAST_WIDTH == 16
+  x = vmax(x, exchange<8>(x));
+#endif
+#if COMPFAST_WIDTH >= 8
+  x = vmax(x, exchange<4>(x));
+#endif
+  x = vmax(x, exchange<2>(x));
+  x = vmax(x, exchange<1>(x));
+  return x;
 }
 
 // exp(x) for x clamped to [-87, 88], NaN stays NaN: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor
