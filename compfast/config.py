@@ -327,7 +327,8 @@ def resolve(model: ModelConfig, task: TaskConfig, vocabulary: int) -> ModelConfi
         max_positions=model.max_positions or task.seq_len,
         final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
     )
-    assert resolved.vocab_size is not None and resolved.max_positions is not None
+    assert resolved.vocab_size is not None
+    assert resolved.max_positions is not None
     _require(
         resolved.vocab_size >= vocabulary,
         f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}",

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import tomllib
 
 import compfast
 from compfast.settings import from_dict

@@ -148,7 +148,7 @@ class NativeEngine:
             raise UsageError(
                 f"tokens have shape {tokens.shape}; [N, {self._plan.positions}] is needed"
             )
-        if tokens.size and not (0 <= tokens.min() and tokens.max() < vocabulary):
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
             raise UsageError(
                 f"tokens reach from {tokens.min()} to {tokens.max()};"
                 f" they must be in 0..{vocabulary - 1}"

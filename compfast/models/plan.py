@@ -66,7 +66,7 @@ class Plan:
 def transformer_plan(model: ModelConfig) -> Plan:
     """The plan of a resolved model, with rows that the loss never reads pruned."""
     builder = _Builder(model)
-    x = builder.op("embed", "embed", model.d_model, (), ("embed.token.weight",) + _POSITION)
+    x = builder.op("embed", "embed", model.d_model, (), ("embed.token.weight", *_POSITION))
     for layer in range(model.layers):
         x = _block(builder, f"blocks.{layer}", x, model)
     if model.final_norm:
@@ -159,7 +159,8 @@ def fuse_projections(plan: Plan) -> Plan:
     for op in plan.ops:
         last = ops[-1] if ops else None
         if last is not None and _joinable(last, op, rows):
-            assert last.output is not None and op.output is not None
+            assert last.output is not None
+            assert op.output is not None
             joined = buffers[last.output.buffer]
             moved[op.output.buffer] = (joined.name, joined.width)
             width = joined.width + op.output.width

@@ -1,0 +1,58 @@
+"""Raw buffers in, raw buffers out; shapes and meaning are checked in compfast/engines/native.py."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compfast.engines.base import Float32, Int32, Int64
+from compfast.philox import UInt32
+
+def compiled_isas() -> list[str]:
+    """Instruction sets in this binary, weakest first."""
+
+def supported_isas() -> list[str]:
+    """Those that this machine runs."""
+
+def selected_isa() -> str:
+    """The strongest supported, or COMPFAST_ISA; raises ValueError for one that is not there."""
+
+def build_info() -> str:
+    """Compiler, its version, build type."""
+
+def philox(counter: tuple[int, int, int, int], seed: int) -> UInt32: ...
+def feistel(seed: int, epoch: int, index: int, n: int) -> int: ...
+def anchor_batch(
+    stream: Mapping[str, Any], seed: int, step: int, batch: int
+) -> tuple[Int32, Int32]:
+    """Tokens [batch, T] and targets [batch] of one training step."""
+
+def fill_normal(seed: int, tensor: int, std: float, out: Float32) -> None: ...
+
+class Group:
+    """Members of one shape; it keeps and changes the arrays that it is given."""
+
+    def __init__(
+        self,
+        plan: Mapping[str, Any],
+        tables: Mapping[str, Any],
+        stream: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+        threads: int,
+        /,
+    ) -> None: ...
+    def advance(
+        self,
+        until: int,
+        base: int,
+        loss: Float32,
+        grad_norm: Float32,
+        tick: Callable[[int], None] | None,
+    ) -> bool:
+        """Fills loss and grad_norm [M, until - base]; True when a stop left members behind."""
+
+    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Float32]:
+        """Loss [M] and flat gradients [M, flat_size]."""
+
+    def logits(self, members: Int64, tokens: Int32) -> Float32: ...
+    def predict(self, members: Int64, tokens: Int32) -> Int32: ...
+    def request_stop(self) -> None: ...
+    def isa(self) -> str: ...
