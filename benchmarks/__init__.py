@@ -1,0 +1,1 @@
+"""Speed of compfast beside its peers; see README.md here. Nothing in the package imports this."""

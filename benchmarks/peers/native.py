@@ -1,0 +1,41 @@
+"""compfast's own engine: fused C++, one worker a member."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks.problem import Problem
+from compfast.engines.base import Float32
+from compfast.engines.native import NativeEngine
+
+
+class NativePeer:
+    """See `benchmarks.peers.base.Peer`; threads are those that OMP_NUM_THREADS allows."""
+
+    def __init__(self, problem: Problem) -> None:
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        self._steps = problem.specs[0].training.steps
+        self._engine = NativeEngine(problem.specs, problem.tables, threads=threads)
+        self._engine.initialise()
+        self._step = 0
+
+    def losses(self, steps: int) -> Float32:
+        self._step += steps
+        return self._engine.advance(self._step).loss
+
+    def train(self, steps: int) -> None:
+        if self._step + steps > self._steps:
+            self._engine.initialise()
+            self._step = 0
+        self._step += steps
+        self._engine.advance(self._step)
+
+    def matmul(self) -> str:
+        return f"own kernels, {self._engine.isa}"
+
+    def matmul_rate(self) -> float | None:
+        return None
+
+
+def make(problem: Problem, variant: str) -> NativePeer:
+    return NativePeer(problem)
