@@ -1,0 +1,79 @@
+"""The whole native engine under AddressSanitizer and UBSan: every architecture, every
+instruction set, a member for each worker and two workers for one member.
+
+    LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+        python tests/cpp/sanitized_step.py build/checks/_native*.so
+
+Any finding ends the process; the numbers are checked elsewhere (tests/test_engines.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+
+def use_extension(path: str) -> None:
+    """Make `compfast._native` the extension in this file."""
+    spec = importlib.util.spec_from_file_location("compfast._native", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["compfast._native"] = module
+    spec.loader.exec_module(module)
+
+
+def exercise(name: str, members: int, batch_size: int, data: str) -> None:
+    """Two steps, gradients, predictions and logits of a few members on two threads."""
+    from architectures import ARCHITECTURES
+
+    from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
+    from compfast.engines.native import NativeEngine
+    from compfast.grid import member_specs
+    from compfast.schedule import make_tables
+
+    length, changes = ARCHITECTURES[name]
+    config = Config(
+        task=TaskConfig(seq_len=length, data="fixed" if data == "fixed" else "fresh"),
+        model=ModelConfig(**changes),
+        training=TrainingConfig(steps=2, batch_size=batch_size),
+        sweep=(("seed", tuple(range(members))),),
+    )
+    specs = member_specs(config)
+    engine = NativeEngine(specs, make_tables(specs), threads=2)
+    engine.initialise()
+    engine.advance(1)
+    engine.load(engine.state())
+    assert np.isfinite(engine.advance(2).loss).all()
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, specs[0].model.vocab_size, (batch_size + 1, length), dtype=np.int32)
+    loss, _ = engine.gradients(tokens, tokens[:, 0])
+    assert np.isfinite(loss).all()
+    assert engine.predict(tokens).shape == (members, len(tokens))
+    assert np.isfinite(engine.logits(tokens, [members - 1])).all()
+
+
+def main() -> None:
+    use_extension(sys.argv[1])
+    from architectures import NAMES
+
+    from compfast import _native
+
+    for isa in _native.supported_isas():
+        os.environ["COMPFAST_ISA"] = isa
+        for index, name in enumerate(NAMES):
+            exercise(name, members=3, batch_size=37, data="fresh")
+            exercise(name, members=1, batch_size=1 + index, data="fixed")
+    print(f"sanitized: {len(NAMES)} architectures on {' '.join(_native.supported_isas())}")
+
+
+if __name__ == "__main__":
+    main()
