@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Every check, on a fresh machine too: sets up .venv, then lint, types, the C++ code under
+# sanitizers and pytest. The first check that fails ends it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+
+step "environment: .venv"
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+# shellcheck disable=SC1091
+. .venv/bin/activate
+# torch by itself and first: what is installed satisfies the package, which then takes no other.
+pip install --quiet --disable-pip-version-check torch==2.13.0
+pip install --quiet --disable-pip-version-check --editable '.[test]'
+
+step "lint"
+ruff check .
+ruff format --check .
+clang-format --dry-run -Werror csrc/*.h csrc/*.cpp tests/cpp/*.cpp
+
+step "types"
+mypy
+mypy tests
+
+step "C++ under AddressSanitizer, UBSan and ThreadSanitizer"
+mkdir -p build
+cmake -S . -B build/checks -GNinja -DCOMPFAST_SANITIZE=ON -DCOMPFAST_TESTS=ON \
+  -DPython_EXECUTABLE="$(command -v python)" -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" \
+  >build/checks.log || { cat build/checks.log; exit 1; }
+ninja -C build/checks --quiet
+ctest --test-dir build/checks --output-on-failure --timeout 120
+compiler=${CXX:-c++}
+LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+  python tests/cpp/sanitized_step.py build/checks/_native*.so
+
+step "pytest"
+python -m pytest "$@"
