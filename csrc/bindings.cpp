@@ -51,6 +51,9 @@ OpRecord op_record(const py::dict& d) {
   read(d, "packed", op.packed);
   read(d, "packed_bias", op.packed_bias);
   read(d, "packed_ld", op.packed_ld);
+  read(d, "bf16", op.bf16);
+  read(d, "packed_back", op.packed_back);
+  read(d, "operands", op.operands);
   read(d, "activation", op.activation);
   read(d, "slope", op.slope);
   read(d, "factor", op.factor);

@@ -1,10 +1,12 @@
-// C[m, n] (+)= A[m, k] B[k, n], fp32, A with any two strides, B and C rows contiguous.
+// C[m, n] (+)= A[m, k] B[k, n], A with any two strides, B and C rows contiguous; operands are
+// float32, or pairs of bfloat16 along k (bf16.h; k and strides then count pairs); C is float32.
 // One microkernel serves a linear layer three times: X W^T (B = a transposed copy of the
 // weights), dY W (B = the weights) and dY^T X (A read down its columns).
-// Every element of C is one chain of fma over k = 0, 1, ..., whatever tile it falls into.
+// Every element of C is one chain of multiply-adds over k = 0, 1, ..., whatever tile it falls into.
 // n is covered in whole vectors: B and C must be readable and writable to the next multiple of W.
 #pragma once
 
+#include "bf16.h"
 #include "simd.h"
 
 namespace {
@@ -24,24 +26,24 @@ constexpr int TILE_ROWS = 12;  // 12 x 2 accumulators + 2 of B + a broadcast in 
 constexpr int TILE_ROWS = 6;  // 6 x 2 accumulators in 16 registers
 #endif
 
-template <int MR, int NV>
-void gemm_tile(long k, const float* a, long a_row, long a_k, const float* b, long b_ld, float* c,
-               long c_ld, const Epilogue& e, long row, long column) {
+template <typename T, int MR, int NV>
+void gemm_tile(long k, const T* a, long a_row, long a_k, const T* b, long b_ld, float* c, long c_ld,
+               const Epilogue& e, long row, long column) {
   vf acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++)
 #pragma GCC unroll 2
     for (int j = 0; j < NV; j++) acc[i][j] = vf{};
   for (long p = 0; p < k; p++) {
-    vf bv[NV];
+    decltype(load(b)) bv[NV];
 #pragma GCC unroll 2
     for (int j = 0; j < NV; j++) bv[j] = load(b + p * b_ld + j * W);
-    const float* ap = a + p * a_k;
+    const T* ap = a + p * a_k;
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
-      vf av = splat(ap[i * a_row]);
+      const auto av = splat(ap[i * a_row]);
 #pragma GCC unroll 2
-      for (int j = 0; j < NV; j++) acc[i][j] = fma(av, bv[j], acc[i][j]);
+      for (int j = 0; j < NV; j++) acc[i][j] = multiply_add(av, bv[j], acc[i][j]);
     }
   }
 #pragma GCC unroll 16
@@ -59,27 +61,29 @@ void gemm_tile(long k, const float* a, long a_row, long a_k, const float* b, lon
     }
 }
 
-using GemmTile = void (*)(long, const float*, long, long, const float*, long, float*, long,
-                          const Epilogue&, long, long);
+template <typename T>
+using GemmTile = void (*)(long, const T*, long, long, const T*, long, float*, long, const Epilogue&,
+                          long, long);
 
-template <int NV>
+template <typename T, int NV>
 struct GemmTiles {
-  static constexpr GemmTile table[12] = {
-      gemm_tile<1, NV>,  gemm_tile<2, NV>,  gemm_tile<3, NV>,
-      gemm_tile<4, NV>,  gemm_tile<5, NV>,  gemm_tile<6, NV>,
+  static constexpr GemmTile<T> table[12] = {
+      gemm_tile<T, 1, NV>,  gemm_tile<T, 2, NV>,  gemm_tile<T, 3, NV>,
+      gemm_tile<T, 4, NV>,  gemm_tile<T, 5, NV>,  gemm_tile<T, 6, NV>,
 #if COMPFAST_WIDTH == 16 || defined(__aarch64__)
-      gemm_tile<7, NV>,  gemm_tile<8, NV>,  gemm_tile<9, NV>,
-      gemm_tile<10, NV>, gemm_tile<11, NV>, gemm_tile<12, NV>,
+      gemm_tile<T, 7, NV>,  gemm_tile<T, 8, NV>,  gemm_tile<T, 9, NV>,
+      gemm_tile<T, 10, NV>, gemm_tile<T, 11, NV>, gemm_tile<T, 12, NV>,
 #endif
   };
 };
 
-inline void gemm(long m, long n, long k, const float* a, long a_row, long a_k, const float* b,
-                 long b_ld, float* c, long c_ld, const Epilogue& e = Epilogue()) {
+template <typename T>
+void gemm(long m, long n, long k, const T* a, long a_row, long a_k, const T* b, long b_ld, float* c,
+          long c_ld, const Epilogue& e = Epilogue()) {
   const long tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
   // A panel of B stays in the first cache while all rows of A pass by.
   for (long column = 0; column < n; column += 2 * W) {
-    const GemmTile* table = column + W < n ? GemmTiles<2>::table : GemmTiles<1>::table;
+    const GemmTile<T>* table = column + W < n ? GemmTiles<T, 2>::table : GemmTiles<T, 1>::table;
     for (long t = 0, row = 0; t < tiles; t++) {
       const long rows = (m - row + tiles - t - 1) / (tiles - t);  // as even as they come
       table[rows - 1](k, a + row * a_row, a_row, a_k, b + column, b_ld, c + row * c_ld + column,

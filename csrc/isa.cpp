@@ -7,6 +7,7 @@ extern const compfast::KernelTable compfast_kernels_generic;
 #if defined(__x86_64__)
 extern const compfast::KernelTable compfast_kernels_v3;
 extern const compfast::KernelTable compfast_kernels_v4;
+extern const compfast::KernelTable compfast_kernels_v4bf16;
 #endif
 }
 
@@ -18,6 +19,7 @@ std::vector<const KernelTable*> compiled_kernels() {
 #if defined(__x86_64__)
       &compfast_kernels_v3,
       &compfast_kernels_v4,
+      &compfast_kernels_v4bf16,
 #endif
   };
 }
@@ -32,6 +34,7 @@ static bool supported(const KernelTable& table) {
                   __builtin_cpu_supports("avx512vl");
   if (&table == &compfast_kernels_v3) return v3;
   if (&table == &compfast_kernels_v4) return v4;
+  if (&table == &compfast_kernels_v4bf16) return v4 && __builtin_cpu_supports("avx512bf16");
 #endif
   return &table == &compfast_kernels_generic;
 }

@@ -7,15 +7,34 @@
 
 namespace {
 
-// W^T [d_in, packed_ld] and b [packed_ld], zero padded, refreshed once a step.
-inline void linear_pack(const compfast::OpRecord& op, const float* params, float* packed) {
-  const float* w = params + op.weight;
-  float* out = packed + op.packed;
+// out [d_in, packed_ld] = W^T, zero padded
+inline void transpose_weight(const compfast::OpRecord& op, const float* w, float* out) {
   constexpr long BLOCK = 16;
   for (long n0 = 0; n0 < op.d_out; n0 += BLOCK)
     for (long k = 0; k < op.d_in; k++)
       for (long n = n0; n < op.d_out && n < n0 + BLOCK; n++)
         out[k * op.packed_ld + n] = w[n * op.weight_ld + k];
+  for (long k = 0; k < op.d_in; k++)
+    for (long n = op.d_out; n < op.packed_ld; n++) out[k * op.packed_ld + n] = 0.0f;
+}
+
+inline uint32_t* words(float* p) { return reinterpret_cast<uint32_t*>(p); }
+inline const uint32_t* words(const float* p) { return reinterpret_cast<const uint32_t*>(p); }
+
+// Copies of the weights that forward (W^T) and backward (bf16: W) read, and the zero-padded bias;
+// refreshed once a step. `operands` is the workspace's room for bfloat16 operands.
+inline void linear_pack(const compfast::OpRecord& op, const float* params, float* packed,
+                        float* operands) {
+  const float* w = params + op.weight;
+  if (op.bf16) {
+    transpose_weight(op, w, operands);
+    pack_row_pairs(op.d_in, op.d_out, operands, op.packed_ld, words(packed + op.packed),
+                   op.packed_ld);
+    pack_row_pairs(op.d_out, op.d_in, w, op.weight_ld, words(packed + op.packed_back),
+                   op.weight_ld);
+  } else {
+    transpose_weight(op, w, packed + op.packed);
+  }
   if (op.bias >= 0)
     std::memcpy(packed + op.packed_bias, params + op.bias, op.d_out * sizeof(float));
 }
@@ -42,8 +61,16 @@ inline void linear_forward(const compfast::OpRecord& op, long sequences, const f
     e.residual_ld = r.stride;
   }
   float* y = values + op.out.value;
-  gemm(rows, op.d_out, op.d_in, values + op.in[0].value + x.offset, x.stride, 1, packed + op.packed,
-       op.packed_ld, y, op.out.ld, e);
+  const float* from = values + op.in[0].value + x.offset;
+  if (op.bf16) {
+    uint32_t* a = words(values + op.operands);
+    pack_rows(rows, op.d_in, from, x.stride, a, pair_ld(op.d_in));
+    gemm<uint32_t>(rows, op.d_out, pairs(op.d_in), a, pair_ld(op.d_in), 1,
+                   words(packed + op.packed), op.packed_ld, y, op.out.ld, e);
+  } else {
+    gemm(rows, op.d_out, op.d_in, from, x.stride, 1, packed + op.packed, op.packed_ld, y, op.out.ld,
+         e);
+  }
   if (op.activation != IDENTITY) activate(op.activation, y, values + op.slope, rows * op.out.ld);
 }
 
@@ -62,28 +89,57 @@ inline void column_sums(long rows, long columns, const float* x, long ld, float*
   }
 }
 
-// dW += dY^T X; db += column sums of dY; dX (+)= dY W, times the slope of x's activation.
-inline void linear_backward(const compfast::OpRecord& op, long sequences, const float* params,
-                            float* values, float* gradient) {
-  const long rows = sequences * op.out.rows;
-  float* dy = values + op.out.grad;
-  if (op.activation != IDENTITY && !op.slope_applied)
-    for (long i = 0; i < rows * op.out.ld; i += W)
-      store(dy + i, load(dy + i) * load(values + op.slope + i));
-  const Rows x = rows_of(op.in[0], op.out.rows);
-  Epilogue accumulate;
-  accumulate.add = true;
-  gemm(op.d_out, op.d_in, rows, dy, 1, op.out.ld, values + op.in[0].value + x.offset, x.stride,
-       gradient + op.weight, op.weight_ld, accumulate);
-  if (op.bias >= 0) column_sums(rows, op.d_out, dy, op.out.ld, gradient + op.bias);
+// dW += dY^T X
+inline void linear_backward_weight(const compfast::OpRecord& op, long rows, const Rows& x,
+                                   const float* dy, float* values, float* d_weight) {
+  Epilogue e;
+  e.add = true;
+  const float* from = values + op.in[0].value + x.offset;
+  if (!op.bf16) {
+    gemm(op.d_out, op.d_in, rows, dy, 1, op.out.ld, from, x.stride, d_weight, op.weight_ld, e);
+    return;
+  }
+  uint32_t* a = words(values + op.operands);
+  uint32_t* b = a + pairs(rows) * op.out.ld;
+  pack_row_pairs(rows, op.d_out, dy, op.out.ld, a, op.out.ld);
+  pack_row_pairs(rows, op.d_in, from, x.stride, b, op.weight_ld);
+  gemm<uint32_t>(op.d_out, op.d_in, pairs(rows), a, 1, op.out.ld, b, op.weight_ld, d_weight,
+                 op.weight_ld, e);
+}
+
+// dX (+)= dY W, times the slope of x's activation
+inline void linear_backward_input(const compfast::OpRecord& op, long rows, const Rows& x,
+                                  const float* dy, const float* params, const float* packed,
+                                  float* values) {
   Epilogue e;
   e.add = op.in[0].mode != compfast::GRAD_WRITE;
   if (op.factor >= 0) {
     e.factor = values + op.factor + x.offset;
     e.factor_ld = x.stride;
   }
-  gemm(rows, op.d_in, op.d_out, dy, op.out.ld, 1, params + op.weight, op.weight_ld,
-       values + op.in[0].grad + x.offset, x.stride, e);
+  float* dx = values + op.in[0].grad + x.offset;
+  if (!op.bf16) {
+    gemm(rows, op.d_in, op.d_out, dy, op.out.ld, 1, params + op.weight, op.weight_ld, dx, x.stride,
+         e);
+    return;
+  }
+  uint32_t* a = words(values + op.operands);
+  pack_rows(rows, op.d_out, dy, op.out.ld, a, pair_ld(op.d_out));
+  gemm<uint32_t>(rows, op.d_in, pairs(op.d_out), a, pair_ld(op.d_out), 1,
+                 words(packed + op.packed_back), op.weight_ld, dx, x.stride, e);
+}
+
+inline void linear_backward(const compfast::OpRecord& op, long sequences, const float* params,
+                            const float* packed, float* values, float* gradient) {
+  const long rows = sequences * op.out.rows;
+  float* dy = values + op.out.grad;
+  if (op.activation != IDENTITY && !op.slope_applied)
+    for (long i = 0; i < rows * op.out.ld; i += W)
+      store(dy + i, load(dy + i) * load(values + op.slope + i));
+  const Rows x = rows_of(op.in[0], op.out.rows);
+  linear_backward_weight(op, rows, x, dy, values, gradient + op.weight);
+  if (op.bias >= 0) column_sums(rows, op.d_out, dy, op.out.ld, gradient + op.bias);
+  linear_backward_input(op, rows, x, dy, params, packed, values);
 }
 
 // The residual's gradient is dY itself.

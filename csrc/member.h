@@ -24,9 +24,10 @@ inline long attention_saved(const OpRecord& op) {
   return (long)op.heads * op.out.rows * padded(op.in[1].rows);
 }
 
-inline void pack(const PlanRecord& plan, const float* params, float* packed) {
+inline void pack(const PlanRecord& plan, const float* params, const Workspace& w) {
   for (int i = 0; i < plan.op_count; i++)
-    if (plan.ops[i].kind == OP_LINEAR) linear_pack(plan.ops[i], params, packed);
+    if (plan.ops[i].kind == OP_LINEAR)
+      linear_pack(plan.ops[i], params, w.packed, w.values + plan.ops[i].operands);
 }
 
 inline void forward_norm(const OpRecord& op, long n, const float* params, float* values) {
@@ -121,7 +122,7 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     if (op.kind == OP_LOSS) {
       loss = loss_backward(plan, op, n, w, tokens, targets, inverse_count);
     } else if (op.kind == OP_LINEAR) {
-      linear_backward(op, n, params, w.values, gradient);
+      linear_backward(op, n, params, w.packed, w.values, gradient);
       if (op.inputs > 1) residual_backward(op, n, w.values);
     } else if (op.kind == OP_NORM) {
       backward_norm(op, n, params, w.values, gradient);
@@ -175,7 +176,7 @@ inline float mean_loss(const PlanRecord& plan, int64_t count, const double* sums
 // Mean loss over `count` sequences; its gradient is left in w.gradient[0].
 inline float batch_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
                             const int32_t* tokens, const int32_t* targets, int64_t count) {
-  pack(plan, member.params, w.packed);
+  pack(plan, member.params, w);
   double sums[2];
   for (int half = 0; half < 2; half++)
     sums[half] = half_gradient(plan, member, w, tokens, targets, count, half, w.gradient[half]);
@@ -229,13 +230,13 @@ inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimize
 }
 
 inline void train_pack(const PlanRecord& plan, const Member& member, const Workspace& w) {
-  pack(plan, member.params, w.packed);
+  pack(plan, member.params, w);
 }
 
 // Last-position logits [count, vocabulary] and their argmax [count]; either may be null.
 inline void member_logits(const PlanRecord& plan, const Member& member, const Workspace& w,
                           const int32_t* tokens, int64_t count, float* out, int32_t* best) {
-  pack(plan, member.params, w.packed);
+  pack(plan, member.params, w);
   const ViewRecord& z = plan.ops[plan.op_count - 1].in[0];
   for (int64_t s = 0; s < count; s += plan.microbatch) {
     const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);

@@ -39,6 +39,9 @@ struct OpRecord {
   int64_t packed = -1;       // linear: W^T [d_in, packed_ld] in the packed area
   int64_t packed_bias = -1;  // linear: [packed_ld], zero padded
   int32_t packed_ld = 0;
+  int32_t bf16 = 0;          // operands of the products are bfloat16
+  int64_t packed_back = -1;  // bf16: W in pairs along d_out, [pairs(d_out), weight_ld]
+  int64_t operands = 0;      // bf16: room in the workspace for the operands of one product
   int32_t activation = 0;
   int64_t slope = -1;         // linear with activation: act' [rows, out.ld] in the workspace
   int64_t factor = -1;        // linear whose input came from an activation: that slope

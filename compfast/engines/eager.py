@@ -33,6 +33,7 @@ from compfast.engines.base import (
 )
 from compfast.engines.checks import check_group, check_state, check_until
 from compfast.init import initial_parameters
+from compfast.models.precision import products
 from compfast.models.transformer import Transformer
 from compfast.params import parameter_table
 from compfast.tasks import make_task
@@ -56,7 +57,8 @@ class _Member:
         Where one of the two is not finite the member is DIVERGED and keeps its parameters.
         """
         self.optimizer.zero_grad()
-        loss = self.module.loss(tokens, targets, self.spec.model.loss_positions)
+        with products(self.spec.training.precision):
+            loss = self.module.loss(tokens, targets, self.spec.model.loss_positions)
         loss.backward()  # type: ignore[no-untyped-call]
         clip = self.spec.optimizer.clip or math.inf
         norm = float(clip_grad_norm_(self.module.parameters(), clip))
@@ -84,6 +86,7 @@ class EagerEngine:
         self._specs = tuple(specs)
         self._tables = tables
         self._threads = min(threads or os.cpu_count() or 1, len(specs))
+        self._precision = specs[0].training.precision
         self._table = parameter_table(specs[0].model)
         self._task = make_task(specs[0].task)
         self._stop = False
@@ -179,7 +182,7 @@ class EagerEngine:
 
     def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
         inputs = torch.from_numpy(tokens).long()
-        with _one_thread_each(), torch.no_grad():
+        with _one_thread_each(), torch.no_grad(), products(self._precision):
             return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in members])
 
     def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
@@ -189,7 +192,7 @@ class EagerEngine:
         """
         x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
         losses = []
-        with _one_thread_each():
+        with _one_thread_each(), products(self._precision):
             for member in self._members:
                 member.optimizer.zero_grad()
                 loss = member.module.loss(x, y, member.spec.model.loss_positions)

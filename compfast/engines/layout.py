@@ -120,8 +120,11 @@ class _Arena:
 class NativePlan:
     """The records that csrc/plan.h expects, for one model, batch size and sequence length."""
 
-    def __init__(self, model: ModelConfig, positions: int, batch: int, decay: str) -> None:
+    def __init__(
+        self, model: ModelConfig, positions: int, batch: int, decay: str, precision: str = "fp32"
+    ) -> None:
         self.model, self.positions, self.batch = model, positions, batch
+        self.bf16 = precision == "bf16"
         self.plan = transformer_plan(model)
         self.flat = FlatLayout(model, self.plan, decay)
         for self.microbatch in MICROBATCHES:
@@ -164,11 +167,13 @@ class NativePlan:
             if op.output is not None and op.attributes.get("activation")
         }
         saved = [arena.take(size) if (size := self._saved(op)) else -1 for op in self.plan.ops]
-        grads, modes = self._gradients(arena)
+        operands = arena.take(max(map(self._operands, self.plan.ops))) if self.bf16 else 0
+        grads, modes = self._gradients(arena)  # last: they reuse each other's places
         self.packed_size = 0
         records = []
         for index, op in enumerate(self.plan.ops):
             record = self._parameters(op)
+            record["operands"] = operands
             record["inputs"] = [
                 self._view(view, values, grads, mode)
                 for view, mode in zip(op.inputs, modes[index], strict=True)
@@ -190,6 +195,15 @@ class NativePlan:
 
     def _consumers(self, buffer: str) -> int:
         return sum(view.buffer == buffer for op in self.plan.ops for view in op.inputs)
+
+    def _operands(self, op: Op) -> int:
+        """Room for one product's bfloat16 operands, and for a transposed weight in float32."""
+        if op.kind != "linear" or op.output is None:
+            return 0
+        rows = self.microbatch * self._rows(op.output.buffer)
+        d_in, d_out = pad(op.inputs[0].width), pad(op.output.width)
+        wide = PAD * -(-max(d_in, d_out) // (2 * PAD))  # a row in pairs
+        return max(rows * wide, -(-rows // 2) * (d_in + d_out), d_in * d_out)
 
     def _saved(self, op: Op) -> int:
         if op.output is None:
@@ -255,11 +269,15 @@ class NativePlan:
         record["weight2"] = placed[1].offset if op.kind == "embed" else -1
         record["weight_ld"] = placed[0].ld if placed else 0
         record["bias"] = self.flat.placed[op.biases[0]].offset if op.biases else -1
-        record["packed"] = record["packed_bias"] = -1
+        record["packed"] = record["packed_bias"] = record["packed_back"] = -1
+        record["bf16"] = int(self.bf16)
         record["packed_ld"] = pad(record["d_out"])
         if op.kind == "linear":
             record["packed"] = self.packed_size
-            self.packed_size += record["d_in"] * record["packed_ld"]
+            self.packed_size += record["d_in"] * record["packed_ld"]  # bf16 needs half of it
+            if self.bf16:
+                record["packed_back"] = self.packed_size
+                self.packed_size += -(-record["d_out"] // 2) * record["weight_ld"]
             if op.biases:
                 record["packed_bias"] = self.packed_size
                 self.packed_size += record["packed_ld"]

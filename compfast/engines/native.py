@@ -47,6 +47,7 @@ class NativeEngine:
             first.task.seq_len,
             first.training.batch_size,
             first.optimizer.decay,
+            first.training.precision,
         )
         self._flat = self._plan.flat
         members = len(specs)

@@ -72,6 +72,51 @@ void test_gemm() {
         }
 }
 
+// bfloat16, ties to even
+double rounded(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
+  std::memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+// Products of rounded operands are exact in double: only the order of the sum is left.
+void test_gemm_bf16() {
+  for (long m : {1L, 13L, 30L})
+    for (long n : {1L, 16L, 33L})
+      for (long k : {1L, 2L, 31L, 32L, 50L}) {
+        const long a_ld = padded(k), b_ld = padded(n), pair = pair_ld(k);
+        const auto a = matrix(m, k, a_ld), b = matrix(k, n, b_ld);
+        std::vector<float> c(m * b_ld);
+        std::vector<uint32_t> rows(m * pair), columns(pairs(k) * b_ld), down(pairs(k) * padded(m));
+        pack_rows(m, k, a.data(), a_ld, rows.data(), pair);
+        pack_row_pairs(k, n, b.data(), b_ld, columns.data(), b_ld);
+        const auto turned = [&] {  // A^T, to be read down its columns
+          std::vector<float> t(k * padded(m));
+          for (long i = 0; i < m; i++)
+            for (long p = 0; p < k; p++) t[p * padded(m) + i] = a[i * a_ld + p];
+          return t;
+        }();
+        pack_row_pairs(k, m, turned.data(), padded(m), down.data(), padded(m));
+        for (bool by_column : {false, true}) {
+          gemm<uint32_t>(m, n, pairs(k), by_column ? down.data() : rows.data(),
+                         by_column ? 1 : pair, by_column ? padded(m) : 1, columns.data(), b_ld,
+                         c.data(), b_ld);
+          for (long i = 0; i < m; i++)
+            for (long j = 0; j < n; j++) {
+              double sum = 0, size = 0;
+              for (long p = 0; p < k; p++) {
+                const double x = rounded(a[i * a_ld + p]) * rounded(b[p * b_ld + j]);
+                sum += x;
+                size += std::fabs(x);
+              }
+              near("gemm bf16", c[i * b_ld + j], sum, size * std::sqrt((double)k));
+            }
+        }
+      }
+}
+
 void test_activation() {
   for (int32_t kind : {RELU, GELU, GELU_TANH}) {
     std::vector<float> x(4096), slope(4096);
@@ -245,6 +290,7 @@ void test_adamw() {
 
 int main() {
   test_gemm();
+  test_gemm_bf16();
   test_activation();
   test_norm();
   test_attention();
