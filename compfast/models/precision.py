@@ -36,7 +36,7 @@ class _RoundedLinear(TorchFunctionMode):
 
 
 def _rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y: Tensor = _Product.apply(x, weight)
+    y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
 
 
@@ -50,7 +50,7 @@ class _Product(torch.autograd.Function):
         return x @ weight.T
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         dy = _round(dy)
         return dy @ weight, dy.flatten(0, -2).T @ x.flatten(0, -2)
