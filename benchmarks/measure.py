@@ -113,7 +113,8 @@ def _fastest(
             with contextlib.ExitStack() as stack:
                 fleet = stack.enter_context(_start(setting, name, variant, form))
                 losses = fleet.losses(UPDATES + 1)
-                difference = check(f"{name} ({variant}, {form})", losses, reference)
+                who = f"{name} ({variant}, {form})"
+                difference = check(who, losses, reference, PEERS[name].tolerance)
                 candidate = _probe(setting, fleet, difference)
                 if best is not None and best.seconds <= candidate.seconds:
                     lost.update(candidate.fall_backs)

@@ -10,19 +10,26 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.gate import UPDATES
 from benchmarks.measure import Outcome, Setting
 from benchmarks.operations import step_flops
 from benchmarks.peers import PEERS
 from compfast.errors import UsageError
 
 BASE = "native"  # what the ratios are against
-Row = dict[str, Any]
+COLUMNS = (
+    *("date", "commit", "cpu", "unset", "d", "layers", "tokens", "batch", "members", "threads"),
+    *("rounds", "flops", "peer", "variant", "form", "ms", "ms_low", "ms_high", "model_steps_s"),
+    *("gflops", "peak_gflops", "share_of_peak", "native_is_faster", "gate_difference"),
+    *("matmul", "matmul_gflops", "fall_backs", "fall_backs_of_slower_forms", "versions"),
+)
+Row = dict[str, Any]  # COLUMNS -> value
 
 
 def rows(
     setting: Setting, outcomes: Sequence[Outcome], peak: float | None, mkl: str | None
 ) -> list[Row]:
-    """One row a peer, in one set of columns: numbers rounded, None where not known."""
+    """One row a peer: numbers rounded, None where not known."""
     model = setting.problem().model
     length = setting.problem().positions
     flops = step_flops(model, length, setting.batch_size)
@@ -77,77 +84,85 @@ def terminal_table(found: Sequence[Row]) -> Table:
         f"d {first['d']}, L {first['layers']}, {first['tokens']} tokens, batch {first['batch']},"
         f" {first['members']} models, {first['threads']} threads"
     )
-    table = Table(title=title, caption=_caption(first), caption_justify="left")
+    table = Table(title=title, caption=_caption(found), caption_justify="left")
     measured = first["peak_gflops"] is not None
-    headings = ["peer", "form", "ms/model-step", "model-steps/s", "GFLOP/s"]
-    headings += ["of peak"] if measured else []
-    headings += ["native is", "its float32 GEMM", "notes"]
-    for heading in headings:
-        number = heading in ("ms/model-step", "model-steps/s", "GFLOP/s", "of peak", "native is")
-        table.add_column(heading, justify="right" if number else "left")
+    numbers = ["ms/model-step", "low to high", "steps/s", "GFLOP/s"]
+    numbers += ["of peak", "native is"] if measured else ["native is"]
+    table.add_column("peer", overflow="fold")
+    table.add_column("form", overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in found:
         ratio = row["native_is_faster"]
-        cells = [
-            PEERS[row["peer"]].title,
-            f"{row['variant']}\n{row['form']} (processes x threads)",
-            f"{row['ms']:.3f}\n{row['ms_low']:.3f} to {row['ms_high']:.3f}",
+        table.add_row(
+            PEERS[row["peer"]].title + (" (LOOPS)" if row["fall_backs"] else ""),
+            f"{row['variant']}, {row['form']}",
+            f"{row['ms']:.3f}",
+            f"{row['ms_low']:.3f} to {row['ms_high']:.3f}",
             f"{row['model_steps_s']:.0f}",
             f"{row['gflops']:.1f}",
-        ]
-        cells += [f"{100 * row['share_of_peak']:.1f} %"] if measured else []
-        cells += ["" if ratio is None else f"{ratio:.2f}x", _gemm(row), _notes(row)]
-        table.add_row(*cells)
+            *([f"{100 * row['share_of_peak']:.1f} %"] if measured else []),
+            "" if ratio is None else f"{ratio:.2f}x",
+        )
     return table
 
 
-def append_csv(path: Path, found: Sequence[Row]) -> None:
-    """Add rows to the file, with the header if it is new.
-
-    Raises UsageError when the file's columns are others.
-    """
-    columns = list(found[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists() or path.stat().st_size == 0
-    if not fresh:
+def refuse_other_columns(path: Path) -> None:
+    """Raises UsageError when the file has columns other than COLUMNS."""
+    if not _is_new(path):
         with path.open(newline="") as lines:
-            if next(csv.reader(lines)) != columns:
+            if next(csv.reader(lines)) != list(COLUMNS):
                 raise UsageError(
                     f"{path} has other columns than this benchmark writes; move it away first"
                 )
+
+
+def append_csv(path: Path, found: Sequence[Row]) -> None:
+    """Add rows to the file, with the header if it is new; raises as refuse_other_columns."""
+    refuse_other_columns(path)
+    fresh = _is_new(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as lines:
-        writer = csv.DictWriter(lines, columns)
+        writer = csv.DictWriter(lines, COLUMNS)
         if fresh:
             writer.writeheader()
         writer.writerows(found)
 
 
-def _gemm(row: Row) -> str:
-    rate, peak = row["matmul_gflops"], row["peak_gflops"]
-    if rate is None:
-        return str(row["matmul"])
-    share = "" if peak is None else f" ({100 * rate / peak:.0f} % of peak)"
-    return f"{row['matmul']}\n512 x 512: {rate:.0f} GFLOP/s{share}"
+def _is_new(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
 
 
-def _notes(row: Row) -> str:
-    notes = [f"gate {row['gate_difference']:.0e}"]
-    if row["fall_backs"]:
-        notes.append(f"VMAP LOOPS: {row['fall_backs']}")
-    elif row["fall_backs_of_slower_forms"]:
-        notes.append("a slower variant made vmap loop")
-    return "\n".join(notes)
-
-
-def _caption(row: Row) -> str:
-    peak = row["peak_gflops"]
+def _caption(found: Sequence[Row]) -> str:
+    first, peak = found[0], found[0]["peak_gflops"]
+    gate = max(found, key=lambda row: float(row["gate_difference"]))
     lines = [
-        f"{row['cpu']}, commit {row['commit']}",
+        "form: variant, processes x threads; ms: median of"
+        f" {first['rounds']} samples taken in turns; native is: as many times faster as fp32",
+        f"{first['cpu']}, commit {first['commit']}, {first['date']}",
         "this build has no FMA loop: no share of peak"
         if peak is None
         else f"FMA peak in this run: {peak:.0f} GFLOP/s",
-        f"operations: GEMM and attention of the pruned step, {row['flops'] / 1e6:.1f} MFLOP",
-        "gate: largest difference to native's losses over 20 updates",
+        f"operations: GEMM and attention of the pruned step, {first['flops'] / 1e6:.1f} MFLOP",
+        f"gate: losses over {UPDATES} updates at most {gate['gate_difference']:.0e} from native's"
+        f" ({gate['peer']})",
     ]
-    if row["unset"]:
-        lines.append(f"exported here, but unset for every process above: {row['unset']}")
+    lines += [_matrix_products(row) for row in found]
+    for row in found:
+        if row["fall_backs"]:
+            lines.append(f"{row['peer']}: vmap LOOPS over members in {row['fall_backs']}")
+        elif row["fall_backs_of_slower_forms"]:
+            lost = row["fall_backs_of_slower_forms"]
+            lines.append(f"{row['peer']}: a slower variant made vmap loop in {lost}")
+    if first["unset"]:
+        lines.append(f"exported here, but unset for every process above: {first['unset']}")
     return "\n".join(lines)
+
+
+def _matrix_products(row: Row) -> str:
+    """What multiplied matrices, and its speed where it is a library's."""
+    rate, peak = row["matmul_gflops"], row["peak_gflops"]
+    if rate is None:
+        return f"{row['peer']}: {row['matmul']}"
+    share = "" if peak is None else f", {100 * rate / peak:.0f} % of peak"
+    return f"{row['peer']}: {row['matmul']}; float32 512 x 512 here: {rate:.0f} GFLOP/s{share}"

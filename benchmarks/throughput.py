@@ -14,21 +14,27 @@ from benchmarks import machine
 from benchmarks.fleet import ROOT
 from benchmarks.measure import Setting, compare
 from benchmarks.peers import PEERS
-from benchmarks.table import append_csv, rows, terminal_table
+from benchmarks.table import append_csv, refuse_other_columns, rows, terminal_table
 from compfast.errors import CompfastError, UsageError
 
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.csv"
 WIDTHS = (32, 64, 128)
+WIDE = 140
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 when the gate is red (nothing is reported), 2 for wrong flags."""
     given = _parser().parse_args(arguments)
-    console, progress = Console(), Console(stderr=True)
+    # A table in a file or a pipe is not squeezed into rich's 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    progress = Console(stderr=True)
     try:
         settings = [_setting(given, d) for d in given.d]
         peers = _peers(given.peers)
-        mkl = machine.mkl()
+        if given.csv is not None:
+            refuse_other_columns(given.csv)  # now, not after the measurement
+        with_torch = any("torch" in PEERS[name].packages for name in peers)
+        mkl = machine.mkl() if with_torch else None
         for setting in settings:
             with progress.status("") as status:
                 outcomes, peak = compare(setting, peers, status.update)
@@ -72,7 +78,7 @@ def _setting(given: argparse.Namespace, d: int) -> Setting:
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < given.threads:
         raise UsageError(f"--threads is {given.threads}; this process may use {len(cpus)} cores")
-    return Setting(
+    setting = Setting(
         d=d,
         members=given.models,
         batch_size=given.batch,
@@ -81,6 +87,8 @@ def _setting(given: argparse.Namespace, d: int) -> Setting:
         seconds=given.seconds,
         cpus=tuple(cpus[: given.threads]),
     )
+    setting.problem()  # refuses what no network can be
+    return setting
 
 
 def _peers(names: Sequence[str]) -> list[str]:

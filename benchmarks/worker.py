@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 FALL_BACK = "performance drop"  # in the text of vmap's warning that an op is looped over
+_OP = re.compile(r"aten::\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,9 @@ def _serve(job: Job, answers: TextIO, caught: list[warnings.WarningMessage]) -> 
             peer.train(count)
             answer["end"] = time.monotonic()
         elif command == "describe":
-            texts = {str(w.message) for w in caught}
-            answer["fall_backs"] = sorted(t.split(". ")[0] for t in texts if FALL_BACK in t)
+            texts = [str(w.message) for w in caught]
+            looped = {op for text in texts if FALL_BACK in text for op in _OP.findall(text)}
+            answer["fall_backs"] = sorted(looped)
             answer["matmul"] = peer.matmul()
             answer["matmul_rate"] = peer.matmul_rate()
         answers.write(json.dumps(answer) + "\n")

@@ -24,10 +24,14 @@ class Entry:
     module: str
     variants: tuple[str, ...]
     packages: tuple[str, ...]  # their versions go into the row
+    tolerance: float = 1e-3  # of a loss near 5, over the gate's 20 updates
 
 
 PEERS = {
     "native": Entry("compfast native fp32", "native", ("fp32",), ("compfast", "numpy")),
+    "native-bf16": Entry(
+        "compfast native bf16", "native", ("bf16",), ("compfast", "numpy"), tolerance=0.02
+    ),
     "eager": Entry("eager nn.Module loop", "eager", ("fused AdamW", "foreach AdamW"), ("torch",)),
     "eager-last": Entry(
         "eager loop, last position only",

@@ -17,6 +17,7 @@ from jax import Array
 from benchmarks.problem import Problem
 from compfast.config import ModelConfig
 from compfast.engines.base import Float32
+from compfast.tasks import AnchorTask
 
 Params = dict[str, Array]
 _GEMM = 512
@@ -42,9 +43,7 @@ class JaxPeer:
                 weight_decay=options.weight_decay,
             ),
         )
-        model, task = problem.model, problem.task
-        pairs, combos = jnp.asarray(task.train_pairs), jnp.asarray(task.train_combos)
-        low, high, length = task.config.item_low, task.config.item_high, problem.positions
+        model = problem.model
 
         def update(carry: Any, tokens: Array, targets: Array) -> tuple[Any, Array]:
             params, state = carry
@@ -53,18 +52,8 @@ class JaxPeer:
             return (optax.apply_updates(params, changes), state), loss
 
         def draw(key: Array) -> tuple[Array, Array, Array]:
-            """The next key, tokens [B, T], targets [B]."""
-            key, *keys = jax.random.split(key, 4)
-            batch = problem.batch_size
-            pair = pairs[jax.random.randint(keys[0], (batch,), 0, len(pairs))]
-            combo = combos[jax.random.randint(keys[1], (batch,), 0, len(combos))]
-            noise = jax.random.randint(keys[2], (batch, length), low, high)
-            offset = jnp.arange(length) - combo[:, 1:]  # of each position from the key
-            planted = jnp.concatenate((combo[:, :1], pair[:, :2]), axis=1)
-            tokens = noise
-            for j in range(3):
-                tokens = jnp.where(offset == j, planted[:, j : j + 1], tokens)
-            return key, tokens, combo[:, 0] + pair[:, 2]
+            key, drawing = jax.random.split(key)
+            return key, *anchor_batch(drawing, problem.task, problem.batch_size)
 
         self._update = jax.jit(jax.vmap(update), donate_argnums=0)
         self._draw = jax.jit(jax.vmap(draw))
@@ -108,6 +97,24 @@ class JaxPeer:
             product(a, a).block_until_ready()
             times.append(time.perf_counter() - start)
         return 2 * _GEMM**3 / statistics.median(times[3:]) / 1e9
+
+
+def anchor_batch(key: Array, task: AnchorTask, count: int) -> tuple[Array, Array]:
+    """A fresh batch drawn by jax.random: tokens [count, T], targets [count]."""
+    pairs, combos, config = (
+        jnp.asarray(task.train_pairs),
+        jnp.asarray(task.train_combos),
+        task.config,
+    )
+    keys = jax.random.split(key, 3)
+    pair = pairs[jax.random.randint(keys[0], (count,), 0, len(pairs))]
+    combo = combos[jax.random.randint(keys[1], (count,), 0, len(combos))]
+    shape = (count, config.seq_len)
+    tokens = jax.random.randint(keys[2], shape, config.item_low, config.item_high)
+    offset = jnp.arange(config.seq_len) - combo[:, 1:]  # of each position from the key
+    for j, planted in enumerate((combo[:, :1], pair[:, :1], pair[:, 1:2])):
+        tokens = jnp.where(offset == j, planted, tokens)
+    return tokens, combo[:, 0] + pair[:, 2]
 
 
 def _loss(p: Params, tokens: Array, targets: Array, model: ModelConfig, one_hot: bool) -> Array:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from typing import Literal
 
 from benchmarks.problem import Problem
 from compfast.engines.base import Float32
 from compfast.engines.native import NativeEngine
 
+Precision = Literal["fp32", "bf16"]
+
 
 class NativePeer:
     """See `benchmarks.peers.base.Peer`; threads are those that OMP_NUM_THREADS allows."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, precision: Precision = "fp32") -> None:
         threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
         self._steps = problem.specs[0].training.steps
-        self._engine = NativeEngine(problem.specs, problem.tables, threads=threads)
+        training = dataclasses.replace(problem.specs[0].training, precision=precision)
+        specs = [dataclasses.replace(spec, training=training) for spec in problem.specs]
+        self._engine = NativeEngine(specs, problem.tables, threads=threads)
         self._engine.initialise()
         self._step = 0
 
@@ -38,4 +44,4 @@ class NativePeer:
 
 
 def make(problem: Problem, variant: str) -> NativePeer:
-    return NativePeer(problem)
+    return NativePeer(problem, "bf16" if variant == "bf16" else "fp32")
