@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -40,6 +42,16 @@ def problem() -> Problem:
     return make_problem(16, members=3, batch_size=16)
 
 
+@pytest.fixture(scope="module")
+def jax() -> Iterator[ModuleType]:
+    """jax, compiling with little optimisation: these tests wait for nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        pytest.importorskip("optax")
+        yield pytest.importorskip("jax")
+
+
 def gate(problem: Problem, name: str, variant: str) -> None:
     """The peer passes, and goes on with batches of its own."""
     peer = make_peer(name, problem, variant)
@@ -64,14 +76,12 @@ def test_a_loop_of_vmap_is_seen(problem: Problem) -> None:
     "variant",
     [
         "all members, gather",
-        "one by one, one-hot",
+        pytest.param("one by one, one-hot", marks=pytest.mark.slow),
         pytest.param("all members, one-hot", marks=pytest.mark.slow),
         pytest.param("one by one, gather", marks=pytest.mark.slow),
     ],
 )
-def test_jax_trains_the_function_of_native(problem: Problem, variant: str) -> None:
-    pytest.importorskip("jax")
-    pytest.importorskip("optax")
+def test_jax_trains_the_function_of_native(problem: Problem, jax: ModuleType, variant: str) -> None:
     gate(problem, "jax", variant)
 
 
@@ -131,9 +141,7 @@ def test_torch_draws_batches_of_the_task(problem: Problem) -> None:
     assert_batch_of(problem.task, tokens.numpy(), targets.numpy())
 
 
-def test_jax_draws_batches_of_the_task(problem: Problem) -> None:
-    jax = pytest.importorskip("jax")
-    pytest.importorskip("optax")
+def test_jax_draws_batches_of_the_task(problem: Problem, jax: ModuleType) -> None:
     from benchmarks.peers.jax_vmap import anchor_batch
 
     tokens, targets = anchor_batch(jax.random.key(0), problem.task, 400)
