@@ -14,9 +14,12 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+Data = Literal["fresh", "fixed"]
+Precision = Literal["fp32", "bf16"]
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
@@ -31,7 +34,7 @@ def use_extension(path: str) -> None:
     spec.loader.exec_module(module)
 
 
-def exercise(name: str, members: int, batch_size: int, data: str) -> None:
+def exercise(name: str, members: int, batch_size: int, data: Data, precision: Precision) -> None:
     """Two steps, gradients, predictions and logits of a few members on two threads."""
     from architectures import ARCHITECTURES
 
@@ -42,9 +45,9 @@ def exercise(name: str, members: int, batch_size: int, data: str) -> None:
 
     length, changes = ARCHITECTURES[name]
     config = Config(
-        task=TaskConfig(seq_len=length, data="fixed" if data == "fixed" else "fresh"),
+        task=TaskConfig(seq_len=length, data=data),
         model=ModelConfig(**changes),
-        training=TrainingConfig(steps=2, batch_size=batch_size),
+        training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
         sweep=(("seed", tuple(range(members))),),
     )
     specs = member_specs(config)
@@ -70,8 +73,8 @@ def main() -> None:
     for isa in _native.supported_isas():
         os.environ["COMPFAST_ISA"] = isa
         for index, name in enumerate(NAMES):
-            exercise(name, members=3, batch_size=37, data="fresh")
-            exercise(name, members=1, batch_size=1 + index, data="fixed")
+            exercise(name, 3, 37, "fresh", "fp32")
+            exercise(name, 1, 1 + index, "fixed", "bf16")
     print(f"sanitized: {len(NAMES)} architectures on {' '.join(_native.supported_isas())}")
 
 
