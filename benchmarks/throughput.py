@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mkl = machine.mkl() if with_torch else None
         for setting in settings:
             with progress.status("") as status:
-                outcomes, peak = compare(setting, peers, status.update)
+                say = status.update if progress.is_terminal else progress.print
+                outcomes, peak = compare(setting, peers, say)
             found = rows(setting, outcomes, peak, mkl)
             console.print(terminal_table(found))
             if given.csv is not None:
