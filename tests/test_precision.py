@@ -72,7 +72,7 @@ def test_product_rounds_operands_and_nothing_else() -> None:
     w.requires_grad_()
     with products("bf16"):
         y = torch.nn.functional.linear(x, w, torch.tensor([2.0**-20]))
-    y.backward(torch.tensor([[1.0 + 2.0**-9]]))
+    y.backward(torch.tensor([[1.0 + 2.0**-9]]))  # type: ignore[no-untyped-call]
     assert y.item() == np.float32(1.0 + 3.0 * 2.0**-12 + 2.0**-20)  # 1 + 2^-9 became 1
     assert x.grad is not None
     assert x.grad.tolist() == [[1.0, 2.0**-12]]

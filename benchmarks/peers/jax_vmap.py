@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax  # type: ignore[import-untyped]
+import optax
 from jax import Array
 
 from benchmarks.problem import Problem
@@ -83,7 +83,7 @@ class JaxPeer:
             for _ in range(steps):
                 self._keys[i], tokens, targets = self._draw(self._keys[i])
                 self._carries[i], _ = self._update(self._carries[i], tokens, targets)
-        jax.block_until_ready(self._carries)  # type: ignore[no-untyped-call]
+        jax.block_until_ready(self._carries)
 
     def matmul(self) -> str:
         return f"XLA CPU of jaxlib {importlib.metadata.version('jaxlib')}"
