@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -69,6 +70,9 @@ class Fleet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:  # they may be deep in a compilation
+            for process in self._processes:
+                process.kill()
         self.close()
 
     def losses(self, steps: int) -> Float32:
@@ -94,7 +98,8 @@ class Fleet:
     def close(self) -> None:
         for process in self._processes:
             if process.stdin and not process.stdin.closed:
-                process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(timeout=20)
