@@ -18,8 +18,8 @@ from compfast.models.plan import Op, Plan, View, transformer_plan
 from compfast.params import Tensor, parameter_table
 
 PAD = 16
-ACTIVATION_BYTES = 512 * 1024
-MICROBATCHES = (32, 16, 8)
+ACTIVATION_BYTES = 1024 * 1024
+MICROBATCHES = (16, 8)
 
 _KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
