@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "anchor.h"
+#include "bindings_ops.h"
 #include "group.h"
 #include "init.h"
 #include "isa.h"
@@ -253,6 +254,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("anchor_batch", &py_anchor_batch);
   m.def("fill_normal", &py_fill_normal, py::arg("seed"), py::arg("tensor"), py::arg("std"),
         py::arg("out").noconvert());
+  bind_ops(m);
   py::class_<PyGroup>(m, "Group")
       .def(py::init<const py::dict&, const py::dict&, const py::dict&, const py::dict&, int>())
       .def("advance", &PyGroup::advance, py::arg("until"), py::arg("base"),

@@ -1,6 +1,7 @@
 // One instruction set's kernels: compiled once per set, everything in an anonymous namespace,
 // one exported table, so that no other object can pick up code this machine may not run.
 #include "member.h"
+#include "ops.h"
 
 #define COMPFAST_JOIN_(a, b) a##b
 #define COMPFAST_JOIN(a, b) COMPFAST_JOIN_(a, b)
@@ -17,5 +18,6 @@ const compfast::KernelTable COMPFAST_JOIN(compfast_kernels_, COMPFAST_ISA) = {
     train_update,
     batch_gradient,
     member_logits,
+    &ops::TABLE,
 };
 }

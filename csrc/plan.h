@@ -114,6 +114,8 @@ struct StepResult {
   bool finite = false;
 };
 
+struct OpTable;  // op_table.h
+
 // What one instruction set exports; the only symbol of its object file.
 struct KernelTable {
   const char* isa;
@@ -127,6 +129,7 @@ struct KernelTable {
                     const int32_t* targets, int64_t count);
   void (*logits)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
                  int64_t count, float* out, int32_t* best);
+  const OpTable* ops;
 };
 
 }  // namespace compfast

@@ -1,0 +1,281 @@
+// Addresses of dense row-major tensors with members first, sizes, threads: shapes and types are
+// checked in compfast/ops. An address 0 is a tensor that is not there.
+#include "bindings_ops.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "isa.h"
+#include "op_table.h"
+#include "philox.h"
+
+namespace py = pybind11;
+
+namespace compfast {
+
+namespace {
+
+using Address = uintptr_t;
+
+const float* in(Address a) { return reinterpret_cast<const float*>(a); }
+float* out(Address a) { return reinterpret_cast<float*>(a); }
+
+template <typename T>
+T* at(T* tensor, int64_t member, int64_t size) {
+  return tensor ? tensor + member * size : nullptr;
+}
+
+const OpTable& table() {
+  const char* forced = std::getenv("COMPFAST_ISA");
+  return *select_kernels(forced ? forced : "").ops;
+}
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+
+bool poisoned = false;  // tests: scratch starts as NaN
+
+std::unique_ptr<float[], Free> allocate(int64_t count) {
+  void* p = nullptr;
+  if (posix_memalign(&p, 64, (size_t)(count + 1) * sizeof(float)) != 0) throw std::bad_alloc();
+  if (poisoned)
+    for (int64_t i = 0; i < count; i++) static_cast<float*>(p)[i] = std::nanf("");
+  return std::unique_ptr<float[], Free>(static_cast<float*>(p));
+}
+
+// Below so many multiply-adds a thread starting costs more than it saves.
+constexpr int64_t WORTH_A_THREAD = 300000;
+
+// job(member, scratch) for every member. A thread takes the next member when it is free; what is
+// computed for one does not depend on which thread does it. New threads inherit the caller's
+// floating-point mode (POSIX).
+template <typename Job>
+void over_members(int64_t members, int64_t work, int threads, int64_t scratch_size,
+                  const Job& job) {
+  const int64_t worth = members * work / WORTH_A_THREAD + 1;
+  const int64_t workers = std::max<int64_t>(1, std::min({(int64_t)threads, members, worth}));
+  py::gil_scoped_release release;
+  const int64_t stride = to_pad(scratch_size) + 16;
+  const auto scratch = allocate(workers * stride);
+  std::atomic<int64_t> next{0};
+  const auto run = [&](int64_t worker) {
+    for (int64_t m = next++; m < members; m = next++) job(m, scratch.get() + worker * stride);
+  };
+  std::vector<std::thread> started;
+  started.reserve(workers);
+  try {
+    for (int64_t worker = 1; worker < workers; worker++) started.emplace_back(run, worker);
+  } catch (const std::system_error&) {
+    // The threads that did start share the work.
+  }
+  run(0);
+  for (std::thread& t : started) t.join();
+}
+
+// int64 indices as the kernels' int32, each below `limit`.
+std::vector<int32_t> indices(Address tensor, int64_t count, int64_t limit, const char* what) {
+  const int64_t* from = reinterpret_cast<const int64_t*>(tensor);
+  std::vector<int32_t> result(count);
+  for (int64_t i = 0; i < count; i++) {
+    if (from[i] < 0 || from[i] >= limit)
+      throw std::invalid_argument(std::string("a ") + what + " is " + std::to_string(from[i]) +
+                                  "; it must be at least 0 and below " + std::to_string(limit));
+    result[i] = (int32_t)from[i];
+  }
+  return result;
+}
+
+void linear_forward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out, int activation,
+                    int threads, Address x, Address w, Address b, Address y, Address slope) {
+  const OpTable& ops = table();
+  const LinearShape s{rows, d_in, d_out, activation};
+  over_members(members, rows * d_in * d_out, threads, linear_scratch(s),
+               [&](int64_t m, float* scratch) {
+                 ops.linear_forward(s, at(in(x), m, rows * d_in), at(in(w), m, d_out * d_in),
+                                    at(in(b), m, d_out), at(out(y), m, rows * d_out),
+                                    at(out(slope), m, rows * d_out), scratch);
+               });
+}
+
+void linear_backward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out, int activation,
+                     int threads, Address x, Address w, Address slope, Address dy, Address dx,
+                     Address dw, Address db) {
+  const OpTable& ops = table();
+  const LinearShape s{rows, d_in, d_out, activation};
+  over_members(members, 2 * rows * d_in * d_out, threads, linear_scratch(s),
+               [&](int64_t m, float* scratch) {
+                 ops.linear_backward(s, at(in(x), m, rows * d_in), at(in(w), m, d_out * d_in),
+                                     at(in(slope), m, rows * d_out), at(in(dy), m, rows * d_out),
+                                     at(out(dx), m, rows * d_in), at(out(dw), m, d_out * d_in),
+                                     at(out(db), m, d_out), scratch);
+               });
+}
+
+void norm_forward(int64_t members, int64_t rows, int64_t d, float eps, int threads, Address x,
+                  Address g, Address b, Address y, Address saved) {
+  const OpTable& ops = table();
+  const NormShape s{rows, d, eps};
+  over_members(members, 4 * rows * d, threads, norm_scratch(s), [&](int64_t m, float* scratch) {
+    ops.norm_forward(s, at(in(x), m, rows * d), at(in(g), m, d), at(in(b), m, d),
+                     at(out(y), m, rows * d), at(out(saved), m, rows * 2), scratch);
+  });
+}
+
+void norm_backward(int64_t members, int64_t rows, int64_t d, int threads, Address x, Address g,
+                   Address dy, Address saved, Address dx, Address dg, Address db) {
+  const OpTable& ops = table();
+  const NormShape s{rows, d, 0};
+  over_members(members, 8 * rows * d, threads, norm_scratch(s), [&](int64_t m, float* scratch) {
+    ops.norm_backward(s, at(in(x), m, rows * d), at(in(g), m, d), at(in(dy), m, rows * d),
+                      at(in(saved), m, rows * 2), at(out(dx), m, rows * d), at(out(dg), m, d),
+                      at(out(db), m, d), scratch);
+  });
+}
+
+struct AttentionSizes {
+  explicit AttentionSizes(const AttentionDims& a)
+      : q(a.sequences * a.positions * a.heads * a.d_k),
+        v(a.sequences * a.positions * a.heads * a.d_v),
+        p(a.sequences * a.heads * a.positions * to_pad(a.positions)),
+        work(p * (a.d_k + a.d_v + 8)) {}
+  int64_t q, v, p, work;
+};
+
+void attention_forward(int64_t members, int64_t sequences, int64_t positions, int64_t heads,
+                       int64_t d_k, int64_t d_v, bool causal, int threads, Address q, Address k,
+                       Address v, Address o, Address p) {
+  const OpTable& ops = table();
+  const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
+  const AttentionSizes n(a);
+  over_members(members, n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
+    ops.attention_forward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
+                          at(out(o), m, n.v), at(out(p), m, n.p), scratch);
+  });
+}
+
+void attention_backward(int64_t members, int64_t sequences, int64_t positions, int64_t heads,
+                        int64_t d_k, int64_t d_v, bool causal, int threads, Address q, Address k,
+                        Address v, Address p, Address d_o, Address dq, Address dk, Address dv) {
+  const OpTable& ops = table();
+  const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
+  const AttentionSizes n(a);
+  over_members(members, 2 * n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
+    ops.attention_backward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
+                           at(in(p), m, n.p), at(in(d_o), m, n.v), at(out(dq), m, n.q),
+                           at(out(dk), m, n.q), at(out(dv), m, n.v), scratch);
+  });
+}
+
+void cross_entropy(int64_t members, int64_t rows, int64_t vocabulary, int threads, Address logits,
+                   Address targets, Address loss, Address d_logits) {
+  const OpTable& ops = table();
+  const std::vector<int32_t> y = indices(targets, members * rows, vocabulary, "target");
+  const int64_t size = rows * vocabulary;
+  over_members(members, 16 * size, threads, cross_entropy_scratch(vocabulary),
+               [&](int64_t m, float* scratch) {
+                 out(loss)[m] = ops.cross_entropy(rows, vocabulary, at(in(logits), m, size),
+                                                  y.data() + m * rows, at(out(d_logits), m, size),
+                                                  scratch);
+               });
+}
+
+void activation(int64_t members, int64_t count, int kind, int threads, Address x, Address y,
+                Address slope) {
+  const OpTable& ops = table();
+  over_members(members, 16 * count, threads, 0, [&](int64_t m, float*) {
+    ops.activation(kind, count, at(in(x), m, count), at(out(y), m, count),
+                   at(out(slope), m, count));
+  });
+}
+
+void embed_forward(int64_t members, int64_t sequences, int64_t positions, int64_t d,
+                   int64_t vocabulary, int64_t table_positions, int threads, Address tokens,
+                   Address token_table, Address position_table, Address x) {
+  const OpTable& ops = table();
+  const EmbedShape s{sequences, positions, d, vocabulary};
+  const int64_t rows = sequences * positions;
+  const std::vector<int32_t> t = indices(tokens, members * rows, vocabulary, "token");
+  over_members(members, rows * d, threads, embed_scratch(s), [&](int64_t m, float* scratch) {
+    ops.embed_forward(s, t.data() + m * rows, at(in(token_table), m, vocabulary * d),
+                      at(in(position_table), m, table_positions * d), at(out(x), m, rows * d),
+                      scratch);
+  });
+}
+
+// The gradients of positions that no sequence reaches are left as they are: the caller's zeros.
+void embed_backward(int64_t members, int64_t sequences, int64_t positions, int64_t d,
+                    int64_t vocabulary, int64_t table_positions, int threads, Address tokens,
+                    Address dx, Address d_token_table, Address d_position_table) {
+  const OpTable& ops = table();
+  const EmbedShape s{sequences, positions, d, vocabulary};
+  const int64_t rows = sequences * positions;
+  const std::vector<int32_t> t = indices(tokens, members * rows, vocabulary, "token");
+  over_members(members, rows * d, threads, embed_scratch(s), [&](int64_t m, float* scratch) {
+    ops.embed_backward(s, t.data() + m * rows, at(in(dx), m, rows * d),
+                       at(out(d_token_table), m, vocabulary * d),
+                       at(out(d_position_table), m, table_positions * d), scratch);
+  });
+}
+
+// lr, weight_decay, clip: float64 [M]; step: int64 [M], 1-based.
+void adamw(int64_t members, int64_t count, double beta1, double beta2, double eps, int threads,
+           Address gradient, Address params, Address m, Address v, Address lr, Address weight_decay,
+           Address clip, Address step) {
+  const OpTable& ops = table();
+  const auto of = [](Address tensor, int64_t i) {
+    return reinterpret_cast<const double*>(tensor)[i];
+  };
+  over_members(members, 4 * count, threads, 0, [&](int64_t i, float*) {
+    AdamWSettings o{of(lr, i), of(weight_decay, i), of(clip, i), 0, 0, beta1, beta2, eps};
+    const double t = (double)reinterpret_cast<const int64_t*>(step)[i];
+    o.correction1 = 1.0 - std::pow(beta1, t);
+    o.correction2 = 1.0 - std::pow(beta2, t);
+    ops.adamw(o, count, at(in(gradient), i, count), at(out(params), i, count), at(out(m), i, count),
+              at(out(v), i, count));
+  });
+}
+
+// Words [start, start + count) of each seed's stream, int64 [M, count].
+void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub, int64_t start,
+                  int64_t count, int threads, Address seeds, Address words) {
+  over_members(members, 40 * count, threads, 0, [&](int64_t m, float*) {
+    const uint64_t seed = reinterpret_cast<const uint64_t*>(seeds)[m];
+    int64_t* to = reinterpret_cast<int64_t*>(words) + m * count;
+    Block block{};
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t word = start + i;
+      if (i == 0 || word % 4 == 0) block = philox({{(uint32_t)(word / 4), step, purpose, sub}}, seed);
+      to[i] = block.word[word % 4];
+    }
+  });
+}
+
+}  // namespace
+
+void bind_ops(py::module_& m) {
+  m.def("poison_scratch", [](bool on) { poisoned = on; });
+  m.def("linear_forward", &linear_forward);
+  m.def("linear_backward", &linear_backward);
+  m.def("norm_forward", &norm_forward);
+  m.def("norm_backward", &norm_backward);
+  m.def("attention_forward", &attention_forward);
+  m.def("attention_backward", &attention_backward);
+  m.def("cross_entropy", &cross_entropy);
+  m.def("activation", &activation);
+  m.def("embed_forward", &embed_forward);
+  m.def("embed_backward", &embed_backward);
+  m.def("adamw", &adamw);
+  m.def("philox_words", &philox_words);
+}
+
+}  // namespace compfast
