@@ -86,14 +86,15 @@ class Fleet:
         return float(max(a["end"] for a in answers) - min(a["start"] for a in answers))
 
     def describe(self) -> dict[str, Any]:
-        """`fall_backs` (texts), `matmul` (text), `matmul_rate` (GFLOP/s of all, or None)."""
+        """`fall_backs` (ops that vmap looped over so far), `matmul` (see `Peer.matmul`)."""
         answers = self._all("describe", 0)
-        rates = [a["matmul_rate"] for a in answers]
-        return {
-            "fall_backs": sorted({text for a in answers for text in a["fall_backs"]}),
-            "matmul": answers[0]["matmul"],
-            "matmul_rate": None if None in rates else sum(rates),
-        }
+        looped = {op for a in answers for op in a["fall_backs"]}
+        return {"fall_backs": sorted(looped), "matmul": answers[0]["matmul"]}
+
+    def matmul_rate(self) -> float | None:
+        """GFLOP/s of all processes together, see `Peer.matmul_rate`."""
+        rates = [a["rate"] for a in self._all("matmul_rate", 0)]
+        return None if None in rates else float(sum(rates))
 
     def close(self) -> None:
         for process in self._processes:

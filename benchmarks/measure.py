@@ -50,12 +50,16 @@ class Outcome:
     fall_backs: tuple[str, ...]  # of the fastest form
     slower_fall_backs: tuple[str, ...]  # of the forms that lost
     matmul: str
-    matmul_rate: float | None
     samples: list[float] = field(default_factory=list)
+    matmul_rates: list[float] = field(default_factory=list)  # one a round, or none
 
     @property
     def median(self) -> float:
         return statistics.median(self.samples)
+
+    @property
+    def matmul_rate(self) -> float | None:
+        return statistics.median(self.matmul_rates) if self.matmul_rates else None
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class _Candidate:
     difference: float
     seconds: float  # a step of all members, in the probe
     fall_backs: tuple[str, ...]
+    matmul: str
 
 
 def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outcome], float | None]:
@@ -78,7 +83,6 @@ def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outc
         for name in peers:
             best, lost = _fastest(setting, name, reference, say)
             stack.enter_context(best.fleet)
-            told = best.fleet.describe()
             outcome = Outcome(
                 name,
                 best.fleet.variant,
@@ -86,8 +90,7 @@ def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outc
                 best.difference,
                 best.fall_backs,
                 lost,
-                told["matmul"],
-                told["matmul_rate"],
+                best.matmul,
             )
             chosen.append((best.fleet, outcome, max(1, round(setting.seconds / best.seconds))))
         peaks = []
@@ -97,6 +100,9 @@ def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outc
             for fleet, outcome, steps in chosen:
                 seconds = fleet.train(steps)
                 outcome.samples.append(1e3 * seconds / (steps * setting.members))
+                rate = fleet.matmul_rate()
+                if rate is not None:
+                    outcome.matmul_rates.append(rate)
     known = [peak for peak in peaks if peak is not None]
     return [outcome for _, outcome, _ in chosen], statistics.median(known) if known else None
 
@@ -145,4 +151,5 @@ def _probe(setting: Setting, fleet: Fleet, difference: float) -> _Candidate:
     fleet.train(2)
     steps = max(1, round(PROBE_SHARE * setting.seconds / fleet.train(1)))
     seconds = min(fleet.train(steps), fleet.train(steps)) / steps
-    return _Candidate(fleet, difference, seconds, tuple(fleet.describe()["fall_backs"]))
+    told = fleet.describe()
+    return _Candidate(fleet, difference, seconds, tuple(told["fall_backs"]), told["matmul"])
