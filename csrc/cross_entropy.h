@@ -24,6 +24,7 @@ inline double cross_entropy(long vocabulary, const float* z, int32_t target, flo
   const vf factor = splat(inverse_count / total);
   for (long j = 0; j < vocabulary; j += W) store(dz + j, load(dz + j) * factor);
   dz[target] -= inverse_count;
+  if (total != total) return (double)total;  // a logit is NaN or infinite; fixed_log takes neither
   // total >= 1: the largest logit contributes exp(0)
   return (double)best + -compfast::fixed_log(1.0 / (double)total) - (double)z[target];
 }

@@ -266,6 +266,17 @@ void test_cross_entropy() {
   }
 }
 
+void test_cross_entropy_of_bad_logits() {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    auto z = matrix(1, 23, padded(23));
+    std::vector<float> dz(padded(23), 0.0f);
+    z[20] = bad;
+    const double loss = cross_entropy(23, z.data(), 3, 1.0f, dz.data());
+    expect(!std::isfinite(loss), "loss of a bad logit", loss, NAN);
+  }
+}
+
 void test_adamw() {
   const long n = 96;
   auto p = matrix(1, n, n), g = matrix(1, n, n), m = matrix(1, n, n), v = matrix(1, n, n);
@@ -295,6 +306,7 @@ int main() {
   test_norm();
   test_attention();
   test_cross_entropy();
+  test_cross_entropy_of_bad_logits();
   test_adamw();
   std::printf("%d lanes: %d failures\n", W, failures);
   return failures != 0;
