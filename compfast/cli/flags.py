@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 _HELP = {
     "--task": "the task, e.g. anchor",
     "--steps": "optimiser steps a member",
-    "--precision": "fp32",
+    "--precision": "fp32 (default) or bf16",
     "--eval-every": "steps between two exams",
     "--log-every": "steps a row of metrics",
     "--engine": "auto (default), native or eager",
