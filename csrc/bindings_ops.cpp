@@ -183,9 +183,9 @@ void cross_entropy(int64_t members, int64_t rows, int64_t vocabulary, int thread
   const int64_t size = rows * vocabulary;
   over_members(members, 16 * size, threads, cross_entropy_scratch(vocabulary),
                [&](int64_t m, float* scratch) {
-                 out(loss)[m] = ops.cross_entropy(rows, vocabulary, at(in(logits), m, size),
-                                                  y.data() + m * rows, at(out(d_logits), m, size),
-                                                  scratch);
+                 out(loss)[m] =
+                     ops.cross_entropy(rows, vocabulary, at(in(logits), m, size),
+                                       y.data() + m * rows, at(out(d_logits), m, size), scratch);
                });
 }
 
@@ -254,7 +254,8 @@ void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub
     Block block{};
     for (int64_t i = 0; i < count; i++) {
       const int64_t word = start + i;
-      if (i == 0 || word % 4 == 0) block = philox({{(uint32_t)(word / 4), step, purpose, sub}}, seed);
+      if (i == 0 || word % 4 == 0)
+        block = philox({{(uint32_t)(word / 4), step, purpose, sub}}, seed);
       to[i] = block.word[word % 4];
     }
   });

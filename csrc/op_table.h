@@ -71,9 +71,7 @@ static inline int64_t linear_scratch(const LinearShape& s) {
   return forward > backward ? forward : backward;
 }
 
-static inline int64_t norm_scratch(const NormShape& s) {
-  return (3 * s.rows + 3) * to_pad(s.d);
-}
+static inline int64_t norm_scratch(const NormShape& s) { return (3 * s.rows + 3) * to_pad(s.d); }
 
 static inline int64_t attention_scratch(const AttentionDims& s) {
   const int64_t widest = s.d_k > s.d_v ? s.d_k : s.d_v, t = s.positions;
