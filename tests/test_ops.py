@@ -267,7 +267,7 @@ def test_views_are_read_as_they_are() -> None:
     assert all(torch.equal(g, plain[n]) for n, g in zip(leaves, grads, strict=True))
 
 
-def adamw_arguments(m: int, count: int, seed: int = 0) -> Tensors:
+def adamw_arguments(m: int, count: int, seed: int = 0) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
     flat = {name: normal(g, m, count) for name in ("params", "grads", "exp_avg")}
     each = {
@@ -281,7 +281,9 @@ def adamw_arguments(m: int, count: int, seed: int = 0) -> Tensors:
 
 def step_adamw(impl: str, arguments: Tensors, dtype: torch.dtype = torch.float32) -> Tensors:
     flat = ("params", "grads", "exp_avg", "exp_avg_sq")
-    given = {n: t.to(dtype, copy=True) if n in flat else t for n, t in arguments.items()}
+    given: dict[str, Any] = {
+        n: t.to(dtype, copy=True) if n in flat else t for n, t in arguments.items()
+    }
     ops.adamw(**given, impl=impl)
     return {name: given[name] for name in flat}
 
