@@ -39,7 +39,7 @@ def run(shared: dict[str, Any], setting: dict[str, Any], folder: Path) -> pl.Dat
     scores = [pl.col(name).mean().round(3) for name in ("seen", "inferential", "symmetric")]
     counts = [(pl.col("verdict") == name).sum().alias(f"n_{name}") for name in VERDICTS]
     table = members.group_by("gamma", maintain_order=True).agg(
-        pl.len().alias("members"), *scores, *counts
+        pl.len().cast(pl.Int64).alias("members"), *scores, *(n.cast(pl.Int64) for n in counts)
     )
     return table.select(pl.lit(setting["name"]).alias("setting"), pl.all())
 
