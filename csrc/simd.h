@@ -1,4 +1,4 @@
-// One vector type for every instruction set: GCC/Clang vector extensions, COMPFAST_WIDTH lanes.
+// One vector type for every instruction set: GCC vector extensions, COMPFAST_WIDTH lanes.
 // The compiler may not contract a*b+c (-ffp-contract=off): every fused operation is a call of
 // fma() below, so that the order and rounding of an operation is what the source says.
 #pragma once

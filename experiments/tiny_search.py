@@ -19,6 +19,11 @@ import tomllib
 import compfast
 from compfast.settings import from_dict
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 HERE = Path(__file__).parent
 VERDICTS = ("underfit", "inferential", "symmetric", "mixed", "other", "diverged")
 
