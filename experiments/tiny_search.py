@@ -9,12 +9,12 @@ Settings that the table holds already are skipped, so a stopped search goes on w
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import tomllib
 
 import compfast
 from compfast.settings import from_dict
