@@ -1,5 +1,6 @@
 // O = softmax(Q K^T / sqrt(d_k)) V a sequence and head, and its gradient, fp32.
 // Query row i of t_q stands at position i + T - t_q; causal: it sees keys 0 .. its position.
+// Gradients of k and v are written, or added where the shape says so: k and v may be one buffer.
 // Keys and values are copied to [d, T padded] columns so that a row of scores is a few
 // registers and no product needs a horizontal sum. P [t_q, T padded] is saved for backward.
 #pragma once
@@ -12,6 +13,7 @@ struct AttentionShape {
   long t_q, t, heads, d_k, d_v;
   bool causal;
   float scale;
+  bool add_dk = false, add_dv = false;  // dv goes first
 };
 
 // out[c * t_pad + j] = in[j * ld + c], in blocks of 4 x 4
@@ -43,18 +45,6 @@ inline void columns_of(const float* in, long ld, long t, long d, float* out, lon
   }
   for (; j < t; j++)
     for (long c = 0; c < d; c++) out[c * t_pad + j] = in[j * ld + c];
-}
-
-// C [m, n] goes to a view whose neighbours belong to others: only n columns are written.
-inline void gemm_exact(long m, long n, long k, const float* a, long a_row, long a_k, const float* b,
-                       long b_ld, float* c, long c_ld, float* scratch) {
-  if (n % W == 0) {
-    gemm(m, n, k, a, a_row, a_k, b, b_ld, c, c_ld);
-    return;
-  }
-  const long wide = padded(n);
-  gemm(m, n, k, a, a_row, a_k, b, b_ld, scratch, wide);
-  for (long i = 0; i < m; i++) std::memcpy(c + i * c_ld, scratch + i * wide, n * sizeof(float));
 }
 
 inline void softmax_rows(const AttentionShape& s, const float* scores, float* p, long t_pad) {
@@ -92,7 +82,8 @@ inline void attention_forward(const AttentionShape& s, const float* q, long q_ld
     columns_of(k + h * s.d_k, k_ld, s.t, s.d_k, columns, t_pad);
     gemm(s.t_q, s.t, s.d_k, q + h * s.d_k, q_ld, 1, columns, t_pad, scores, t_pad);
     softmax_rows(s, scores, ph, t_pad);
-    gemm_exact(s.t_q, s.d_v, s.t, ph, t_pad, 1, v + h * s.d_v, v_ld, o + h * s.d_v, o_ld, exact);
+    gemm_exact(s.t_q, s.d_v, s.t, ph, t_pad, 1, v + h * s.d_v, v_ld, o + h * s.d_v, o_ld,
+               Epilogue(), exact);
   }
 }
 
@@ -105,10 +96,14 @@ inline void attention_backward(const AttentionShape& s, const float* q, long q_l
   float* columns = scratch;
   float* d_s = columns + (s.d_k > s.d_v ? s.d_k : s.d_v) * t_pad;
   float* exact = d_s + s.t_q * t_pad;
+  Epilogue dk_epilogue, dv_epilogue;
+  dk_epilogue.add = s.add_dk;
+  dv_epilogue.add = s.add_dv;
   for (long h = 0; h < s.heads; h++) {
     const float* ph = p + h * s.t_q * t_pad;
     const float* doh = d_o + h * s.d_v;
-    gemm_exact(s.t, s.d_v, s.t_q, ph, 1, t_pad, doh, do_ld, d_v + h * s.d_v, dv_ld, exact);
+    gemm_exact(s.t, s.d_v, s.t_q, ph, 1, t_pad, doh, do_ld, d_v + h * s.d_v, dv_ld, dv_epilogue,
+               exact);
     columns_of(v + h * s.d_v, v_ld, s.t, s.d_v, columns, t_pad);
     gemm(s.t_q, s.t, s.d_v, doh, do_ld, 1, columns, t_pad, d_s, t_pad);
     for (long i = 0; i < s.t_q; i++) {
@@ -125,9 +120,9 @@ inline void attention_backward(const AttentionShape& s, const float* q, long q_l
       }
     }
     gemm_exact(s.t_q, s.d_k, s.t, d_s, t_pad, 1, k + h * s.d_k, k_ld, d_q + h * s.d_k, dq_ld,
-               exact);
+               Epilogue(), exact);
     gemm_exact(s.t, s.d_k, s.t_q, d_s, 1, t_pad, q + h * s.d_k, q_ld, d_k + h * s.d_k, dk_ld,
-               exact);
+               dk_epilogue, exact);
   }
 }
 

@@ -64,6 +64,9 @@ OpRecord op_record(const py::dict& d) {
   read(d, "d_k", op.d_k);
   read(d, "d_v", op.d_v);
   read(d, "causal", op.causal);
+  read(d, "shared", op.shared);
+  read(d, "head_width", op.head_width);
+  read(d, "narrow", op.narrow);
   read(d, "epsilon", op.epsilon);
   return op;
 }

@@ -93,4 +93,23 @@ void gemm(long m, long n, long k, const T* a, long a_row, long a_k, const T* b, 
   }
 }
 
+// C goes to a view whose neighbours belong to others: only n columns are written. The epilogue
+// has no residual and no factor; scratch [m, n padded].
+inline void gemm_exact(long m, long n, long k, const float* a, long a_row, long a_k, const float* b,
+                       long b_ld, float* c, long c_ld, Epilogue e, float* scratch) {
+  if (n % W == 0) {
+    gemm(m, n, k, a, a_row, a_k, b, b_ld, c, c_ld, e);
+    return;
+  }
+  const long wide = padded(n);
+  const bool add = e.add;
+  e.add = false;
+  gemm(m, n, k, a, a_row, a_k, b, b_ld, scratch, wide, e);
+  for (long i = 0; i < m; i++)
+    for (long j = 0; j < n; j++) {
+      float* to = c + i * c_ld + j;
+      *to = add ? *to + scratch[i * wide + j] : scratch[i * wide + j];
+    }
+}
+
 }  // namespace

@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "cross_entropy.h"
 #include "embed.h"
+#include "head_linear.h"
 #include "linear.h"
 #include "norm.h"
 #include "plan.h"
@@ -14,10 +15,17 @@ namespace {
 
 using namespace compfast;
 
+// Heads that share keys and values are the query rows of one head that sees everything.
 inline AttentionShape attention_shape(const OpRecord& op) {
-  const double root = __builtin_sqrt((double)op.d_k);
-  return {op.out.rows, op.in[1].rows,  op.heads,           op.d_k,
-          op.d_v,      op.causal != 0, (float)(1.0 / root)};
+  const float scale = (float)(1.0 / __builtin_sqrt((double)op.d_k));
+  const long t = op.in[1].rows, d = op.in[1].width;
+  if (op.shared) return {op.heads, t, 1, d, d, false, scale, true, op.in[1].mode != GRAD_WRITE};
+  return {op.out.rows, t, op.heads, op.d_k, op.d_v, op.causal != 0, scale};
+}
+
+// Stride of query rows: heads that share keys stand side by side.
+inline long query_ld(const OpRecord& op, const ViewRecord& view) {
+  return op.shared ? op.in[1].width : view.ld;
 }
 
 inline long attention_saved(const OpRecord& op) {
@@ -26,7 +34,7 @@ inline long attention_saved(const OpRecord& op) {
 
 inline void pack(const PlanRecord& plan, const float* params, const Workspace& w) {
   for (int i = 0; i < plan.op_count; i++)
-    if (plan.ops[i].kind == OP_LINEAR)
+    if (plan.ops[i].kind == OP_LINEAR || plan.ops[i].kind == OP_HEAD_LINEAR)
       linear_pack(plan.ops[i], params, w.packed, w.values + plan.ops[i].operands);
 }
 
@@ -42,10 +50,10 @@ inline void forward_attention(const OpRecord& op, long n, float* values, float* 
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
   const long skip = (long)(q.rows - op.out.rows) * q.ld;
   for (long s = 0; s < n; s++)
-    attention_forward(shape, values + q.value + s * q.rows * q.ld + skip, q.ld,
+    attention_forward(shape, values + q.value + s * q.rows * q.ld + skip, query_ld(op, q),
                       values + k.value + s * k.rows * k.ld, k.ld,
                       values + v.value + s * v.rows * v.ld, v.ld,
-                      values + op.out.value + s * op.out.rows * op.out.ld, op.out.ld,
+                      values + op.out.value + s * op.out.rows * op.out.ld, query_ld(op, op.out),
                       values + op.saved + s * attention_saved(op), scratch);
 }
 
@@ -61,6 +69,8 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
       forward_norm(op, n, params, w.values);
     else if (op.kind == OP_LINEAR)
       linear_forward(op, n, w.packed, w.values);
+    else if (op.kind == OP_HEAD_LINEAR)
+      head_linear_forward(op, n, params, w.packed, w.values, w.scratch);
     else if (op.kind == OP_ATTENTION)
       forward_attention(op, n, w.values, w.scratch);
   }
@@ -96,12 +106,13 @@ inline void backward_attention(const OpRecord& op, long n, float* values, float*
   const AttentionShape shape = attention_shape(op);
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
   const long skip = (long)(q.rows - op.out.rows) * q.ld;
+  const long q_ld = query_ld(op, q), o_ld = query_ld(op, op.out);
   for (long s = 0; s < n; s++) {
     const long qs = s * q.rows * q.ld + skip, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
     const long os = s * op.out.rows * op.out.ld;
-    attention_backward(shape, values + q.value + qs, q.ld, values + k.value + ks, k.ld,
-                       values + v.value + vs, v.ld, values + op.out.grad + os, op.out.ld,
-                       values + op.saved + s * attention_saved(op), values + q.grad + qs, q.ld,
+    attention_backward(shape, values + q.value + qs, q_ld, values + k.value + ks, k.ld,
+                       values + v.value + vs, v.ld, values + op.out.grad + os, o_ld,
+                       values + op.saved + s * attention_saved(op), values + q.grad + qs, q_ld,
                        values + k.grad + ks, k.ld, values + v.grad + vs, v.ld, scratch);
   }
 }
@@ -124,6 +135,8 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     } else if (op.kind == OP_LINEAR) {
       linear_backward(op, n, params, w.packed, w.values, gradient);
       if (op.inputs > 1) residual_backward(op, n, w.values);
+    } else if (op.kind == OP_HEAD_LINEAR) {
+      head_linear_backward(op, n, params, w.packed, w.values, gradient, w.scratch);
     } else if (op.kind == OP_NORM) {
       backward_norm(op, n, params, w.values, gradient);
     } else if (op.kind == OP_ATTENTION) {

@@ -7,13 +7,20 @@
 
 namespace compfast {
 
-enum OpKind : int32_t { OP_EMBED = 0, OP_NORM = 1, OP_LINEAR = 2, OP_ATTENTION = 3, OP_LOSS = 4 };
+enum OpKind : int32_t {
+  OP_EMBED = 0,
+  OP_NORM = 1,
+  OP_LINEAR = 2,
+  OP_ATTENTION = 3,
+  OP_LOSS = 4,
+  OP_HEAD_LINEAR = 5,
+};
 
 // How an op's backward meets the gradient buffer of an input.
 enum GradMode : int32_t {
   GRAD_WRITE = 0,     // first to write: store
   GRAD_ADD = 1,       // others wrote before: add
-  GRAD_ZERO_ADD = 2,  // first, but it touches only some rows: clear, then add
+  GRAD_ZERO_ADD = 2,  // first, but it touches only some rows or no padding: clear, then add
 };
 
 // A [rows, width] slice of a buffer; rows = positions (or 1) a sequence.
@@ -48,6 +55,8 @@ struct OpRecord {
   int32_t slope_applied = 0;  // the consumer multiplied the gradient by the slope already
   int64_t saved = -1;  // norm: mean, 1/std a row; attention: P [heads, rows, T padded] a sequence
   int32_t heads = 0, d_k = 0, d_v = 0, causal = 0;
+  int32_t shared = 0;                  // attention: all heads read one k = v
+  int32_t head_width = 0, narrow = 0;  // head_linear; d_in is one head's other width
   float epsilon = 0;
 };
 
@@ -65,7 +74,7 @@ struct PlanRecord {
   int64_t flat_size = 0;    // parameters of one member, padded
   int64_t packed_size = 0;  // transposed copies
   int64_t workspace_size = 0;
-  int64_t scratch_size = 0;  // attention
+  int64_t scratch_size = 0;  // attention, head_linear
   int32_t positions = 0;     // T
   int32_t microbatch = 0;    // sequences
   int32_t batch = 0;         // sequences a step

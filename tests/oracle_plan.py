@@ -76,11 +76,26 @@ class PlanRun:
             value = value + self.read(op.inputs[1], rows)
         return value
 
+    def _head_linear(self, op: Op) -> Array:
+        """Head by head: x_h W_h^T (narrow) or x_h W_h, W_h [width, d] rows of the one weight."""
+        heads, width = op.attributes["heads"], op.attributes["width"]
+        blocks = self.params[op.weights[0]].reshape(heads, width, -1)
+        x = self.read(op.inputs[0], self._rows(op))
+        x = x.reshape(*x.shape[:2], heads, -1)
+        form = "brhd,hwd->brhw" if op.attributes["narrow"] else "brhw,hwd->brhd"
+        value: Array = np.einsum(form, x, blocks).reshape(*x.shape[:2], -1)
+        if op.biases and op.attributes["narrow"]:
+            value = value + self.params[op.biases[0]]
+        return value
+
     def _attention(self, op: Op) -> Array:
         rows, length = self._rows(op), self.tokens.shape[1]
         heads: int = op.attributes["heads"]
         q = self.read(op.inputs[0], rows)
         k, v = (self.read(view, length) for view in op.inputs[1:])
+        if op.attributes.get("shared"):
+            assert op.inputs[1] == op.inputs[2]
+            k = v = np.tile(k, (1, 1, heads))
         dk, dv = k.shape[2] // heads, v.shape[2] // heads
         out = np.zeros((len(q), rows, heads * dv))
         for h in range(heads):
@@ -89,7 +104,7 @@ class PlanRun:
                 seen = position + 1 if op.attributes["causal"] else length
                 key = k[:, :seen, h * dk : (h + 1) * dk]
                 scores = np.einsum("bd,bsd->bs", q[:, row, h * dk : (h + 1) * dk], key)
-                weight = np.exp(scores / math.sqrt(dk))
+                weight = np.exp(scores / math.sqrt(op.attributes["d_k"]))
                 weight /= weight.sum(-1, keepdims=True)
                 value = v[:, :seen, h * dv : (h + 1) * dv]
                 out[:, row, h * dv : (h + 1) * dv] = np.einsum("bs,bsd->bd", weight, value)

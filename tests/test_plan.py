@@ -16,12 +16,13 @@ from compfast.models.plan import Op, View, prune_rows, transformer_plan
 from compfast.params import parameter_table
 
 
+@pytest.mark.parametrize("absorb", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_plan_is_the_transformer(name: str) -> None:
+def test_plan_is_the_transformer(name: str, absorb: bool) -> None:
     task, model = architecture(name)
     params = random_params(model, seed=1)
     tokens, _ = random_batch(model, task.seq_len, 3, seed=2)
-    plan = transformer_plan(model)
+    plan = transformer_plan(model, absorb=absorb)
     got = PlanRun(plan, model, params, tokens).values[_logits(plan.ops).buffer]
     with torch.no_grad():
         full = build(model, params, torch.float64)(torch.tensor(tokens).long()).numpy()
@@ -29,10 +30,12 @@ def test_plan_is_the_transformer(name: str) -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("absorb", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_plan_uses_every_parameter_once(name: str) -> None:
+def test_plan_uses_every_parameter_once(name: str, absorb: bool) -> None:
     _, model = architecture(name)
-    used = [w for op in transformer_plan(model).ops for w in (*op.weights, *op.biases)]
+    plan = transformer_plan(model, absorb=absorb)
+    used = [w for op in plan.ops for w in (*op.weights, *op.biases)]
     expected = [tensor.name for tensor in parameter_table(model)]
     if model.tied_head:
         expected.append("embed.token.weight")
@@ -66,17 +69,41 @@ def test_last_layer_keeps_only_the_last_row() -> None:
         "blocks.0.ffn.up",
         "blocks.0.ffn.down",
         "blocks.1.norm1",
-        "blocks.1.attention.key",  # the joined key and value
     }
     assert rows["blocks.1.attention.query"] == rows["logits"] == "last"
+
+
+def test_a_lone_query_takes_the_projections_of_keys_and_values() -> None:
+    plan = transformer_plan(_resolved(layers=2, d_model=24, heads=2, d_k=5, d_v=7))
+    name = "blocks.1.attention"
+    made = [op for op in plan.ops if op.output and op.output.buffer.startswith(name)]
+    _, key, attention, value, _ = made
+    assert (key.kind, key.weights, key.attributes["narrow"]) == (
+        "head_linear",
+        (f"{name}.key.weight",),
+        False,
+    )
+    h = View("blocks.1.norm1", 0, 24)
+    assert attention.inputs == (View(f"{name}.key", 0, 48), h, h)
+    assert attention.attributes["shared"]
+    assert (value.kind, value.weights, value.attributes["narrow"]) == (
+        "head_linear",
+        (f"{name}.value.weight",),
+        True,
+    )
+    assert {plan.buffer(op.output.buffer).rows for op in made if op.output} == {"last"}
+    first = next(op for op in plan.ops if op.kind == "attention")
+    assert "shared" not in first.attributes
 
 
 def test_post_norm_needs_no_second_norm_at_earlier_positions() -> None:
     plan = transformer_plan(_resolved(layers=1, norm="post"))
     rows = {buffer.name: buffer.rows for buffer in plan.buffers}
-    assert {name for name in rows if rows[name] == "all"} == {
+    assert {name for name in rows if rows[name] == "all"} == {"embed"}
+    kept = transformer_plan(_resolved(layers=1, norm="post"), absorb=False)
+    assert {buffer.name for buffer in kept.buffers if buffer.rows == "all"} == {
         "embed",
-        "blocks.0.attention.key",
+        "blocks.0.attention.key",  # the joined key and value
     }
 
 
@@ -87,7 +114,7 @@ def test_loss_on_all_positions_prunes_nothing() -> None:
 
 def test_projections_are_joined_where_their_rows_agree() -> None:
     model = _resolved(layers=2, d_model=24, d_k=5, d_v=7)
-    plan = transformer_plan(model)
+    plan = transformer_plan(model, absorb=False)
     first, second = (
         [op for op in plan.ops if any(w.startswith(f"blocks.{i}.attention.") for w in op.weights)]
         for i in (0, 1)
@@ -104,7 +131,7 @@ def test_a_buffer_pruned_too_far_is_caught() -> None:
     task, model = architecture("default")
     plan = transformer_plan(model)
     short = tuple(
-        dataclasses.replace(b, rows="last") if b.name == "blocks.1.attention.key" else b
+        dataclasses.replace(b, rows="last") if b.name == "blocks.1.norm1" else b
         for b in plan.buffers
     )
     broken = dataclasses.replace(plan, buffers=short)

@@ -21,7 +21,7 @@ PAD = 16
 ACTIVATION_BYTES = 1024 * 1024
 MICROBATCHES = (16, 8)
 
-_KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4}
+_KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4, "head_linear": 5}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
 _WRITE, _ADD, _ZERO_ADD = 0, 1, 2
 
@@ -125,7 +125,8 @@ class NativePlan:
     ) -> None:
         self.model, self.positions, self.batch = model, positions, batch
         self.bf16 = precision == "bf16"
-        self.plan = transformer_plan(model)
+        # bf16 keeps the products that eager rounds: each key and value is one of its own.
+        self.plan = transformer_plan(model, absorb=not self.bf16)
         self.flat = FlatLayout(model, self.plan, decay)
         for self.microbatch in MICROBATCHES:
             records = self._records()
@@ -135,9 +136,10 @@ class NativePlan:
         self.ops = records
 
     def record(self) -> dict[str, Any]:
-        widest = max(self.model.d_k or 0, self.model.d_v or 0)
-        columns = pad(self.positions)
-        scratch = columns * widest + self.positions * (columns + pad(widest)) + 4 * PAD
+        widest = max(self.model.d_k or 0, self.model.d_v or 0, self.model.d_model)
+        columns, queries = pad(self.positions), max(self.positions, self.model.heads)
+        rows = max(queries, self.microbatch)
+        scratch = columns * widest + queries * columns + rows * pad(widest) + 4 * PAD
         return {
             "ops": self.ops,
             "segments": self.flat.segments,
@@ -235,7 +237,10 @@ class NativePlan:
             for position, view in enumerate(op.inputs):
                 name = view.buffer
                 rows = self._rows(op.output.buffer) if op.output else self._rows(name)
-                whole = op.kind == "attention" or rows == self._rows(name)
+                if op.attributes.get("shared"):  # attention leaves the padding as it is
+                    whole = position == 0 or view.width % PAD == 0
+                else:
+                    whole = op.kind == "attention" or rows == self._rows(name)
                 first = name not in grads
                 modes[index].append((_WRITE if whole else _ZERO_ADD) if first else _ADD)
                 if not first:
@@ -258,6 +263,9 @@ class NativePlan:
             "kind": _KINDS[op.kind],
             "heads": op.attributes.get("heads", 0),
             "causal": int(op.attributes.get("causal", False)),
+            "shared": int(op.attributes.get("shared", False)),
+            "head_width": op.attributes.get("width", 0),
+            "narrow": int(op.attributes.get("narrow", False)),
             "d_k": self.model.d_k,
             "d_v": self.model.d_v,
             "epsilon": self.model.norm_eps,
@@ -271,8 +279,13 @@ class NativePlan:
         record["bias"] = self.flat.placed[op.biases[0]].offset if op.biases else -1
         record["packed"] = record["packed_bias"] = record["packed_back"] = -1
         record["bf16"] = int(self.bf16)
+        if op.kind == "head_linear":  # the weight's own rows and columns
+            record["d_out"] = record["heads"] * record["head_width"]
+            wide = op.inputs[0] if record["narrow"] else op.output
+            assert wide is not None
+            record["d_in"] = wide.width // record["heads"]
         record["packed_ld"] = pad(record["d_out"])
-        if op.kind == "linear":
+        if op.kind in ("linear", "head_linear"):
             record["packed"] = self.packed_size
             self.packed_size += record["d_in"] * record["packed_ld"]  # bf16 needs half of it
             if self.bf16:

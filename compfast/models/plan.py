@@ -15,7 +15,7 @@ from compfast.config import ModelConfig
 from compfast.params import parameter_table
 
 Rows = Literal["all", "last"]
-Kind = Literal["embed", "norm", "linear", "attention", "loss"]
+Kind = Literal["embed", "norm", "linear", "head_linear", "attention", "loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,10 @@ class Op:
     norm: inputs (x,); weights (scale,), biases (shift,).
     linear: inputs (x,) or (x, residual); output = act(x W^T + b) + residual. Several weights
         (and biases) stand side by side in the table and fill the output from left to right.
-    attention: inputs (q, k, v), heads side by side.
+    head_linear: input (x,), one matrix a head. `narrow` takes [heads * d] to [heads * width] by
+        the head's rows of the weight, plus bias; without it the transposed matrices go back.
+    attention: inputs (q, k, v), heads side by side, scores / sqrt(d_k). `shared`: all heads read
+        the same keys and values, which are one view.
     loss: inputs (logits,): cross-entropy at every row of the buffer, mean over rows.
     """
 
@@ -63,8 +66,12 @@ class Plan:
         return next(buffer for buffer in self.buffers if buffer.name == name)
 
 
-def transformer_plan(model: ModelConfig) -> Plan:
-    """The plan of a resolved model, with rows that the loss never reads pruned."""
+def transformer_plan(model: ModelConfig, *, absorb: bool = True) -> Plan:
+    """The plan of a resolved model, with rows that the loss never reads pruned.
+
+    `absorb`: where a sequence has one query, keys and values are not projected; see
+    `absorb_projections`.
+    """
     builder = _Builder(model)
     x = builder.op("embed", "embed", model.d_model, (), ("embed.token.weight", *_POSITION))
     for layer in range(model.layers):
@@ -75,8 +82,8 @@ def transformer_plan(model: ModelConfig) -> Plan:
     bias = ("head.bias",) if model.head_bias else ()
     logits = builder.op("linear", "logits", model.vocab_size or 0, (x,), (tied,), bias)
     builder.ops.append(Op("loss", (logits,), None))
-    full = Plan(tuple(builder.buffers), tuple(builder.ops))
-    return fuse_projections(prune_rows(full, model.loss_positions))
+    pruned = prune_rows(Plan(tuple(builder.buffers), tuple(builder.ops)), model.loss_positions)
+    return fuse_projections(absorb_projections(pruned) if absorb else pruned)
 
 
 _POSITION = ("embed.position.weight",)
@@ -122,7 +129,13 @@ def _block(builder: _Builder, name: str, x: View, model: ModelConfig) -> View:
     k = builder.linear(f"{name}.attention.key", h, qk)
     v = builder.linear(f"{name}.attention.value", h, vo)
     attended = builder.op(
-        "attention", f"{name}.attention", vo, (q, k, v), heads=model.heads, causal=model.causal
+        "attention",
+        f"{name}.attention",
+        vo,
+        (q, k, v),
+        heads=model.heads,
+        d_k=model.d_k,
+        causal=model.causal,
     )
     x = builder.linear(f"{name}.attention.output", attended, model.d_model, residual=x)
     if not pre:
@@ -148,6 +161,50 @@ def prune_rows(plan: Plan, loss_positions: Rows) -> Plan:
                 needed[view.buffer] = read
     buffers = tuple(dataclasses.replace(b, rows=needed[b.name]) for b in plan.buffers)
     return Plan(buffers, plan.ops)
+
+
+def absorb_projections(plan: Plan) -> Plan:
+    """Move the key and value projections of a lone query to the query's side.
+
+    A sequence's only query q, which sees all its positions, needs q . (W_k h_j + b_k) up to a
+    number that is the same for all j, which is (W_k^T q) . h_j, and sum_j p_j (W_v h_j + b_v),
+    which is W_v (sum_j p_j h_j) + b_v. Two products of one row replace two of T rows. The key's
+    bias moves no score against another, so its gradient is zero.
+    """
+    buffers = {buffer.name: buffer for buffer in plan.buffers}
+    makers = {op.output.buffer: op for op in plan.ops if op.output is not None}
+    replaced: dict[int, tuple[Op, ...]] = {}
+    for op in plan.ops:
+        if op.kind != "attention" or op.output is None or buffers[op.output.buffer].rows == "all":
+            continue
+        q, k, v = op.inputs
+        key, value = makers[k.buffer], makers[v.buffer]
+        h, heads = key.inputs[0], op.attributes["heads"]
+        assert value.inputs == (h,), "keys and values are made of one input"
+        asked = View(k.buffer, 0, heads * h.width)
+        found = View(v.buffer, 0, heads * h.width)
+        for view in (asked, found):
+            buffers[view.buffer] = Buffer(view.buffer, view.width, "last")
+        per_head = {"heads": heads, "width": k.width // heads, "narrow": False}
+        replaced |= {id(key): (), id(value): ()}
+        replaced[id(op)] = (
+            Op("head_linear", (q,), asked, key.weights, key.biases, per_head),
+            Op("attention", (asked, h, h), found, attributes=op.attributes | {"shared": True}),
+            Op(
+                "head_linear",
+                (found,),
+                op.output,
+                value.weights,
+                value.biases,
+                {"heads": heads, "width": v.width // heads, "narrow": True},
+            ),
+        )
+    ops = [new for op in plan.ops for new in replaced.get(id(op), (op,))]
+    return Plan(_in_order(buffers, ops), tuple(ops))
+
+
+def _in_order(buffers: dict[str, Buffer], ops: list[Op]) -> tuple[Buffer, ...]:
+    return tuple(buffers[op.output.buffer] for op in ops if op.output is not None)
 
 
 def fuse_projections(plan: Plan) -> Plan:

@@ -9,6 +9,7 @@
 #include "adamw.h"
 #include "attention.h"
 #include "cross_entropy.h"
+#include "head_linear.h"
 #include "linear.h"
 #include "norm.h"
 
@@ -249,6 +250,109 @@ void test_attention() {
         }
 }
 
+// k = v in one buffer: the second gradient is added to the first, and both to what was there.
+void test_attention_adds() {
+  const long t = 9, d = 7, ld = padded(d);
+  AttentionShape s{3, t, 1, d, d, false, 0.37f};
+  auto q = matrix(s.t_q, d, ld), h = matrix(t, d, ld), d_o = matrix(s.t_q, d, ld);
+  for (auto* m : {&q, &h, &d_o}) m->resize(m->size() + W);
+  std::vector<float> o(d_o.size()), dq(q.size()), dk(h.size()), dv(h.size());
+  std::vector<float> p(s.t_q * padded(t)), work(1000, std::numeric_limits<float>::quiet_NaN());
+  attention_forward(s, q.data(), ld, h.data(), ld, h.data(), ld, o.data(), ld, p.data(),
+                    work.data());
+  attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, d_o.data(), ld, p.data(),
+                     dq.data(), ld, dk.data(), ld, dv.data(), ld, work.data());
+  s.add_dk = s.add_dv = true;
+  auto both = matrix(t, d, ld);
+  const auto before = both;
+  attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, d_o.data(), ld, p.data(),
+                     dq.data(), ld, both.data(), ld, both.data(), ld, work.data());
+  for (long i = 0; i < t * ld; i++) {
+    const double want = (double)before[i] + dk[i] + dv[i];
+    near("attention added", both[i], want,
+         std::fabs(before[i]) + std::fabs(dk[i]) + std::fabs(dv[i]));
+  }
+}
+
+void test_head_linear() {
+  for (long heads : {1L, 3L})
+    for (long width : {1L, 5L, 16L})
+      for (long d : {3L, 20L, 32L})
+        for (bool narrowing : {true, false}) {
+          const long n = 5, w_ld = padded(d), thin = heads * width, wide = heads * d;
+          const long in = narrowing ? wide : thin, out = narrowing ? thin : wide;
+          compfast::OpRecord op;
+          op.heads = (int32_t)heads;
+          op.head_width = (int32_t)width;
+          op.narrow = narrowing;
+          op.d_in = (int32_t)d;
+          op.d_out = (int32_t)thin;
+          op.weight = 0;
+          op.weight_ld = (int32_t)w_ld;
+          op.packed = 0;
+          op.packed_ld = (int32_t)padded(thin);
+          op.packed_bias = d * op.packed_ld;
+          op.bias = thin * w_ld;
+          op.in[0].value = 0;
+          op.in[0].rows = op.out.rows = 1;
+          op.in[0].ld = (int32_t)padded(in);
+          op.out.ld = (int32_t)padded(out);
+          op.out.value = n * op.in[0].ld + W;
+          op.in[0].grad = op.out.value + n * op.out.ld + W;
+          op.out.grad = op.in[0].grad + n * op.in[0].ld + W;
+          auto params = matrix(thin, d, w_ld);
+          const auto bias = matrix(1, thin, padded(thin));
+          params.insert(params.end(), bias.begin(), bias.end());
+          std::vector<float> packed(op.packed_bias + op.packed_ld + W);
+          linear_pack(op, params.data(), packed.data(), nullptr);
+          std::vector<float> values(op.out.grad + n * op.out.ld + W);
+          const auto x = matrix(n, in, op.in[0].ld), dy = matrix(n, out, op.out.ld);
+          std::copy(x.begin(), x.end(), values.begin());
+          std::copy(dy.begin(), dy.end(), values.begin() + op.out.grad);
+          std::vector<float> work(n * 48, std::numeric_limits<float>::quiet_NaN());
+          auto gradient = matrix(thin, d, w_ld);
+          gradient.resize(params.size(), 1.0f);
+          const auto before = gradient;
+          head_linear_forward(op, n, params.data(), packed.data(), values.data(), work.data());
+          head_linear_backward(op, n, params.data(), packed.data(), values.data(), gradient.data(),
+                               work.data());
+          // thin side and wide side of each direction
+          const auto& a = narrowing ? dy : x;
+          const auto& b = narrowing ? x : dy;
+          const long a_ld = padded(thin), b_ld = padded(wide);
+          const long narrowed = narrowing ? op.out.value : op.in[0].grad;
+          const long widened = narrowing ? op.in[0].grad : op.out.value;
+          for (long h = 0; h < heads; h++)
+            for (long i = 0; i < width; i++) {
+              const long row = h * width + i;
+              for (long r = 0; r < n; r++) {
+                double want = narrowing ? bias[row] : 0;
+                for (long j = 0; j < d; j++)
+                  want += (double)params[row * w_ld + j] * b[r * b_ld + h * d + j];
+                near("narrow", values[narrowed + r * a_ld + row], want, 100);
+              }
+              for (long j = 0; j < w_ld; j++) {
+                double want = before[row * w_ld + j];
+                if (j < d)
+                  for (long r = 0; r < n; r++)
+                    want += (double)a[r * a_ld + row] * b[r * b_ld + h * d + j];
+                near("head weight gradient", gradient[row * w_ld + j], want, j < d ? 50 : 0);
+              }
+              double sum = 1;
+              for (long r = 0; r < n; r++) sum += narrowing ? a[r * a_ld + row] : 0;
+              near("head bias gradient", gradient[op.bias + row], sum, narrowing ? 20 : 0);
+            }
+          for (long h = 0; h < heads; h++)
+            for (long r = 0; r < n; r++)
+              for (long j = 0; j < d; j++) {
+                double want = 0;
+                for (long i = 0; i < width; i++)
+                  want += (double)params[(h * width + i) * w_ld + j] * a[r * a_ld + h * width + i];
+                near("widen", values[widened + r * b_ld + h * d + j], want, 50);
+              }
+        }
+}
+
 void test_cross_entropy() {
   for (long v : {1L, 2L, 16L, 23L, 112L}) {
     const long ld = padded(v);
@@ -305,6 +409,8 @@ int main() {
   test_activation();
   test_norm();
   test_attention();
+  test_attention_adds();
+  test_head_linear();
   test_cross_entropy();
   test_cross_entropy_of_bad_logits();
   test_adamw();
