@@ -110,7 +110,6 @@ class PyGroup {
     read(plan, "flat_size", p.flat_size);
     read(plan, "packed_size", p.packed_size);
     read(plan, "workspace_size", p.workspace_size);
-    read(plan, "scratch_size", p.scratch_size);
     read(plan, "positions", p.positions);
     read(plan, "microbatch", p.microbatch);
     read(plan, "batch", p.batch);

@@ -146,32 +146,32 @@ struct AttentionSizes {
   explicit AttentionSizes(const AttentionDims& a)
       : q(a.sequences * a.positions * a.heads * a.d_k),
         v(a.sequences * a.positions * a.heads * a.d_v),
-        p(a.sequences * a.heads * a.positions * to_pad(a.positions)),
-        work(p * (a.d_k + a.d_v + 8)) {}
-  int64_t q, v, p, work;
+        saved(a.sequences * a.heads * a.positions * attention_saved_row(a.positions)),
+        work(a.sequences * a.heads * a.positions * to_pad(a.positions) * (a.d_k + a.d_v + 8)) {}
+  int64_t q, v, saved, work;
 };
 
 void attention_forward(int64_t members, int64_t sequences, int64_t positions, int64_t heads,
                        int64_t d_k, int64_t d_v, bool causal, int threads, Address q, Address k,
-                       Address v, Address o, Address p) {
+                       Address v, Address o, Address saved) {
   const OpTable& ops = table();
   const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
   const AttentionSizes n(a);
   over_members(members, n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
     ops.attention_forward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
-                          at(out(o), m, n.v), at(out(p), m, n.p), scratch);
+                          at(out(o), m, n.v), at(out(saved), m, n.saved), scratch);
   });
 }
 
 void attention_backward(int64_t members, int64_t sequences, int64_t positions, int64_t heads,
                         int64_t d_k, int64_t d_v, bool causal, int threads, Address q, Address k,
-                        Address v, Address p, Address d_o, Address dq, Address dk, Address dv) {
+                        Address v, Address saved, Address d_o, Address dq, Address dk, Address dv) {
   const OpTable& ops = table();
   const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
   const AttentionSizes n(a);
   over_members(members, 2 * n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
     ops.attention_backward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
-                           at(in(p), m, n.p), at(in(d_o), m, n.v), at(out(dq), m, n.q),
+                           at(in(saved), m, n.saved), at(in(d_o), m, n.v), at(out(dq), m, n.q),
                            at(out(dk), m, n.q), at(out(dv), m, n.v), scratch);
   });
 }

@@ -9,6 +9,8 @@
 #include <new>
 #include <thread>
 
+#include "attention_sizes.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -59,6 +61,24 @@ class Barrier {
   std::atomic<unsigned> arrived_{0}, phase_{0};
 };
 
+// The most that any op of the plan wants.
+int64_t scratch_size(const PlanRecord& plan) {
+  int64_t size = 0;
+  for (int i = 0; i < plan.op_count; i++) {
+    const OpRecord& op = plan.ops[i];
+    const int64_t t = op.in[1].rows, d = op.in[1].width;
+    int64_t wanted = 0;
+    if (op.kind == OP_ATTENTION && op.shared)
+      wanted = attention_room(op.heads, t, d, d);
+    else if (op.kind == OP_ATTENTION)
+      wanted = attention_room(op.out.rows, t, op.d_k, op.d_v);
+    else if (op.kind == OP_HEAD_LINEAR)
+      wanted = plan.microbatch * to_pad(op.d_in > op.head_width ? op.d_in : op.head_width);
+    size = wanted > size ? wanted : size;
+  }
+  return size;
+}
+
 }  // namespace
 
 struct Group::Worker {
@@ -66,7 +86,7 @@ struct Group::Worker {
       : values(allocate<float>(plan.workspace_size)),
         packed(allocate<float>(plan.packed_size)),
         gradient(allocate<float>(2 * plan.flat_size)),
-        scratch(allocate<float>(plan.scratch_size)),
+        scratch(allocate<float>(scratch_size(plan))),
         tokens(allocate<int32_t>((int64_t)plan.batch * plan.positions)),
         targets(allocate<int32_t>(plan.batch)) {
     view.values = values.get();

@@ -29,7 +29,7 @@ inline long query_ld(const OpRecord& op, const ViewRecord& view) {
 }
 
 inline long attention_saved(const OpRecord& op) {
-  return (long)op.heads * op.out.rows * padded(op.in[1].rows);
+  return (long)op.heads * op.out.rows * attention_saved_row(op.in[1].rows);
 }
 
 inline void pack(const PlanRecord& plan, const float* params, const Workspace& w) {

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "attention_sizes.h"
+
 namespace compfast {
 
 struct LinearShape {
@@ -44,11 +46,11 @@ struct OpTable {
                        float* saved, float* scratch);
   void (*norm_backward)(const NormShape&, const float* x, const float* g, const float* dy,
                         const float* saved, float* dx, float* dg, float* db, float* scratch);
-  // q, k [B, T, H, d_k], v, o [B, T, H, d_v], p [B, H, T, T padded]
+  // q, k [B, T, H, d_k], v, o [B, T, H, d_v], saved [B, H, T, attention_saved_row(T)]
   void (*attention_forward)(const AttentionDims&, const float* q, const float* k, const float* v,
-                            float* o, float* p, float* scratch);
+                            float* o, float* saved, float* scratch);
   void (*attention_backward)(const AttentionDims&, const float* q, const float* k, const float* v,
-                             const float* p, const float* d_o, float* dq, float* dk, float* dv,
+                             const float* saved, const float* d_o, float* dq, float* dk, float* dv,
                              float* scratch);
   // logits, d_logits [rows, vocabulary] -> mean loss
   float (*cross_entropy)(int64_t rows, int64_t vocabulary, const float* logits,
@@ -62,8 +64,6 @@ struct OpTable {
   void (*adamw)(const AdamWSettings&, int64_t count, const float* g, float* p, float* m, float* v);
 };
 
-constexpr int64_t to_pad(int64_t n) { return (n + 15) / 16 * 16; }
-
 static inline int64_t linear_scratch(const LinearShape& s) {
   const int64_t in = to_pad(s.d_in), out = to_pad(s.d_out);
   const int64_t forward = s.d_in * out + out + 2 * s.rows * out;
@@ -76,7 +76,7 @@ static inline int64_t norm_scratch(const NormShape& s) { return (3 * s.rows + 3)
 static inline int64_t attention_scratch(const AttentionDims& s) {
   const int64_t widest = s.d_k > s.d_v ? s.d_k : s.d_v, t = s.positions;
   const int64_t copies = 4 * (to_pad(t * s.heads * widest) + 16);
-  return copies + (widest + t) * to_pad(t) + t * to_pad(widest);
+  return copies + attention_room(t, t, s.d_k, s.d_v);
 }
 
 static inline int64_t cross_entropy_scratch(int64_t vocabulary) { return 2 * to_pad(vocabulary); }

@@ -145,33 +145,33 @@ inline const float* with_slack(const AttentionDims& a, long count, const float* 
 }
 
 inline void attention_forward(const AttentionDims& a, const float* q, const float* k,
-                              const float* v, float* o, float* p, float* scratch) {
+                              const float* v, float* o, float* saved, float* scratch) {
   Scratch s{scratch};
   const long q_ld = a.heads * a.d_k, v_ld = a.heads * a.d_v;
   const long q_size = a.positions * q_ld, v_size = a.positions * v_ld;
-  const long p_size = a.heads * a.positions * padded(a.positions);
+  const long saved_size = a.heads * a.positions * attention_saved_row(a.positions);
   float* copy = s.take(v_size + PAD);
   for (long b = 0; b < a.sequences; b++)
     ::attention_forward(sequence_shape(a), q + b * q_size, q_ld, k + b * q_size, q_ld,
                         with_slack(a, v_size, v + b * v_size, copy), v_ld, o + b * v_size, v_ld,
-                        p + b * p_size, s.next);
+                        saved + b * saved_size, s.next);
 }
 
 inline void attention_backward(const AttentionDims& a, const float* q, const float* k,
-                               const float* v, const float* p, const float* d_o, float* dq,
+                               const float* v, const float* saved, const float* d_o, float* dq,
                                float* dk, float* dv, float* scratch) {
   Scratch s{scratch};
   const long q_ld = a.heads * a.d_k, v_ld = a.heads * a.d_v;
   const long q_size = a.positions * q_ld, v_size = a.positions * v_ld;
-  const long p_size = a.heads * a.positions * padded(a.positions);
+  const long saved_size = a.heads * a.positions * attention_saved_row(a.positions);
   float *q_copy = s.take(q_size + PAD), *k_copy = s.take(q_size + PAD);
   float* o_copy = s.take(v_size + PAD);
   for (long b = 0; b < a.sequences; b++) {
     const long at = b * q_size, v_at = b * v_size;
     ::attention_backward(sequence_shape(a), with_slack(a, q_size, q + at, q_copy), q_ld,
                          with_slack(a, q_size, k + at, k_copy), q_ld, v + v_at, v_ld,
-                         with_slack(a, v_size, d_o + v_at, o_copy), v_ld, p + b * p_size, dq + at,
-                         q_ld, dk + at, q_ld, dv + v_at, v_ld, s.next);
+                         with_slack(a, v_size, d_o + v_at, o_copy), v_ld, saved + b * saved_size,
+                         dq + at, q_ld, dk + at, q_ld, dv + v_at, v_ld, s.next);
   }
 }
 

@@ -53,7 +53,7 @@ struct OpRecord {
   int64_t slope = -1;         // linear with activation: act' [rows, out.ld] in the workspace
   int64_t factor = -1;        // linear whose input came from an activation: that slope
   int32_t slope_applied = 0;  // the consumer multiplied the gradient by the slope already
-  int64_t saved = -1;  // norm: mean, 1/std a row; attention: P [heads, rows, T padded] a sequence
+  int64_t saved = -1;  // norm: mean, 1/std a row; attention: [heads, rows, attention_saved_row(T)]
   int32_t heads = 0, d_k = 0, d_v = 0, causal = 0;
   int32_t shared = 0;                  // attention: all heads read one k = v
   int32_t head_width = 0, narrow = 0;  // head_linear; d_in is one head's other width
@@ -74,10 +74,9 @@ struct PlanRecord {
   int64_t flat_size = 0;    // parameters of one member, padded
   int64_t packed_size = 0;  // transposed copies
   int64_t workspace_size = 0;
-  int64_t scratch_size = 0;  // attention, head_linear
-  int32_t positions = 0;     // T
-  int32_t microbatch = 0;    // sequences
-  int32_t batch = 0;         // sequences a step
+  int32_t positions = 0;   // T
+  int32_t microbatch = 0;  // sequences
+  int32_t batch = 0;       // sequences a step
   int32_t vocabulary = 0;
   int32_t loss_all = 0;
 };

@@ -45,6 +45,7 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
     "four_layers_post": (11, {"layers": 4, "norm": "post", "d_model": 20, "final_norm": True}),
     "no_final_norm": (9, {"final_norm": False, "d_model": 16}),
     "long": (20, {"d_model": 25, "heads": 1, "d_ff": 37}),
+    "blocks_of_queries": (40, {"d_model": 20, "heads": 2, "loss_positions": "all"}),
     "long_heads_all": (20, {"heads": 4, "d_k": 9, "d_v": 6, "loss_positions": "all"}),
     "spare_positions": (7, {"max_positions": 12, "d_model": 20}),
     "not_causal": (9, {"causal": False, "heads": 2}),

@@ -2,7 +2,7 @@
 
 Offsets count floats. Rows are padded to a multiple of 16 with zeros, so that kernels of every
 vector width read the same memory. The microbatch is a function of the member's shape alone
-(activations of a microbatch should fit a nominal 1 MiB L2 beside the parameters).
+(the activations of a microbatch should fit a nominal 1 MiB L2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from compfast.params import Tensor, parameter_table
 
 PAD = 16
 ACTIVATION_BYTES = 1024 * 1024
-MICROBATCHES = (16, 8)
+MICROBATCHES = (16, 8, 4, 2, 1)  # sequences
+LEAST_ROWS = 64  # fewer would read the weights too often
+WHOLE = 16  # attention's ATTENTION_WHOLE in csrc/attention_sizes.h
 
 _KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4, "head_linear": 5}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
@@ -128,7 +130,8 @@ class NativePlan:
         # bf16 keeps the products that eager rounds: each key and value is one of its own.
         self.plan = transformer_plan(model, absorb=not self.bf16)
         self.flat = FlatLayout(model, self.plan, decay)
-        for self.microbatch in MICROBATCHES:
+        tall = [n for n in MICROBATCHES if n * positions >= LEAST_ROWS]
+        for self.microbatch in tall or MICROBATCHES[:1]:
             records = self._records()
             if 4 * self.workspace_size <= ACTIVATION_BYTES:
                 break
@@ -136,17 +139,12 @@ class NativePlan:
         self.ops = records
 
     def record(self) -> dict[str, Any]:
-        widest = max(self.model.d_k or 0, self.model.d_v or 0, self.model.d_model)
-        columns, queries = pad(self.positions), max(self.positions, self.model.heads)
-        rows = max(queries, self.microbatch)
-        scratch = columns * widest + queries * columns + rows * pad(widest) + 4 * PAD
         return {
             "ops": self.ops,
             "segments": self.flat.segments,
             "flat_size": self.flat.size,
             "packed_size": self.packed_size,
             "workspace_size": self.workspace_size,
-            "scratch_size": scratch,
             "positions": self.positions,
             "microbatch": self.microbatch,
             "batch": self.batch,
@@ -212,7 +210,8 @@ class NativePlan:
             return 0
         rows = self.microbatch * self._rows(op.output.buffer)
         if op.kind == "attention":
-            return rows * int(op.attributes["heads"]) * pad(self.positions)
+            row = WHOLE if self.positions <= WHOLE else 2
+            return rows * int(op.attributes["heads"]) * row
         return 2 * rows if op.kind == "norm" else 0
 
     def _view(

@@ -40,12 +40,12 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 @torch.library.custom_op("compfast::attention", mutates_args=(), device_types="cpu")
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """The output, and the weights of all positions [M, B, H, T, T to a multiple of 16]."""
+    """The output, and what backward wants [M, B, H, T, 16 or 2]: weights, or maximum and 1 / sum."""
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    out, weights = _outputs(q, v)
+    out, saved = _outputs(q, v)
     sizes = (*q.shape, v.shape[-1], causal, torch.get_num_threads())
-    call("attention_forward", *sizes, q, k, v, out, weights)
-    return out, weights
+    call("attention_forward", *sizes, q, k, v, out, saved)
+    return out, saved
 
 
 @_attention.register_fake
@@ -55,25 +55,26 @@ def _(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
 
 def _outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     members, batch, length, heads, _ = q.shape
-    weights = q.new_empty(members, batch, heads, length, (length + 15) // 16 * 16)
-    return q.new_empty(v.shape), weights
+    row = 16 if length <= 16 else 2  # attention_saved_row in csrc/attention_sizes.h
+    saved = q.new_empty(members, batch, heads, length, row)
+    return q.new_empty(v.shape), saved
 
 
 @torch.library.custom_op("compfast::attention_backward", mutates_args=(), device_types="cpu")
 def _attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, d_out: Tensor, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, saved: Tensor, d_out: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     q, k, v, d_out = q.contiguous(), k.contiguous(), v.contiguous(), d_out.contiguous()
     dq, dk, dv = _gradients(q, k, v)
     sizes = (*q.shape, v.shape[-1], causal, torch.get_num_threads())
-    call("attention_backward", *sizes, q, k, v, weights, d_out, dq, dk, dv)
+    call("attention_backward", *sizes, q, k, v, saved, d_out, dq, dk, dv)
     return dq, dk, dv
 
 
 @_attention_backward.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, d_out: Tensor, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, saved: Tensor, d_out: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _gradients(q, k, v)
 

@@ -195,7 +195,7 @@ std::vector<double> probabilities(const AttentionShape& s, const std::vector<flo
 }
 
 void test_attention() {
-  for (long t : {1L, 5L, 9L, 16L, 17L, 36L})
+  for (long t : {1L, 5L, 9L, 16L, 17L, 36L, 128L})
     for (long heads : {1L, 3L})
       for (bool last : {false, true})
         for (bool causal : {false, true}) {
@@ -206,8 +206,8 @@ void test_attention() {
           // a whole vector may be read past a head's last column
           for (auto* m : {&q, &k, &v, &d_o}) m->resize(m->size() + slack);
           std::vector<float> o(d_o.size()), dq(q.size()), dk(k.size()), dv(v.size());
-          std::vector<float> p(heads * s.t_q * padded(t));
-          const long scratch = padded(t) * 7 + s.t_q * padded(t) + t * padded(7) + W;
+          std::vector<float> p(heads * s.t_q * attention_saved_row(t));
+          const long scratch = attention_room(s.t_q, t, s.d_k, s.d_v);
           std::vector<float> work(scratch, std::numeric_limits<float>::quiet_NaN());
           attention_forward(s, q.data(), lq, k.data(), lq, v.data(), lv, o.data(), lv, p.data(),
                             work.data());
