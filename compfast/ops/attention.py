@@ -40,7 +40,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 @torch.library.custom_op("compfast::attention", mutates_args=(), device_types="cpu")
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """The output, and what backward wants [M, B, H, T, 16 or 2]: weights, or maximum and 1 / sum."""
+    """The output, and [M, B, H, T, 16 or 2]: the weights, or each row's maximum and 1 / sum."""
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out, saved = _outputs(q, v)
     sizes = (*q.shape, v.shape[-1], causal, torch.get_num_threads())
