@@ -19,8 +19,8 @@ from compfast.params import Tensor, parameter_table
 
 PAD = 16
 ACTIVATION_BYTES = 1024 * 1024
-MICROBATCHES = (16, 8, 4, 2, 1)  # sequences
-LEAST_ROWS = 64  # fewer would read the weights too often
+PARAMETER_BYTES = 2 * 1024 * 1024
+MICROBATCHES = (64, 32, 16, 8, 4, 2, 1)  # sequences
 WHOLE = 16  # attention's ATTENTION_WHOLE in csrc/attention_sizes.h
 
 _KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4, "head_linear": 5}
@@ -130,13 +130,20 @@ class NativePlan:
         # bf16 keeps the products that eager rounds: each key and value is one of its own.
         self.plan = transformer_plan(model, absorb=not self.bf16)
         self.flat = FlatLayout(model, self.plan, decay)
-        tall = [n for n in MICROBATCHES if n * positions >= LEAST_ROWS]
-        for self.microbatch in tall or MICROBATCHES[:1]:
+        for self.microbatch in self._microbatches():
             records = self._records()
             if 4 * self.workspace_size <= ACTIVATION_BYTES:
                 break
         self.microbatch = min(self.microbatch, batch)
         self.ops = records
+
+    def _microbatches(self) -> list[int]:
+        """What may be tried, in order: 64 to about 144 rows, or where the parameters of each
+        pass come from far away, as many as 640 rows."""
+        t = self.positions
+        if 4 * self.flat.size > PARAMETER_BYTES:
+            return [next((n for n in MICROBATCHES if n * t <= 640), 1)]
+        return [n for n in MICROBATCHES if n <= 16 and n * t >= 64] or [16]
 
     def record(self) -> dict[str, Any]:
         return {
