@@ -130,7 +130,8 @@ class NativePlan:
         # bf16 keeps the products that eager rounds: each key and value is one of its own.
         self.plan = transformer_plan(model, absorb=not self.bf16)
         self.flat = FlatLayout(model, self.plan, decay)
-        for self.microbatch in self._microbatches():
+        for sequences in self._microbatches():
+            self.microbatch = sequences
             records = self._records()
             if 4 * self.workspace_size <= ACTIVATION_BYTES:
                 break
