@@ -77,16 +77,68 @@ def test_forward_and_backward(
 
     for got, wanted in zip(once("native"), once("torch"), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+    _alternate(benchmark, f"{make.__name__} d={width}", members, once, once)
+
+
+@pytest.mark.parametrize("members", MEMBERS)
+@pytest.mark.parametrize("size", [16_384, 65_536])  # parameters of a member of d 32, d 64
+def test_adamw(benchmark: BenchmarkFixture, size: int, members: int) -> None:
+    """Against torch's fused AdamW, which gives all members one learning rate and step."""
+    torch.manual_seed(0)
+    params, grads = torch.randn(members, size), torch.randn(members, size)
+    peer = torch.nn.Parameter(params.clone())
+    peer.grad = grads.clone()
+    optimizer = torch.optim.AdamW([peer], lr=1e-3, weight_decay=0.1, fused=True)
+    state = {"params": params, "grads": grads}
+    state |= {"exp_avg": torch.zeros_like(params), "exp_avg_sq": torch.zeros_like(params)}
+    step = torch.zeros(members, dtype=torch.int64)
+    each = {
+        name: torch.full((members,), value, dtype=torch.float64)
+        for name, value in {"lr": 1e-3, "weight_decay": 0.1, "clip_scale": 1.0}.items()
+    }
+
+    def native(_: str) -> None:
+        step.add_(1)
+        ops.adamw(**state, **each, step=step)
+
+    def eager(_: str) -> None:
+        optimizer.step()
+
+    native("")
+    eager("")
+    torch.testing.assert_close(params, peer.detach(), rtol=1e-4, atol=1e-6)
+    _alternate(benchmark, f"adamw P={size}", members, native, eager)
+
+
+@pytest.mark.parametrize("members", MEMBERS)
+def test_philox(benchmark: BenchmarkFixture, members: int) -> None:
+    """The words of one step's 256 sequences of 9 tokens."""
+    seeds = torch.arange(members)
+
+    def once(impl: str) -> Tensor:
+        return ops.philox(seeds, 1, 2, count=256 * 12, impl=impl)
+
+    assert torch.equal(once("native"), once("torch"))
+    _alternate(benchmark, "philox", members, once, once)
+
+
+def _alternate(
+    benchmark: BenchmarkFixture,
+    what: str,
+    members: int,
+    native: Callable[[str], object],
+    peer: Callable[[str], object],
+) -> None:
     eager: list[float] = []
 
     def turn_of_eager() -> None:
         start = time.perf_counter()
-        once("torch")
+        peer("torch")
         eager.append(time.perf_counter() - start)
 
-    benchmark.pedantic(once, ("native",), setup=turn_of_eager, rounds=ROUNDS, warmup_rounds=1)
+    benchmark.pedantic(native, ("native",), setup=turn_of_eager, rounds=ROUNDS, warmup_rounds=1)
     ratio = statistics.median(eager) / benchmark.stats.stats.median
     benchmark.extra_info.update(
         members=members, threads=torch.get_num_threads(), eager_over_native=round(ratio, 2)
     )
-    print(f"\n{make.__name__} M={members} d={width}: eager / native = {ratio:.2f}")
+    print(f"\n{what} M={members}: eager / native = {ratio:.2f}")
