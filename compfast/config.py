@@ -168,7 +168,7 @@ class InitConfig:
 class OptimizerConfig:
     """AdamW, clipping and the learning-rate schedule, stepped once a batch."""
 
-    lr: float = 1e-3  # peak
+    lr: float = 1.5e-3  # peak
     weight_decay: float = 0.3
     clip: float = 1.0  # global gradient norm; 0 switches clipping off [Z24: 1]
     beta1: float = 0.9
@@ -200,7 +200,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long a member trains and what is measured on the way."""
 
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 128
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: operands of the linear products
     log_every: int = 100  # steps a metrics window
