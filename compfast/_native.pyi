@@ -45,6 +45,20 @@ def embed_backward(*arguments: int) -> None: ...
 def adamw(*arguments: float) -> None: ...
 def philox_words(*arguments: int) -> None: ...
 
+# Ceilings of the instruction set in use, all threads together: the best of a few short rounds.
+# ValueError for threads below 1.
+def fma_peak(threads: int) -> float:
+    """GFLOP/s of float32 multiply-adds in registers."""
+
+def bf16_peak(threads: int) -> float | None:
+    """GFLOP/s of bfloat16 pairs summed in float32; None without such an instruction."""
+
+def read_bandwidth(bytes: int, threads: int) -> float:
+    """GB/s of reading `bytes` again and again, each thread its own."""
+
+def cache_bytes() -> list[int]:
+    """Sizes of the first data cache, the second, the third; 0 where the system does not say."""
+
 class Group:
     """Members of one shape; it keeps and changes the arrays that it is given."""
 
@@ -72,5 +86,10 @@ class Group:
 
     def logits(self, members: Int64, tokens: Int32) -> Float32: ...
     def predict(self, members: Int64, tokens: Int32) -> Int32: ...
+    def profile(self, member: int, steps: int) -> dict[str, Any]:
+        """Seconds (forward and backward [ops], phases, total) and loss and grad_norm [steps] of a
+        copy of the member; see compfast/engines/profile.py.
+        """
+
     def request_stop(self) -> None: ...
     def isa(self) -> str: ...

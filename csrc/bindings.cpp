@@ -9,6 +9,7 @@
 
 #include "anchor.h"
 #include "bindings_ops.h"
+#include "bindings_roofline.h"
 #include "group.h"
 #include "init.h"
 #include "isa.h"
@@ -122,6 +123,7 @@ class PyGroup {
     read(tables, "beta2", o.beta2);
     read(tables, "eps", o.eps);
     o.scale = keep<double>(tables["scale"]);
+    schedule_ = tables["scale"].cast<py::array>().shape(0);
     o.offset = keep<double>(tables["offset"]);
     o.correction1 = keep<double>(tables["correction1"]);
     o.correction2 = keep<double>(tables["correction2"]);
@@ -135,7 +137,7 @@ class PyGroup {
     a.params = keep<float>(arrays["params"]);
     a.m = keep<float>(arrays["m"]);
     a.v = keep<float>(arrays["v"]);
-    a.step = keep<int64_t>(arrays["step"]);
+    step_ = a.step = keep<int64_t>(arrays["step"]);
     a.status = keep<uint8_t>(arrays["status"]);
     a.seed = keep<uint64_t>(arrays["seed"]);
     a.lr = keep<double>(arrays["lr"]);
@@ -194,6 +196,32 @@ class PyGroup {
     return best;
   }
 
+  py::dict profile(int64_t member, int64_t steps) {
+    if (member < 0 || member >= members_ || steps < 1 || steps > schedule_ - step_[member])
+      throw std::invalid_argument(
+          "compfast._native: no such member, or steps outside its training");
+    Array<double> forward(plan_.op_count), backward(plan_.op_count), phases(PHASES);
+    Array<float> loss(steps), norm(steps);
+    double total = 0;
+    const ProfileArrays to{forward.mutable_data(), backward.mutable_data(),
+                           phases.mutable_data(),  &total,
+                           loss.mutable_data(),    norm.mutable_data()};
+    int64_t done = 0;
+    {
+      py::gil_scoped_release release;
+      done = group_->profile(member, steps, to);
+    }
+    py::dict result;
+    result["forward"] = forward;
+    result["backward"] = backward;
+    result["phases"] = phases;
+    result["total"] = total;
+    result["steps"] = done;
+    result["loss"] = loss;
+    result["grad_norm"] = norm;
+    return result;
+  }
+
   void request_stop() { group_->request_stop(); }
   std::string isa() const { return kernels_->isa; }
 
@@ -212,7 +240,8 @@ class PyGroup {
   std::vector<Segment> segments_;
   std::vector<py::object> kept_;
   PlanRecord plan_;
-  int64_t members_ = 0;
+  int64_t members_ = 0, schedule_ = 0;  // schedule: steps that the tables reach
+  const int64_t* step_ = nullptr;
   const KernelTable* kernels_ = nullptr;
   std::unique_ptr<Group> group_;
 };
@@ -257,6 +286,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("fill_normal", &py_fill_normal, py::arg("seed"), py::arg("tensor"), py::arg("std"),
         py::arg("out").noconvert());
   bind_ops(m);
+  bind_roofline(m);
   py::class_<PyGroup>(m, "Group")
       .def(py::init<const py::dict&, const py::dict&, const py::dict&, const py::dict&, int>())
       .def("advance", &PyGroup::advance, py::arg("until"), py::arg("base"),
@@ -264,6 +294,7 @@ PYBIND11_MODULE(_native, m) {
       .def("gradients", &PyGroup::gradients, py::arg("tokens"), py::arg("targets"))
       .def("logits", &PyGroup::logits, py::arg("members"), py::arg("tokens"))
       .def("predict", &PyGroup::predict, py::arg("members"), py::arg("tokens"))
+      .def("profile", &PyGroup::profile, py::arg("member"), py::arg("steps"))
       .def("request_stop", &PyGroup::request_stop)
       .def("isa", &PyGroup::isa);
 }

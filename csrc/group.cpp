@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "attention_sizes.h"
+#include "profile.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -192,18 +193,20 @@ bool Group::record(int64_t i, const StepResult& result, Call& call) {
   return result.finite && step < call.until && !stop_.load();
 }
 
+StepResult Group::step_alone(const Member& one, const Workspace& view, int64_t step) {
+  double sums[2];
+  kernels_.pack(plan_, one, view);
+  for (int half = 0; half < 2; half++)
+    sums[half] = kernels_.half(plan_, stream_, one, view, step, half, view.gradient[half]);
+  return kernels_.update(plan_, optimizer_, one, view, sums, step);
+}
+
 void Group::train_alone(int64_t i, Worker& worker, Call& call) {
   if (stop_.load()) return;
   const Member one = member(i);
   StepResult result;
   do {
-    const int64_t step = arrays_.step[i];
-    double sums[2];
-    kernels_.pack(plan_, one, worker.view);
-    for (int half = 0; half < 2; half++)
-      sums[half] =
-          kernels_.half(plan_, stream_, one, worker.view, step, half, worker.view.gradient[half]);
-    result = kernels_.update(plan_, optimizer_, one, worker.view, sums, step);
+    result = step_alone(one, worker.view, arrays_.step[i]);
   } while (record(i, result, call));
 }
 
@@ -256,6 +259,47 @@ bool Group::advance(int64_t until, int64_t base, int64_t columns, float* loss, f
   for (int64_t i : active)
     if (arrays_.status[i] == ACTIVE && arrays_.step[i] < until) return true;
   return false;
+}
+
+int64_t Group::profile(int64_t i, int64_t steps, const ProfileArrays& out) {
+  const int64_t size = plan_.flat_size;
+  const auto copy = allocate<float>(3 * size);
+  Member one = member(i);
+  float** const parts[] = {&one.params, &one.m, &one.v};
+  for (int part = 0; part < 3; part++) {
+    std::memcpy(copy.get() + part * size, *parts[part], size * sizeof(float));
+    *parts[part] = copy.get() + part * size;
+  }
+  std::vector<int64_t> spent(2 * plan_.op_count + PHASES);
+  const Profile counters{spent.data(), spent.data() + plan_.op_count,
+                         spent.data() + 2 * plan_.op_count};
+  Worker worker(plan_);
+  worker.view.profile = &counters;
+  int64_t done = 0, all = 0;
+  double seconds = 0;
+  // A thread of its own: the caller's floating-point mode stays as it is.
+  std::thread([&] {
+    set_floating_mode();
+    const auto begin = std::chrono::steady_clock::now();
+    const int64_t first = ticks();
+    for (StepResult result; done < steps; done++) {
+      result = step_alone(one, worker.view, arrays_.step[i] + done);
+      out.loss[done] = result.loss;
+      out.grad_norm[done] = result.grad_norm;
+      if (!result.finite) break;
+    }
+    all = ticks() - first;
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }).join();
+  const double tick = all > 0 ? seconds / (double)all : 0.0;
+  for (int32_t op = 0; op < plan_.op_count; op++) {
+    out.forward[op] = (double)counters.forward[op] * tick;
+    out.backward[op] = (double)counters.backward[op] * tick;
+  }
+  for (int phase = 0; phase < PHASES; phase++)
+    out.phases[phase] = (double)counters.phases[phase] * tick;
+  *out.total = seconds;
+  return done;
 }
 
 void Group::gradients(const int32_t* tokens, const int32_t* targets, int64_t count, float* loss,

@@ -28,6 +28,12 @@ struct GroupArrays {
   const double* clip = nullptr;
 };
 
+// forward, backward [op_count], phases [PHASES] and total [1] in seconds; loss, grad_norm [steps].
+struct ProfileArrays {
+  double *forward = nullptr, *backward = nullptr, *phases = nullptr, *total = nullptr;
+  float *loss = nullptr, *grad_norm = nullptr;
+};
+
 class Group {
  public:
   Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
@@ -44,6 +50,9 @@ class Group {
   // loss [M] and gradient [M, flat_size] of the mean over `count` sequences.
   void gradients(const int32_t* tokens, const int32_t* targets, int64_t count, float* loss,
                  float* gradient);
+  // Trains a copy of one member for `steps` steps from where it stands, on one thread, and adds up
+  // seconds; the member stays as it is. Ends at a step that is not finite; returns the steps done.
+  int64_t profile(int64_t i, int64_t steps, const ProfileArrays& out);
   // members [n] -> logits [n, count, vocabulary] and argmax [n, count]; either may be null.
   void logits(const int64_t* members, int64_t n, const int32_t* tokens, int64_t count, float* out,
               int32_t* best);
@@ -54,6 +63,7 @@ class Group {
   struct Team;  // two workers that share a member
   Member member(int64_t i) const;
   bool record(int64_t i, const StepResult& result, Call& call);
+  StepResult step_alone(const Member& one, const Workspace& view, int64_t step);
   void train_alone(int64_t i, Worker& worker, Call& call);
   void train_together(int64_t i, Team& team, int rank, Worker& worker, Call& call);
   void run_workers(const std::function<void(size_t)>& body, const std::function<void()>& wait);

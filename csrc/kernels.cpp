@@ -2,6 +2,7 @@
 // one exported table, so that no other object can pick up code this machine may not run.
 #include "member.h"
 #include "ops.h"
+#include "roofline.h"
 
 #define COMPFAST_JOIN_(a, b) a##b
 #define COMPFAST_JOIN(a, b) COMPFAST_JOIN_(a, b)
@@ -19,5 +20,6 @@ const compfast::KernelTable COMPFAST_JOIN(compfast_kernels_, COMPFAST_ISA) = {
     batch_gradient,
     member_logits,
     &ops::TABLE,
+    &loops::TABLE,
 };
 }

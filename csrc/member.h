@@ -10,6 +10,7 @@
 #include "linear.h"
 #include "norm.h"
 #include "plan.h"
+#include "profile.h"
 
 namespace {
 
@@ -62,6 +63,7 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
                     const int32_t* tokens) {
   for (int i = 0; i < plan.op_count; i++) {
     const OpRecord& op = plan.ops[i];
+    const Timed timed(w.profile, &Profile::forward, i);
     if (op.kind == OP_EMBED)
       embed_forward(n, plan.positions, op.out.width, op.out.ld, tokens, params + op.weight,
                     params + op.weight2, w.values + op.out.value);
@@ -129,6 +131,7 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
   double loss = 0;
   for (int i = plan.op_count - 1; i >= 0; i--) {
     const OpRecord& op = plan.ops[i];
+    const Timed timed(w.profile, &Profile::backward, i);
     clear_gradients(op, n, w.values);
     if (op.kind == OP_LOSS) {
       loss = loss_backward(plan, op, n, w, tokens, targets, inverse_count);
@@ -164,7 +167,10 @@ inline Half half_of(int64_t count, int half) {
 inline double half_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
                             const int32_t* tokens, const int32_t* targets, int64_t count, int half,
                             float* gradient) {
-  std::memset(gradient, 0, plan.flat_size * sizeof(float));
+  {
+    const Timed timed(w.profile, &Profile::phases, PHASE_CLEAR);
+    std::memset(gradient, 0, plan.flat_size * sizeof(float));
+  }
   const float inverse = 1.0f / (float)(count * (plan.loss_all ? plan.positions : 1));
   const Half h = half_of(count, half);
   double loss = 0;
@@ -224,7 +230,10 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
 inline double train_half(const PlanRecord& plan, const AnchorStream& stream, const Member& member,
                          const Workspace& w, int64_t step, int half, float* gradient) {
   const Half h = half_of(plan.batch, half);
-  anchor_batch(stream, member.seed, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
+  {
+    const Timed timed(w.profile, &Profile::phases, PHASE_DRAW);
+    anchor_batch(stream, member.seed, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
+  }
   return half_gradient(plan, member, w, w.tokens, w.targets, plan.batch, half, gradient);
 }
 
@@ -233,6 +242,7 @@ inline double train_half(const PlanRecord& plan, const AnchorStream& stream, con
 inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimizer,
                                const Member& member, const Workspace& w, const double* sums,
                                int64_t step) {
+  const Timed timed(w.profile, &Profile::phases, PHASE_UPDATE);
   add_halves(plan, w);
   StepResult result;
   result.loss = mean_loss(plan, plan.batch, sums);
@@ -243,6 +253,7 @@ inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimize
 }
 
 inline void train_pack(const PlanRecord& plan, const Member& member, const Workspace& w) {
+  const Timed timed(w.profile, &Profile::phases, PHASE_PACK);
   pack(plan, member.params, w);
 }
 

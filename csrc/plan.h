@@ -107,6 +107,22 @@ struct Member {
   double lr = 0, weight_decay = 0, clip = 0;
 };
 
+// What a step does beside the ops of its plan.
+enum Phase : int32_t {
+  PHASE_DRAW = 0,    // the batch
+  PHASE_PACK = 1,    // transposed or rounded copies of the weights
+  PHASE_CLEAR = 2,   // the gradient vectors
+  PHASE_UPDATE = 3,  // halves added, norm, clipping, AdamW
+  PHASES = 4,
+};
+
+// Ticks spent so far (profile.h).
+struct Profile {
+  int64_t* forward = nullptr;   // [op_count]
+  int64_t* backward = nullptr;  // [op_count]
+  int64_t* phases = nullptr;    // [PHASES]
+};
+
 // One worker's memory; NaN-free where padding is read.
 struct Workspace {
   float* values = nullptr;  // [workspace_size]
@@ -115,6 +131,7 @@ struct Workspace {
   float* scratch = nullptr;
   int32_t* tokens = nullptr;   // [batch, T]
   int32_t* targets = nullptr;  // [batch]
+  const Profile* profile = nullptr;
 };
 
 struct StepResult {
@@ -122,7 +139,8 @@ struct StepResult {
   bool finite = false;
 };
 
-struct OpTable;  // op_table.h
+struct OpTable;    // op_table.h
+struct LoopTable;  // loop_table.h
 
 // What one instruction set exports; the only symbol of its object file.
 struct KernelTable {
@@ -138,6 +156,7 @@ struct KernelTable {
   void (*logits)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
                  int64_t count, float* out, int32_t* best);
   const OpTable* ops;
+  const LoopTable* loops;
 };
 
 }  // namespace compfast

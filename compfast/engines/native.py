@@ -23,6 +23,7 @@ from compfast.engines.base import (
 )
 from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.layout import NativePlan
+from compfast.engines.profile import Profile
 from compfast.errors import UsageError
 from compfast.init import initial_parameters
 from compfast.tasks import make_task
@@ -42,14 +43,14 @@ class NativeEngine:
         check_group(specs)
         first = specs[0]
         self.specs = list(specs)
-        self._plan = NativePlan(
+        self.plan = NativePlan(
             first.model,
             first.task.seq_len,
             first.training.batch_size,
             first.optimizer.decay,
             first.training.precision,
         )
-        self._flat = self._plan.flat
+        self._flat = self.plan.flat
         members = len(specs)
         self._params = _aligned(members, self._flat.size)
         self._exp_avg = _aligned(members, self._flat.size)
@@ -80,7 +81,7 @@ class NativeEngine:
         workers = min(threads or os.cpu_count() or 1, 2 * members)
         stream = make_task(first.task).stream_table()
         try:
-            self._group = _native.Group(self._plan.record(), optimizer, stream, arrays, workers)
+            self._group = _native.Group(self.plan.record(), optimizer, stream, arrays, workers)
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.isa: str = self._group.isa()
@@ -143,11 +144,24 @@ class NativeEngine:
         loss, flat = self._group.gradients(self._tokens(tokens), answers)
         return loss, self._flat.unpack(flat)
 
+    def profile(self, member: int, steps: int) -> Profile:
+        """Train a copy of one member for `steps` steps on one thread, with counters.
+
+        The member itself stays as it is. Raises UsageError for a member that is not there, and
+        for steps past the end of its training; fewer steps come back where one is not finite.
+        """
+        if not 0 <= member < len(self.specs):
+            raise UsageError(f"member is {member}; it must be in 0..{len(self.specs) - 1}")
+        left = len(self._tables.scale) - int(self._step[member])
+        if not 1 <= steps <= left:
+            raise UsageError(f"steps is {steps}; member {member} has {left} left to train")
+        return Profile.of(self._group.profile(member, steps))
+
     def _tokens(self, tokens: NDArray[Any]) -> Int32:
         vocabulary = self.specs[0].model.vocab_size or 0
-        if tokens.ndim != 2 or tokens.shape[1] != self._plan.positions:
+        if tokens.ndim != 2 or tokens.shape[1] != self.plan.positions:
             raise UsageError(
-                f"tokens have shape {tokens.shape}; [N, {self._plan.positions}] is needed"
+                f"tokens have shape {tokens.shape}; [N, {self.plan.positions}] is needed"
             )
         if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
             raise UsageError(

@@ -1,0 +1,120 @@
+"""What one training step of one member costs, counted from the records of its plan.
+
+Arithmetic is GEMM and attention, forward and backward, of the rows that the pruned plan holds;
+masked scores are computed and counted. Norms, softmax, activations, embedding, data and the
+optimiser are not counted. A new op kind is one more entry in PRODUCTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from compfast.engines.layout import NativePlan, pad
+from compfast.models.plan import Op, Plan
+
+FLOAT = 4  # bytes
+# Forward is one product, backward two: the gradients of both factors.
+FORWARD, BACKWARD = 1, 2
+
+
+def _none(op: Op, rows: int, positions: int) -> int:
+    return 0
+
+
+def _linear(op: Op, rows: int, positions: int) -> int:
+    assert op.output is not None
+    return rows * op.inputs[0].width * op.output.width
+
+
+def _attention(op: Op, rows: int, positions: int) -> int:
+    """Scores and weighted sum: each head's columns of a query meet every position."""
+    assert op.output is not None
+    return rows * positions * (op.inputs[0].width + op.output.width)
+
+
+# kind -> multiply-adds of forward, a sequence: (op, rows of its output, positions) -> count
+PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
+    "embed": _none,
+    "norm": _none,
+    "linear": _linear,
+    "attention": _attention,
+    "loss": _none,
+}
+
+
+def op_flops(plan: Plan, op: Op, positions: int, batch_size: int) -> tuple[int, int]:
+    """Floating-point operations (forward, backward) of one op over a batch.
+
+    Raises ValueError for a kind that PRODUCTS does not know.
+    """
+    if op.kind not in PRODUCTS:
+        raise ValueError(f"op kind {op.kind!r} has no entry in compfast.engines.arithmetic")
+    rows = positions
+    if op.output is not None and plan.buffer(op.output.buffer).rows == "last":
+        rows = 1
+    multiply_adds = PRODUCTS[op.kind](op, rows, positions) * batch_size
+    return 2 * FORWARD * multiply_adds, 2 * BACKWARD * multiply_adds
+
+
+def step_flops(plan: Plan, positions: int, batch_size: int) -> dict[str, int]:
+    """kind -> floating-point operations of one step, for the kinds that have any."""
+    total: dict[str, int] = {}
+    for op in plan.ops:
+        total[op.kind] = total.get(op.kind, 0) + sum(op_flops(plan, op, positions, batch_size))
+    return {kind: flops for kind, flops in total.items() if flops}
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that one stage of a step must move, and the memory that it goes over again and again.
+
+    The stages: "passes" (forward and backward of all microbatches) and "update" (optimiser).
+    """
+
+    stage: str
+    moved: int
+    held: int
+
+
+def step_traffic(native: NativePlan) -> tuple[Traffic, Traffic]:
+    """The least that the native engine's step moves; no cache is asked twice for one use.
+
+    passes: every value and every gradient of a buffer is written and read once, so is what
+    forward saves; each microbatch reads the weights once forward and once backward, and reads and
+    writes their gradient. update: parameters and both moments are read and written; the gradients
+    of both halves are cleared and read, their sum is written and read twice (norm, AdamW).
+    """
+    record = native.record()
+    microbatches = sum(-(-half // native.microbatch) for half in _halves(native.batch))
+    activations = native.batch * sum(_floats_a_sequence(native, op) for op in native.plan.ops)
+    weights = sum(
+        native.flat.placed[name].rows * native.flat.placed[name].ld
+        for op in native.plan.ops
+        if PRODUCTS[op.kind] is not _none
+        for name in op.weights
+    )
+    flat, packed = native.flat.size, record["packed_size"]
+    moving = activations + 4 * microbatches * weights
+    working = record["workspace_size"] + record["scratch_size"] + packed + 2 * flat
+    return (
+        Traffic("passes", FLOAT * moving, FLOAT * working),
+        Traffic("update", FLOAT * (6 + 2 + 2 + 3) * flat, FLOAT * 5 * flat),
+    )
+
+
+def _floats_a_sequence(native: NativePlan, op: Op) -> int:
+    """Floats that one sequence moves through an op's output: value, gradient, what is saved."""
+    if op.output is None:
+        return 0
+    buffer = native.plan.buffer(op.output.buffer)
+    rows = native.positions if buffer.rows == "all" else 1
+    kept = pad(op.output.width) * (3 if op.attributes.get("activation") else 2)
+    if op.kind == "attention":
+        kept += int(op.attributes["heads"]) * pad(native.positions)
+    return 2 * rows * kept
+
+
+def _halves(batch: int) -> tuple[int, int]:
+    """Sequences of the two fixed halves (csrc/member.h)."""
+    return (batch + 1) // 2, batch // 2
