@@ -11,7 +11,6 @@ import sys
 from importlib import metadata
 
 from benchmarks.fleet import ROOT, UNSET, environment
-from compfast import _native
 from compfast.doctor import processor
 
 
@@ -59,12 +58,6 @@ def unset_variables() -> str:
     """Which of the variables that spoil OpenBLAS were exported, and left out of all processes."""
     found = [f"{name}={os.environ[name]}" for name in UNSET if name in os.environ]
     return ", ".join(found)
-
-
-def fma_peak(threads: int) -> float | None:
-    """GFLOP/s of a float32 FMA loop on `threads` threads; None in a build that has none."""
-    measure = getattr(_native, "fma_peak", None)
-    return None if measure is None else float(measure(threads))
 
 
 def _git(*arguments: str) -> str:

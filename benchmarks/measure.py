@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import machine
 from benchmarks.fleet import Fleet, Form
 from benchmarks.gate import UPDATES, check, reference_losses
 from benchmarks.peers import PEERS
 from benchmarks.problem import Problem, make_problem
+from compfast import _native
 from compfast.engines.base import Float32
 
 PROBE_SHARE = 0.3  # of a sample's seconds, twice, to choose the form
@@ -71,7 +71,7 @@ class _Candidate:
     matmul: str
 
 
-def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outcome], float | None]:
+def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outcome], float]:
     """Outcomes in the order of `peers`, and the FMA peak in GFLOP/s (median of all rounds).
 
     Raises GateError before anything is timed when a peer trains another function, WorkerError
@@ -96,15 +96,14 @@ def compare(setting: Setting, peers: Sequence[str], say: Say) -> tuple[list[Outc
         peaks = []
         for turn in range(setting.rounds):
             say(f"d {setting.d}: round {turn + 1} of {setting.rounds}")
-            peaks.append(machine.fma_peak(setting.threads))
+            peaks.append(_native.fma_peak(setting.threads))
             for fleet, outcome, steps in chosen:
                 seconds = fleet.train(steps)
                 outcome.samples.append(1e3 * seconds / (steps * setting.members))
                 rate = fleet.matmul_rate()
                 if rate is not None:
                     outcome.matmul_rates.append(rate)
-    known = [peak for peak in peaks if peak is not None]
-    return [outcome for _, outcome, _ in chosen], statistics.median(known) if known else None
+    return [outcome for _, outcome, _ in chosen], statistics.median(peaks)
 
 
 def _fastest(

@@ -1,4 +1,4 @@
-"""Where the native engine's time goes: seconds by op record of the plan, measured by its counters."""
+"""Where the native engine's time goes: seconds by op record of the plan, by its own counters."""
 
 from __future__ import annotations
 
