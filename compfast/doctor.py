@@ -1,19 +1,25 @@
 """`python -m compfast.doctor`: what was built, what this machine can run, what is missing.
 
 Exit code 0 when the main job can run here, else 1. Imports neither torch nor matplotlib.
+With --roofline: how fast one network could be trained here, how fast it is, and where its time
+goes. Exit code 2 for wrong usage.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from compfast.errors import UsageError
+from compfast.cli.flags import FIELD_FLAGS, HELP, LIST_FLAGS, Parser
+from compfast.cli.output import complain
+from compfast.errors import CompfastError, UsageError
 
 _PACKAGES = (
     "compfast", "numpy", "torch", "triton", "polars", "safetensors", "matplotlib", "rich",
@@ -30,8 +36,64 @@ class Finding:
     fatal: bool
 
 
-def main() -> int:
-    """Print the findings; returns the exit code."""
+# Flags that say which network --roofline is about; the rest have no part in its speed.
+_NETWORK = (
+    *("--task", "--seq-len", "--layers", "--d-model", "--d-ff", "--heads", "--batch-size"),
+    *("--precision", "--threads"),
+)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the findings, or the roofline; returns the exit code."""
+    try:
+        given = _parse(arguments)
+        if given.roofline:
+            from compfast.engines import resolve_engine
+
+            resolve_engine("native")
+            from compfast.cli.roofline import report
+
+            report(given)
+            return 0
+    except CompfastError as error:
+        complain(str(error))
+        return error.exit_code
+    return _examine()
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises UsageError for what is not known, and for a network without --roofline."""
+    parser = Parser(
+        prog="python -m compfast.doctor",
+        description="Say what was built and what this machine can run.",
+        epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--roofline", action="store_true", help="peak, floor, time and profile of one network"
+    )
+    network = parser.add_argument_group("the network of --roofline")
+    network.add_argument("--ops", action="store_true", help="the profile op by op")
+    network.add_argument("--preset", metavar="NAME", help="tiny (default), replica or paper")
+    for flag in _NETWORK:
+        network.add_argument(flag, metavar="X", help=HELP[flag])
+    network.add_argument("--config", metavar="FILE", help="settings as TOML")
+    network.add_argument(
+        "--set", metavar="SECTION.FIELD=VALUE", action="append", default=[], help="any setting"
+    )
+    for flag in (*FIELD_FLAGS, *LIST_FLAGS):
+        if flag not in _NETWORK:
+            parser.set_defaults(**{flag[2:].replace("-", "_"): None})
+    parser.set_defaults(variant=None, shard=None, quiet=False)
+    given = parser.parse_args(arguments)
+    if not given.roofline:
+        for name, value in vars(given).items():
+            if value:
+                raise UsageError(f"--{name.replace('_', '-')} needs --roofline")
+    return given
+
+
+def _examine() -> int:
     problems: list[Finding] = []
     for title, lines in (
         ("machine", machine()),
@@ -168,4 +230,4 @@ def _missing(name: str) -> Finding:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

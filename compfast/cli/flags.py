@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "both-unseen": {"overridden": [], "unseen": [[3, 4], [4, 3]]},
 }
 
-_HELP = {
+HELP = {
     "--task": "the task, e.g. anchor",
     "--steps": "optimiser steps a member",
     "--precision": "fp32 (default) or bf16",
@@ -97,9 +97,9 @@ def parser() -> Parser:
     ensemble.add_argument("--variant", metavar="NAME", help=" or ".join(VARIANTS))
     ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica or paper")
     for flag in LIST_FLAGS:
-        ensemble.add_argument(flag, metavar="LIST", help=_HELP[flag])
+        ensemble.add_argument(flag, metavar="LIST", help=HELP[flag])
     for flag in FIELD_FLAGS:
-        ensemble.add_argument(flag, metavar="X", help=_HELP[flag])
+        ensemble.add_argument(flag, metavar="X", help=HELP[flag])
     ensemble.add_argument("--config", metavar="FILE", help="settings as TOML")
     ensemble.add_argument(
         "--set", metavar="SECTION.FIELD=VALUE", action="append", default=[], help="any setting"

@@ -78,10 +78,11 @@ class Traffic:
 
 
 def step_traffic(native: NativePlan) -> tuple[Traffic, Traffic]:
-    """The least that the native engine's step moves; no cache is asked twice for one use.
+    """The least that the native engine's step moves past what stays in a nearer cache.
 
-    passes: every value and every gradient of a buffer is written and read once, so is what
-    forward saves; each microbatch reads the weights once forward and once backward, and reads and
+    passes: every value of a buffer, and what forward saves beside it, is written once and read by
+    backward (the next op's read and the buffers' gradients, whose places are reused at once, are
+    left out); each microbatch reads the weights once forward and once backward, and reads and
     writes their gradient. update: parameters and both moments are read and written; the gradients
     of both halves are cleared and read, their sum is written and read twice (norm, AdamW).
     """
@@ -104,12 +105,12 @@ def step_traffic(native: NativePlan) -> tuple[Traffic, Traffic]:
 
 
 def _floats_a_sequence(native: NativePlan, op: Op) -> int:
-    """Floats that one sequence moves through an op's output: value, gradient, what is saved."""
+    """Floats that one sequence writes and reads of an op's output and of what it saves."""
     if op.output is None:
         return 0
     buffer = native.plan.buffer(op.output.buffer)
     rows = native.positions if buffer.rows == "all" else 1
-    kept = pad(op.output.width) * (3 if op.attributes.get("activation") else 2)
+    kept = pad(op.output.width) * (2 if op.attributes.get("activation") else 1)
     if op.kind == "attention":
         kept += int(op.attributes["heads"]) * pad(native.positions)
     return 2 * rows * kept

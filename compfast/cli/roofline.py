@@ -1,0 +1,128 @@
+"""`python -m compfast.doctor --roofline`: ceilings, floor, measured time, and where it went."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from compfast import roofline, settings
+from compfast.cli import request
+from compfast.config import MemberSpec
+from compfast.doctor import cores
+from compfast.engines.native import NativeEngine
+from compfast.engines.profile import Profile
+from compfast.errors import UsageError
+from compfast.grid import member_specs
+from compfast.roofline import Ceilings, Floor, kind_rows, op_rows
+
+WIDE = 100
+_PHASES = {
+    "draw": "drawing the batch",
+    "pack": "packing weights",
+    "clear": "clearing gradients",
+    "update": "clip and optimiser",
+    "rest": "not counted",
+}
+# Members may differ in these without taking another time for a step.
+_HARMLESS = ("seed", "init.", "optimizer.")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Measure and print; raises UsageError for flags that make no network."""
+    spec, threads = chosen(arguments)
+    # A table in a file or a pipe is not squeezed into rich's 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    ceilings = roofline.measure_ceilings(threads)
+    one = roofline.one_thread(ceilings)
+    for line in ceiling_lines(ceilings):
+        console.print(line)
+    console.print()
+    engine = roofline.make_engine(spec, threads)
+    floor = roofline.step_floor(engine.plan, ceilings, spec.training.precision)
+    samples = roofline.measure_step(engine)
+    profile = roofline.measure_profile(engine, median(samples) * threads)
+    for line in floor_lines(spec, floor, samples):
+        console.print(line)
+    console.print()
+    console.print(profile_table(engine, profile, one, each=arguments.ops))
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
+    """The one network that the flags describe, and threads."""
+    data = settings.apply(request.base(arguments), request.given(arguments).settings)
+    config = settings.from_dict(data)
+    many = [path for path, _ in config.sweep if not path.startswith(_HARMLESS)]
+    if many:
+        raise UsageError(f"{many[0]} has several values; the roofline is that of one network")
+    return member_specs(config)[0], config.run.threads or cores()
+
+
+def ceiling_lines(c: Ceilings) -> Iterator[str]:
+    yield f"instruction set {c.isa}, {c.threads} thread{'s' if c.threads > 1 else ''}"
+    yield f"  FMA peak: {c.fma:.1f} GFLOP/s in float32"
+    what = f"{c.bf16:.1f} GFLOP/s" if c.bf16 is not None else "no instruction for it"
+    yield f"  bfloat16 pairs: {what}"
+    for level in c.levels:
+        size = "" if level.capacity is None else f", {_size(level.capacity)} a worker"
+        assumed = "" if c.caches_known or level.name not in ("L1", "L2") else " (assumed)"
+        yield f"  {level.name}{size}{assumed}: reads {level.bandwidth:.1f} GB/s"
+
+
+def floor_lines(spec: MemberSpec, floor: Floor, samples: list[float]) -> Iterator[str]:
+    m, ms = spec.model, median(samples)
+    yield (
+        f"d {m.d_model}, L {m.layers}, {m.heads} x ({m.d_k}, {m.d_v}), FFN {m.d_ff},"
+        f" {spec.task.seq_len} tokens, batch {spec.training.batch_size}, {spec.training.precision}"
+    )
+    parts = ", ".join(f"{kind} {count / 1e6:.2f}" for kind, count in floor.flops.items())
+    total = sum(floor.flops.values())
+    yield f"  arithmetic: {total / 1e6:.2f} MFLOP a model-step ({parts}), forward and backward"
+    yield f"    at peak: {floor.arithmetic:.4f} ms"
+    for traffic, level, time in floor.stages:
+        yield (
+            f"  bytes, {traffic.stage}: {_size(traffic.moved)} moved over {_size(traffic.held)},"
+            f" which lie in {level.name}: {time:.4f} ms"
+        )
+    yield f"  floor: {floor.ms:.4f} ms a model-step, set by {floor.bound}"
+    yield (
+        f"  measured: {ms:.4f} ms (median of {len(samples)};"
+        f" {min(samples):.4f} to {max(samples):.4f}), {ms / floor.ms:.2f} x the floor"
+    )
+    yield f"  share of peak: {100 * floor.arithmetic / ms:.1f} %"
+
+
+def profile_table(engine: NativeEngine, profile: Profile, one: Ceilings, each: bool) -> Table:
+    """A step on one thread by kind of op (or op by op), and what it is of that thread's peak."""
+    ms = 1e3 / profile.steps
+    table = Table(title=f"one member on one thread: {ms * profile.total:.4f} ms a step")
+    table.add_column("op" if each else "kind of op")
+    for heading in ("forward ms", "backward ms", "share of time", "GFLOP/s", "of peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+
+    def share(seconds: float) -> str:
+        return f"{100 * seconds / profile.total:.1f} %"
+
+    rows = op_rows(engine.plan, profile)
+    for row in rows if each else kind_rows(rows):
+        spent = row.forward + row.backward
+        rate = row.flops * profile.steps / spent / 1e9
+        peak = one.peak(row.kind, engine.specs[0].training.precision)
+        work = (f"{rate:.1f}", f"{100 * rate / peak:.0f} %") if row.flops else ()
+        times = f"{ms * row.forward:.4f}", f"{ms * row.backward:.4f}"
+        table.add_row(row.name, *times, share(spent), *work)
+    table.add_section()
+    for phase, spent in (*profile.phases.items(), ("rest", profile.rest)):
+        table.add_row(_PHASES[phase], f"{ms * spent:.4f}", "", share(spent))
+    return table
+
+
+def _size(count: int) -> str:
+    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
