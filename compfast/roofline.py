@@ -1,15 +1,15 @@
 """What this machine could do at best, and how long a step of one network must take and takes.
 
 The floor of a model-step is the larger of two times: its arithmetic at the peak of the multiply-add
-loop, and its bytes at the read bandwidth of the nearest memory that holds them. All rates and times
-are those of `threads` workers together, each training members of its own.
+loop, and its bytes at the read bandwidth of the memory that holds what they are a part of. All
+rates and times are those of `threads` workers together, each training members of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,14 @@ ROUNDS, ROUND_SECONDS = 7, 0.3
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One memory: `capacity` bytes are one worker's (None: no end), GB/s are all workers'."""
+    """One memory: `capacity` bytes are one worker's (None: no end).
+
+    All workers together read `bandwidth` GB/s where each goes over `read` bytes of its own.
+    """
 
     name: str
     capacity: int | None
+    read: int
     bandwidth: float
 
 
@@ -55,8 +59,19 @@ class Ceilings:
             return self.bf16
         return self.fma
 
-    def level_of(self, held: int) -> Level:
-        return next(x for x in self.levels if x.capacity is None or held <= x.capacity)
+    def level_of(self, held: int) -> str:
+        """The name of the nearest memory that holds so many bytes of each worker."""
+        return next(x.name for x in self.levels if x.capacity is None or held <= x.capacity)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Bytes of one stage of a step, the memory that holds its data, and ms at that bandwidth."""
+
+    traffic: Traffic
+    level: str
+    bandwidth: float  # GB/s over as many bytes as the stage holds
+    ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +80,11 @@ class Floor:
 
     flops: dict[str, int]  # kind -> operations
     arithmetic: float  # ms
-    stages: tuple[tuple[Traffic, Level, float], ...]  # bytes, where they lie, ms
+    stages: tuple[Stage, ...]
 
     @property
     def memory(self) -> float:
-        return sum(ms for _, _, ms in self.stages)
+        return sum(stage.ms for stage in self.stages)
 
     @property
     def ms(self) -> float:
@@ -81,22 +96,30 @@ class Floor:
 
 
 def measure_ceilings(threads: int) -> Ceilings:
-    """Takes about a second a level; raises UsageError where memory does not suffice."""
+    """Takes some seconds; raises UsageError for a COMPFAST_ISA that this machine cannot run, and
+    where memory does not suffice.
+    """
+    try:
+        isa = _native.selected_isa()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     found = _native.cache_bytes()
     known = all(found[:2])
     first, second, third = found if known else (*ASSUMED_CACHES, found[2])
-    sizes = [("L1", first, first), ("L2", second, second)]
-    if third // threads > second:
-        sizes.append(("L3", third // threads, third // threads))
+    sizes: list[tuple[str, int | None, int]] = [
+        ("L1", first, first // 2),
+        ("L2", second, second // 2),
+    ]
+    share = third // threads
+    if share > 2 * second:
+        # Not half of it: what a virtual machine calls L3 may be more than one core reaches.
+        sizes.append(("L3", share, min(share // 2, 4 * second)))
     beyond = max(LEAST_MEMORY, 2 * third) // threads
     _require_memory(beyond * threads)
-    levels = [
-        Level(name, capacity, _native.read_bandwidth(size // 2, threads))
-        for name, size, capacity in sizes
-    ]
-    levels.append(Level("memory", None, _native.read_bandwidth(beyond, threads)))
+    sizes.append(("memory", None, beyond))
+    levels = [Level(*size, _native.read_bandwidth(size[2], threads)) for size in sizes]
     return Ceilings(
-        isa=_native.selected_isa(),
+        isa=isa,
         threads=threads,
         fma=_native.fma_peak(threads),
         bf16=_native.bf16_peak(threads),
@@ -111,14 +134,20 @@ def one_thread(ceilings: Ceilings) -> Ceilings:
     return dataclasses.replace(ceilings, threads=1, fma=fma, bf16=bf16, levels=())
 
 
-def step_floor(native: NativePlan, ceilings: Ceilings, precision: str) -> Floor:
-    """The floor of one member's step, when every worker trains one."""
+def step_floor(
+    native: NativePlan, ceilings: Ceilings, precision: str, bandwidth: Callable[[int], float]
+) -> Floor:
+    """The floor of one member's step, when every worker trains one.
+
+    `bandwidth`: GB/s of all workers when each goes over so many bytes.
+    """
     flops = step_flops(native.plan, native.positions, native.batch)
     arithmetic = sum(count / ceilings.peak(kind, precision) / 1e6 for kind, count in flops.items())
     stages = []
     for traffic in step_traffic(native):
+        rate = bandwidth(traffic.held)
         level = ceilings.level_of(traffic.held)
-        stages.append((traffic, level, traffic.moved / level.bandwidth / 1e6))
+        stages.append(Stage(traffic, level, rate, traffic.moved / rate / 1e6))
     return Floor(flops, arithmetic, tuple(stages))
 
 
@@ -134,12 +163,9 @@ def make_engine(spec: MemberSpec, threads: int) -> NativeEngine:
 def measure_step(engine: NativeEngine, seconds: float = ROUND_SECONDS) -> list[float]:
     """ms of a model-step, one figure a round of about `seconds` each."""
     members = len(engine.specs)
-    done, steps, took = 0, 2, 0.0
-    while took < seconds / 2:
+    done, steps = 0, 1
+    while (took := _advance(engine, 0, steps)) < seconds / 2 and steps < STEPS:
         steps = min(STEPS, 2 * steps)
-        took = _advance(engine, 0, steps)
-        if steps == STEPS:
-            break
     steps = max(1, min(STEPS, round(steps * seconds / took)))
     samples = []
     for _ in range(ROUNDS):
@@ -157,7 +183,7 @@ def measure_profile(engine: NativeEngine, ms: float, seconds: float = ROUND_SECO
     steps = max(2, min(STEPS, round(1e3 * seconds / ms)))
     profile = engine.profile(0, steps)
     if profile.steps < steps:
-        raise _Diverged(profile.steps)
+        raise DivergedError(profile.steps)
     return profile
 
 
@@ -199,7 +225,9 @@ def kind_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-class _Diverged(CompfastError):
+class DivergedError(CompfastError):
+    """The network that was to be timed did not stay finite."""
+
     def __init__(self, step: int) -> None:
         super().__init__(f"a member diverged at step {step}; lower optimizer.lr")
 
@@ -213,7 +241,7 @@ def _advance(engine: NativeEngine, done: int, steps: int) -> float:
     took = time.perf_counter() - begin
     reached = engine.state().step
     if (reached < done + steps).any():
-        raise _Diverged(int(reached.min()))
+        raise DivergedError(int(reached.min()))
     return took
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compfast import roofline, settings
+from compfast._native import read_bandwidth
 from compfast.cli import request
 from compfast.config import MemberSpec
 from compfast.doctor import cores
@@ -40,14 +41,17 @@ def report(arguments: argparse.Namespace) -> None:
     ceilings = roofline.measure_ceilings(threads)
     one = roofline.one_thread(ceilings)
     for line in ceiling_lines(ceilings):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     console.print()
     engine = roofline.make_engine(spec, threads)
-    floor = roofline.step_floor(engine.plan, ceilings, spec.training.precision)
+    precision = spec.training.precision
+    floor = roofline.step_floor(
+        engine.plan, ceilings, precision, lambda held: read_bandwidth(held, threads)
+    )
     samples = roofline.measure_step(engine)
     profile = roofline.measure_profile(engine, median(samples) * threads)
     for line in floor_lines(spec, floor, samples):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     console.print()
     console.print(profile_table(engine, profile, one, each=arguments.ops))
 
@@ -59,7 +63,10 @@ def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
     many = [path for path, _ in config.sweep if not path.startswith(_HARMLESS)]
     if many:
         raise UsageError(f"{many[0]} has several values; the roofline is that of one network")
-    return member_specs(config)[0], config.run.threads or cores()
+    threads = config.run.threads or cores()
+    if threads > cores():
+        raise UsageError(f"--threads is {threads}; this process may use {cores()} cores")
+    return member_specs(config)[0], threads
 
 
 def ceiling_lines(c: Ceilings) -> Iterator[str]:
@@ -70,7 +77,7 @@ def ceiling_lines(c: Ceilings) -> Iterator[str]:
     for level in c.levels:
         size = "" if level.capacity is None else f", {_size(level.capacity)} a worker"
         assumed = "" if c.caches_known or level.name not in ("L1", "L2") else " (assumed)"
-        yield f"  {level.name}{size}{assumed}: reads {level.bandwidth:.1f} GB/s"
+        yield f"  {level.name}{size}{assumed}: {_size(level.read)} at {level.bandwidth:.1f} GB/s"
 
 
 def floor_lines(spec: MemberSpec, floor: Floor, samples: list[float]) -> Iterator[str]:
@@ -83,10 +90,11 @@ def floor_lines(spec: MemberSpec, floor: Floor, samples: list[float]) -> Iterato
     total = sum(floor.flops.values())
     yield f"  arithmetic: {total / 1e6:.2f} MFLOP a model-step ({parts}), forward and backward"
     yield f"    at peak: {floor.arithmetic:.4f} ms"
-    for traffic, level, time in floor.stages:
+    for stage in floor.stages:
+        moved, held = _size(stage.traffic.moved), _size(stage.traffic.held)
         yield (
-            f"  bytes, {traffic.stage}: {_size(traffic.moved)} moved over {_size(traffic.held)},"
-            f" which lie in {level.name}: {time:.4f} ms"
+            f"  bytes, {stage.traffic.stage}: {moved} of data that fill {held}, in {stage.level}:"
+            f" at {stage.bandwidth:.1f} GB/s {stage.ms:.4f} ms"
         )
     yield f"  floor: {floor.ms:.4f} ms a model-step, set by {floor.bound}"
     yield (
