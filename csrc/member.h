@@ -63,7 +63,7 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
                     const int32_t* tokens) {
   for (int i = 0; i < plan.op_count; i++) {
     const OpRecord& op = plan.ops[i];
-    const Timed timed(w.profile, &Profile::forward, i);
+    const int64_t begun = begin(w.profile);
     if (op.kind == OP_EMBED)
       embed_forward(n, plan.positions, op.out.width, op.out.ld, tokens, params + op.weight,
                     params + op.weight2, w.values + op.out.value);
@@ -75,6 +75,7 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
       head_linear_forward(op, n, params, w.packed, w.values, w.scratch);
     else if (op.kind == OP_ATTENTION)
       forward_attention(op, n, w.values, w.scratch);
+    end(w.profile, &Profile::forward, i, begun);
   }
 }
 
@@ -131,7 +132,7 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
   double loss = 0;
   for (int i = plan.op_count - 1; i >= 0; i--) {
     const OpRecord& op = plan.ops[i];
-    const Timed timed(w.profile, &Profile::backward, i);
+    const int64_t begun = begin(w.profile);
     clear_gradients(op, n, w.values);
     if (op.kind == OP_LOSS) {
       loss = loss_backward(plan, op, n, w, tokens, targets, inverse_count);
@@ -148,6 +149,7 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
       embed_backward(n, plan.positions, op.out.width, op.out.ld, tokens, w.values + op.out.grad,
                      gradient + op.weight, gradient + op.weight2);
     }
+    end(w.profile, &Profile::backward, i, begun);
   }
   return loss;
 }
@@ -167,10 +169,9 @@ inline Half half_of(int64_t count, int half) {
 inline double half_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
                             const int32_t* tokens, const int32_t* targets, int64_t count, int half,
                             float* gradient) {
-  {
-    const Timed timed(w.profile, &Profile::phases, PHASE_CLEAR);
-    std::memset(gradient, 0, plan.flat_size * sizeof(float));
-  }
+  const int64_t begun = begin(w.profile);
+  std::memset(gradient, 0, plan.flat_size * sizeof(float));
+  end(w.profile, &Profile::phases, PHASE_CLEAR, begun);
   const float inverse = 1.0f / (float)(count * (plan.loss_all ? plan.positions : 1));
   const Half h = half_of(count, half);
   double loss = 0;
@@ -230,10 +231,9 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
 inline double train_half(const PlanRecord& plan, const AnchorStream& stream, const Member& member,
                          const Workspace& w, int64_t step, int half, float* gradient) {
   const Half h = half_of(plan.batch, half);
-  {
-    const Timed timed(w.profile, &Profile::phases, PHASE_DRAW);
-    anchor_batch(stream, member.seed, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
-  }
+  const int64_t begun = begin(w.profile);
+  anchor_batch(stream, member.seed, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
+  end(w.profile, &Profile::phases, PHASE_DRAW, begun);
   return half_gradient(plan, member, w, w.tokens, w.targets, plan.batch, half, gradient);
 }
 
@@ -242,19 +242,21 @@ inline double train_half(const PlanRecord& plan, const AnchorStream& stream, con
 inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimizer,
                                const Member& member, const Workspace& w, const double* sums,
                                int64_t step) {
-  const Timed timed(w.profile, &Profile::phases, PHASE_UPDATE);
+  const int64_t begun = begin(w.profile);
   add_halves(plan, w);
   StepResult result;
   result.loss = mean_loss(plan, plan.batch, sums);
   result.grad_norm = gradient_norm(w.gradient[0], plan.flat_size);
   result.finite = finite(result.loss) && finite(result.grad_norm);
   if (result.finite) optimise(plan, optimizer, member, w.gradient[0], result.grad_norm, step);
+  end(w.profile, &Profile::phases, PHASE_UPDATE, begun);
   return result;
 }
 
 inline void train_pack(const PlanRecord& plan, const Member& member, const Workspace& w) {
-  const Timed timed(w.profile, &Profile::phases, PHASE_PACK);
+  const int64_t begun = begin(w.profile);
   pack(plan, member.params, w);
+  end(w.profile, &Profile::phases, PHASE_PACK, begun);
 }
 
 // Last-position logits [count, vocabulary] and their argmax [count]; either may be null.

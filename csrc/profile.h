@@ -30,29 +30,21 @@ inline int64_t ticks() {
 #endif
 }
 
-// Adds the ticks of its scope to one counter; nothing where there is no profile.
-class Timed {
- public:
-  Timed(const compfast::Profile* profile, int64_t* compfast::Profile::* counters, int index)
-      : counter_(profile ? profile->*counters + index : nullptr) {
-    if (counter_) begin_ = now();
-  }
-  ~Timed() {
-    if (counter_) *counter_ += now() - begin_;
-  }
-  Timed(const Timed&) = delete;
-  Timed& operator=(const Timed&) = delete;
+// The compiler keeps loads and stores on their side of it.
+inline int64_t ticks_here() {
+  asm volatile("" ::: "memory");
+  const int64_t t = ticks();
+  asm volatile("" ::: "memory");
+  return t;
+}
 
- private:
-  // The compiler keeps the scope's loads and stores on their side.
-  static int64_t now() {
-    asm volatile("" ::: "memory");
-    const int64_t t = ticks();
-    asm volatile("" ::: "memory");
-    return t;
-  }
-  int64_t* counter_;
-  int64_t begin_ = 0;
-};
+// begin() and end() stand around what one counter counts. No object with a destructor: it would
+// bring the exception tables' weak symbol into the kernels' objects.
+inline int64_t begin(const compfast::Profile* profile) { return profile ? ticks_here() : 0; }
+
+inline void end(const compfast::Profile* profile, int64_t* compfast::Profile::* counters, int index,
+                int64_t begun) {
+  if (profile) (profile->*counters)[index] += ticks_here() - begun;
+}
 
 }  // namespace

@@ -161,6 +161,21 @@ void test_gradients_and_predictions(int threads) {
   for (int64_t i = 0; i < 6; i++) expect(best[i] == chosen[i / 2], "prediction of a member");
 }
 
+void test_a_profile_leaves_the_member_alone(int threads) {
+  Fixture f(9, threads);
+  f.step[4] = 2;
+  f.params[4 * FLAT] = 2.0f;
+  std::vector<float> loss(6), norm(6);
+  double phases[PHASES], total = -1.0;
+  const ProfileArrays out{nullptr, nullptr, phases, &total, loss.data(), norm.data()};
+  expect(f.group->profile(4, 6, out) == 6, "steps of a profile");
+  for (int64_t t = 0; t < 6; t++) expect(loss[t] == (float)(2 + t), "loss of a profiled step");
+  expect(total > 0.0, "time of a profile");
+  expect(f.step[4] == 2 && f.params[4 * FLAT] == 2.0f, "the member stays as it is");
+  expect(f.group->profile(DIVERGING_SEED, 6, out) == 3, "a profile ends where it diverges");
+  expect(f.status[DIVERGING_SEED] == ACTIVE, "status after a profile");
+}
+
 }  // namespace
 
 int main() {
@@ -171,6 +186,7 @@ int main() {
       test_an_exception_of_the_caller(members, threads);
     }
     test_gradients_and_predictions(threads);
+    test_a_profile_leaves_the_member_alone(threads);
   }
   std::printf("worker pool: %d failures\n", failures);
   return failures != 0;

@@ -35,7 +35,7 @@ def use_extension(path: str) -> None:
 
 
 def exercise(name: str, members: int, batch_size: int, data: Data, precision: Precision) -> None:
-    """Two steps, gradients, predictions and logits of a few members on two threads."""
+    """Two steps, a profile, gradients, predictions and logits of a few members on two threads."""
     from architectures import ARCHITECTURES
 
     from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
@@ -53,6 +53,7 @@ def exercise(name: str, members: int, batch_size: int, data: Data, precision: Pr
     specs = member_specs(config)
     engine = NativeEngine(specs, make_tables(specs), threads=2)
     engine.initialise()
+    assert engine.profile(members - 1, 1).steps == 1
     engine.advance(1)
     engine.load(engine.state())
     assert np.isfinite(engine.advance(2).loss).all()
