@@ -99,7 +99,9 @@ def linear_line(what: str, runners: list[Runner], sizes: list[int], rounds: int)
     per_unit = [ratio(c, costs[0]) * sizes[0] / size for c, size in zip(costs, sizes, strict=True)]
     shown = ", ".join(f"{s}: {p:.3f}" for s, p in zip(sizes, per_unit, strict=True))
     worst = max(per_unit)
-    return Line(f"cost per unit of {what}", shown, "no more than 10 % above the first", worst <= 1.1)
+    return Line(
+        f"cost per unit of {what}", shown, "no more than 10 % above the first", worst <= 1.1
+    )
 
 
 def steps_line(rounds: int) -> Line:
@@ -123,7 +125,9 @@ def memory_line() -> Line:
     grown = resident() - before
     own = sum(array.nbytes for array in (engine._params, engine._exp_avg, engine._exp_avg_sq))
     beyond = (grown - own) / 1e6
-    shown = f"{grown / 1e6:.0f} MB for 512 members, {own / 1e6:.0f} MB of them parameters and moments"
+    shown = (
+        f"{grown / 1e6:.0f} MB for 512 members, {own / 1e6:.0f} MB of them parameters and moments"
+    )
     return Line("memory of waiting members", shown, "32 MB beside (two workers)", beyond <= 32)
 
 

@@ -39,8 +39,12 @@ def test_a_tiny_network_counted_by_hand() -> None:
     found = step_flops(transformer_plan(every), 5, SEQUENCES)
     assert found["attention"] == 6 * SEQUENCES * 2 * 5 * scores
     assert sum(found.values()) == 6 * SEQUENCES * (2 * first + 5 * head)
-    pruned = step_flops(transformer_plan(model), 5, 1)
+    pruned = step_flops(transformer_plan(model, absorb=False), 5, 1)
     assert sum(pruned.values()) == 6 * (first + last + head)
+    # one row through the query, its way to the key's input, the value and the output
+    rows = 4 * 2 * 2 + 2 * 2 * 4 + 2 * 3 * 4 + output
+    absorbed = rows + 2 * 5 * (4 + 4) + ffn
+    assert sum(step_flops(transformer_plan(model), 5, 1).values()) == 6 * (first + absorbed + head)
 
 
 class Counted(np.ndarray):

@@ -67,7 +67,8 @@ def test_the_floor_is_the_larger_of_two_times(precision: str, linear: float) -> 
     engine = roofline.make_engine(group("default", batch_size=64)[0], 1)
     flops = step_flops(engine.plan.plan, 9, 64)
     passes, update = step_traffic(engine.plan)
-    arithmetic = (flops["linear"] / linear + flops["attention"] / 200.0) / 1e6
+    others = flops["attention"] + flops["head_linear"]
+    arithmetic = (flops["linear"] / linear + others / 200.0) / 1e6
     rates = {passes.held: 500.0, update.held: 250.0}
     floor = step_floor(engine.plan, CEILINGS, precision, rates.__getitem__)
     assert floor.arithmetic == pytest.approx(arithmetic)
@@ -89,7 +90,8 @@ def test_rows_by_kind_are_sums_of_the_rows_by_op() -> None:
     profile = engine.profile(0, 3)
     rows = op_rows(engine.plan, profile)
     kinds = kind_rows(rows)
-    assert [row.kind for row in kinds] == ["embed", "norm", "linear", "attention", "loss"]
+    wanted = ["embed", "norm", "linear", "attention", "head_linear", "loss"]
+    assert [row.kind for row in kinds] == wanted
     for part in ("forward", "backward"):
         total = sum(getattr(row, part) for row in kinds)
         assert total == pytest.approx(sum(getattr(profile, part)))

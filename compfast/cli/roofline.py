@@ -108,7 +108,7 @@ def profile_table(engine: NativeEngine, profile: Profile, one: Ceilings, each: b
     """A step on one thread by kind of op (or op by op), and what it is of that thread's peak."""
     ms = 1e3 / profile.steps
     table = Table(title=f"one member on one thread: {ms * profile.total:.4f} ms a step")
-    table.add_column("op" if each else "kind of op")
+    table.add_column("op" if each else "kind of op", no_wrap=True)
     for heading in ("forward ms", "backward ms", "share of time", "GFLOP/s", "of peak"):
         table.add_column(heading, justify="right", no_wrap=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compfast.engines.layout import NativePlan, pad
+from compfast.engines.layout import NativePlan, pad, saved_row
 from compfast.models.plan import Op, Plan
 
 FLOAT = 4  # bytes
@@ -27,6 +27,11 @@ def _linear(op: Op, rows: int, positions: int) -> int:
     return rows * op.inputs[0].width * op.output.width
 
 
+def _head_linear(op: Op, rows: int, positions: int) -> int:
+    """Each head's columns of the input meet only its own columns of the output."""
+    return _linear(op, rows, positions) // int(op.attributes["heads"])
+
+
 def _attention(op: Op, rows: int, positions: int) -> int:
     """Scores and weighted sum: each head's columns of a query meet every position."""
     assert op.output is not None
@@ -38,6 +43,7 @@ PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
     "embed": _none,
     "norm": _none,
     "linear": _linear,
+    "head_linear": _head_linear,
     "attention": _attention,
     "loss": _none,
 }
@@ -97,7 +103,7 @@ def step_traffic(native: NativePlan) -> tuple[Traffic, Traffic]:
     )
     flat, packed = native.flat.size, record["packed_size"]
     moving = activations + 4 * microbatches * weights
-    working = record["workspace_size"] + record["scratch_size"] + packed + 2 * flat
+    working = record["workspace_size"] + packed + 2 * flat
     return (
         Traffic("passes", FLOAT * moving, FLOAT * working),
         Traffic("update", FLOAT * (6 + 2 + 2 + 3) * flat, FLOAT * 5 * flat),
@@ -112,7 +118,7 @@ def _floats_a_sequence(native: NativePlan, op: Op) -> int:
     rows = native.positions if buffer.rows == "all" else 1
     kept = pad(op.output.width) * (2 if op.attributes.get("activation") else 1)
     if op.kind == "attention":
-        kept += int(op.attributes["heads"]) * pad(native.positions)
+        kept += int(op.attributes["heads"]) * saved_row(native.positions)
     return 2 * rows * kept
 
 

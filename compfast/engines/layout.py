@@ -21,7 +21,6 @@ PAD = 16
 ACTIVATION_BYTES = 1024 * 1024
 PARAMETER_BYTES = 2 * 1024 * 1024
 MICROBATCHES = (64, 32, 16, 8, 4, 2, 1)  # sequences
-WHOLE = 16  # attention's ATTENTION_WHOLE in csrc/attention_sizes.h
 
 _KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4, "head_linear": 5}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
@@ -30,6 +29,11 @@ _WRITE, _ADD, _ZERO_ADD = 0, 1, 2
 
 def pad(n: int) -> int:
     return -(-n // PAD) * PAD
+
+
+def saved_row(positions: int) -> int:
+    """Floats that attention saves a query row and head: csrc/attention_sizes.h."""
+    return 16 if positions <= 16 else 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +222,7 @@ class NativePlan:
             return 0
         rows = self.microbatch * self._rows(op.output.buffer)
         if op.kind == "attention":
-            row = WHOLE if self.positions <= WHOLE else 2
-            return rows * int(op.attributes["heads"]) * row
+            return rows * int(op.attributes["heads"]) * saved_row(self.positions)
         return 2 * rows if op.kind == "norm" else 0
 
     def _view(
