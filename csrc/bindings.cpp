@@ -270,7 +270,10 @@ Array<uint32_t> py_philox(const std::array<uint32_t, 4>& counter, uint64_t seed)
 }
 
 void py_fill_normal(uint64_t seed, uint32_t tensor, double std, Array<float>& out) {
-  fill_normal(seed, tensor, std, out.size(), out.mutable_data());
+  float* data = out.mutable_data();
+  const int64_t count = out.size();
+  py::gil_scoped_release release;
+  fill_normal(seed, tensor, std, count, data);
 }
 
 }  // namespace

@@ -290,6 +290,17 @@ def test_without_the_extension_there_is_no_fall_back(
     assert resolve_engine("eager") == "eager"
 
 
+def test_initialise_begins_anew(engine: str) -> None:
+    specs = group("default", batch_size=16)
+    made = start(engine, specs)
+    fresh = made.state()
+    assert all(not value.any() for value in fresh.exp_avg.values())
+    made.advance(2)
+    made.initialise()
+    everyone = range(len(specs))
+    same_bits(made.state(), fresh, everyone, everyone)
+
+
 @pytest.mark.usefixtures("native_extension")
 def test_the_native_engine_never_imports_torch() -> None:
     program = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class NativeEngine:
         self._params = _aligned(members, self._flat.size)
         self._exp_avg = _aligned(members, self._flat.size)
         self._exp_avg_sq = _aligned(members, self._flat.size)
+        self._touched = False  # the moments may be other than zero
         self._step = np.zeros(members, np.int64)
         self._status = np.zeros(members, np.uint8)
         self._tables = tables
@@ -78,7 +80,7 @@ class NativeEngine:
             "correction1": tables.bias_correction1,
             "correction2": tables.bias_correction2,
         }
-        workers = min(threads or os.cpu_count() or 1, 2 * members)
+        self._workers = workers = min(threads or os.cpu_count() or 1, 2 * members)
         stream = make_task(first.task).stream_table()
         try:
             self._group = _native.Group(self.plan.record(), optimizer, stream, arrays, workers)
@@ -87,18 +89,25 @@ class NativeEngine:
         self.isa: str = self._group.isa()
 
     def initialise(self) -> None:
-        for i, spec in enumerate(self.specs):
-            named = initial_parameters(spec, self._tables.std[i], normal=_native.fill_normal)
+        def draw(i: int) -> None:
+            std = self._tables.std[i]
+            named = initial_parameters(self.specs[i], std, normal=_native.fill_normal)
             self._flat.pack(
                 {name: value[None] for name, value in named.items()}, self._params[i : i + 1]
             )
-        self._exp_avg[:] = 0
-        self._exp_avg_sq[:] = 0
+
+        with ThreadPoolExecutor(self._workers) as pool:
+            for _ in pool.map(draw, range(len(self.specs))):
+                pass
+        if self._touched:  # fresh memory is zero, and costs nothing until a member trains
+            self._exp_avg[:] = 0
+            self._exp_avg_sq[:] = 0
         self._step[:] = 0
         self._status[:] = ACTIVE
 
     def load(self, state: State) -> None:
         check_state(state, self.specs)
+        self._touched = True
         self._flat.pack(state.params, self._params)
         self._flat.pack(state.exp_avg, self._exp_avg)
         self._flat.pack(state.exp_avg_sq, self._exp_avg_sq)
@@ -116,6 +125,7 @@ class NativeEngine:
 
     def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
         check_until(until, self._tables)
+        self._touched = True
         moving = self._step[(self._status == ACTIVE) & (self._step < until)]
         base = int(moving.min()) if moving.size else until
         shape = (len(self.specs), until - base)
