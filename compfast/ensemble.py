@@ -17,14 +17,15 @@ from pathlib import Path
 from compfast.callbacks import Callback
 from compfast.cli.flags import parse
 from compfast.cli.live import Lines, Live, Reports
-from compfast.cli.output import Output, aligned, complain
+from compfast.cli.output import Output, complain
 from compfast.cli.plan import grid_line, plan
 from compfast.cli.request import new_config
+from compfast.cli.results import show
 from compfast.cli.resumption import resumption
 from compfast.config import Config
 from compfast.errors import AllDivergedError, CompfastError, Interrupted, UsageError
 from compfast.runfolder import refuse_used
-from compfast.runs import Run, load
+from compfast.runs import load
 from compfast.training import default_out, train
 
 
@@ -50,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> None:
         if stored.finished:
             output.say(f"{stored.path} is finished; nothing to do")
             if not (stored.path / "report" / "index.html").exists():
-                _show(stored, output)
+                show(stored, output)
             return
         out, left = stored.path, 1 - stored.step / config.training.steps
     else:
@@ -75,7 +76,7 @@ def _train(config: Config, out: Path, resume: bool, output: Output) -> None:
             run = train(config, out, callbacks, resume=resume)
         except AllDivergedError as error:
             run, diverged = load(out), error
-    _show(run, output)
+    show(run, output)
     if diverged is not None:
         raise diverged
 
@@ -92,17 +93,6 @@ def _callbacks(config: Config, output: Output) -> Iterator[list[Callback]]:
         yield callbacks
     else:
         yield [*callbacks, Lines(output)]
-
-
-def _show(run: Run, output: Output) -> None:
-    from compfast.report import write_report
-    from compfast.report.table import rows_by_gamma, second_axes, sentences
-
-    paths = write_report(run, run.path / "report")
-    for line in aligned(*rows_by_gamma(run.members, second_axes(run.config)[:1])):
-        output.say(line)
-    for line in [*sentences(run.members, run.config), *(str(path) for path in paths)]:
-        output.say(line)
 
 
 if __name__ == "__main__":
