@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from compfast.merging import merge
     from compfast.runs import Run, load
     from compfast.training import train
 
@@ -33,6 +34,7 @@ __all__ = [
     "StorageError",
     "UsageError",
     "load",
+    "merge",
     "train",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Config": "config",
     "Run": "runs",
     "load": "runs",
+    "merge": "merging",
     "train": "training",
 }
 

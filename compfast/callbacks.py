@@ -41,6 +41,12 @@ class Callback:
     def on_verdicts(self, counts: dict[str, int]) -> None:
         """After an exam: how many members carry each label."""
 
+    def on_parts(self, done: int, total: int, verdicts: dict[str, int]) -> None:
+        """On a cluster, a few times a second: parts done, and the labels reported so far."""
+
+    def on_note(self, sentence: str) -> None:
+        """On a cluster: something went wrong and was put right."""
+
     def on_checkpoint(self, path: Path) -> None:
         """A checkpoint is complete."""
 

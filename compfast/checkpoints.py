@@ -92,7 +92,7 @@ def read_state(folder: Path, group: int, specs: Sequence[MemberSpec]) -> State:
 
 def write(
     final: Path,
-    files: Files,
+    files: Mapping[str, Mapping[str, Array]],
     state: Mapping[str, Any],
     outside: Mapping[str, Any] | None = None,
 ) -> Path:

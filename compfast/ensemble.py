@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from compfast.callbacks import Callback
 from compfast.cli.flags import parse
 from compfast.cli.live import Lines, Live, Reports
-from compfast.cli.output import Output, aligned, complain
+from compfast.cli.output import Output, complain
 from compfast.cli.plan import grid_line, plan
 from compfast.cli.request import new_config
+from compfast.cli.results import show
 from compfast.cli.resumption import resumption
+from compfast.cluster import sweep
+from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
 from compfast.errors import AllDivergedError, CompfastError, Interrupted, UsageError
 from compfast.runfolder import refuse_used
@@ -42,15 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.cluster is not None:
-        raise UsageError("--cluster is not in this version; use --shard I/N on each machine")
+    if arguments.cluster is None and arguments.storage is not None:
+        raise UsageError("--storage is where the parts of a cluster go; it needs --cluster ray")
+    address = None if arguments.cluster is None else cluster_address(arguments.cluster)
     if arguments.resume is not None:
         stored, config = resumption(arguments)
         output = Output(config.run.quiet)
         if stored.finished:
             output.say(f"{stored.path} is finished; nothing to do")
             if not (stored.path / "report" / "index.html").exists():
-                _show(stored, output)
+                show(stored, output)
             return
         out, left = stored.path, 1 - stored.step / config.training.steps
     else:
@@ -58,24 +62,37 @@ def _run(arguments: argparse.Namespace) -> None:
         output = Output(config.run.quiet)
         out, left = Path(arguments.out or default_out(config.task.name)), 1.0
         refuse_used(out)
-    if not config.run.quiet:
+    # What this machine would need says nothing of a cluster.
+    if not config.run.quiet and (arguments.cluster is None or arguments.dry_run):
         output.say(plan(config).line(left))
     if arguments.dry_run:
         output.say(grid_line(config))
         return
     output.say(f"run folder: {out}")
-    _train(config, out, arguments.resume is not None, output)
+    resume = arguments.resume is not None
+    if arguments.cluster is None:
+        _finish(lambda callbacks: train(config, out, callbacks, resume=resume), config, out, output)
+        return
+    with RayCluster(address) as cluster:
+        _finish(
+            lambda callbacks: sweep(config, out, cluster, callbacks, resume, arguments.storage),
+            config,
+            out,
+            output,
+        )
 
 
-def _train(config: Config, out: Path, resume: bool, output: Output) -> None:
+def _finish(
+    trained: Callable[[list[Callback]], Run], config: Config, out: Path, output: Output
+) -> None:
     """Train, then show and draw what came out, also when no member stayed finite."""
     diverged: AllDivergedError | None = None
     with _callbacks(config, output) as callbacks:
         try:
-            run = train(config, out, callbacks, resume=resume)
+            run = trained(callbacks)
         except AllDivergedError as error:
             run, diverged = load(out), error
-    _show(run, output)
+    show(run, output)
     if diverged is not None:
         raise diverged
 
@@ -92,17 +109,6 @@ def _callbacks(config: Config, output: Output) -> Iterator[list[Callback]]:
         yield callbacks
     else:
         yield [*callbacks, Lines(output)]
-
-
-def _show(run: Run, output: Output) -> None:
-    from compfast.report import write_report
-    from compfast.report.table import rows_by_gamma, second_axes, sentences
-
-    paths = write_report(run, run.path / "report")
-    for line in aligned(*rows_by_gamma(run.members, second_axes(run.config)[:1])):
-        output.say(line)
-    for line in [*sentences(run.members, run.config), *(str(path) for path in paths)]:
-        output.say(line)
 
 
 if __name__ == "__main__":

@@ -102,11 +102,11 @@ def gammas_and_seeds(
     raise UsageError(f"{models} models do not divide into {cells}{settings}; {nearest}")
 
 
-def member_specs(config: Config) -> list[MemberSpec]:
+def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec]:
     """Every member of `config`: the Cartesian product of its sweep, last axis fastest.
 
-    Models are resolved. Raises UsageError for a sweep path that members cannot differ in, and
-    whatever a section refuses.
+    With `chosen` (step 1), only those of them. Models are resolved. Raises UsageError for a sweep
+    path that members cannot differ in, and whatever a section refuses.
     """
     for path, _ in config.sweep:
         if path not in SWEEP_PATHS:
@@ -116,11 +116,19 @@ def member_specs(config: Config) -> list[MemberSpec]:
             )
     paths = [path for path, _ in config.sweep]
     build = _Builder(config)
+    points = range(member_count(config)) if chosen is None else chosen
     product = itertools.product(*(values for _, values in config.sweep))
     return [
         build.spec(member, dict(zip(paths, point, strict=True)))
-        for member, point in enumerate(product)
+        for member, point in zip(
+            points, itertools.islice(product, points.start, points.stop), strict=True
+        )
     ]
+
+
+def member_count(config: Config) -> int:
+    """Members of `config`, all shards together."""
+    return math.prod(len(values) for _, values in config.sweep)
 
 
 def groups(specs: Sequence[MemberSpec]) -> list[list[MemberSpec]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compfast import solutions
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State, Tables
+from compfast.members import members_table
 from compfast.tasks import Exam
 from compfast.tensorfile import Array, Layout
 
@@ -247,6 +248,15 @@ def metrics_schema(groups: Sequence[Progress]) -> dict[str, Any]:
         **dict.fromkeys(numbers, pl.Float64),
         "verdict": pl.String,
     }
+
+
+def members_of(groups: Sequence[Progress]) -> pl.DataFrame:
+    """The members table as these groups stand."""
+    window = ("step", "loss", "grad_norm", "lr")
+    scores = {n: kind for n, kind in metrics_schema(groups).items() if n not in window}
+    wanted = {"member": pl.Int64, "verdict": pl.String, **scores, "steps": pl.Int64}
+    results = [conform(group.results(), wanted) for group in groups]
+    return members_table([group.specs for group in groups], pl.concat(results))
 
 
 def conform(frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:

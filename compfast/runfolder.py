@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from compfast import checkpoints, storage, tensorfile
-from compfast.checkpoints import Checkpoint, Files, Layouts
+from compfast.checkpoints import Checkpoint, Layouts
 from compfast.errors import StorageError, UsageError
 from compfast.storage import Digest
 from compfast.tensorfile import Array, Layout
@@ -91,7 +91,11 @@ class RunFolder:
         storage.replace_file(self.path / "members.parquet", [parquet_bytes(members)])
 
     def save(
-        self, files: Files, state: Mapping[str, Any], rows: pl.DataFrame, members: pl.DataFrame
+        self,
+        files: Mapping[str, Mapping[str, Array]],
+        state: Mapping[str, Any],
+        rows: pl.DataFrame,
+        members: pl.DataFrame,
     ) -> Path:
         """Close the metrics part with `rows` and write a checkpoint that names it."""
         number, self._next = self._next, self._next + 1
@@ -114,7 +118,7 @@ class RunFolder:
         checkpoints.prune(self.path, self._kept)
         return final
 
-    def snapshot(self, step: int, files: Files) -> Path:
+    def snapshot(self, step: int, files: Mapping[str, Mapping[str, Array]]) -> Path:
         """Keep these parameters for ever; a whole one from before a kill stays."""
         final = self.path / "snapshots" / f"{step:08d}"
         if final.exists():

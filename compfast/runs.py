@@ -25,7 +25,7 @@ from compfast.checkpoints import FORMAT, Checkpoint, Layouts, group_folder
 from compfast.config import Config, MemberSpec
 from compfast.engines.base import Float32
 from compfast.errors import StorageError, UsageError
-from compfast.grid import groups, member_specs, shard_range
+from compfast.grid import groups, member_count, member_specs, shard_range
 from compfast.members import column_of
 from compfast.progress import progress_layout
 from compfast.runfolder import read_parquet
@@ -181,12 +181,12 @@ def load(path: str | Path) -> Run:
 
 def member_groups(config: Config) -> Groups:
     """The specs that a config's shard trains, by shape; raises UsageError for an empty shard."""
-    specs = member_specs(config)
-    chosen = shard_range(len(specs), *config.run.shard)
+    members = member_count(config)
+    chosen = shard_range(members, *config.run.shard)
     if not len(chosen):
         i, n = config.run.shard
-        raise UsageError(f"shard {i}/{n} of {len(specs)} members is empty; use fewer shards")
-    return groups(specs[chosen.start : chosen.stop])
+        raise UsageError(f"shard {i}/{n} of {members} members is empty; use fewer shards")
+    return groups(member_specs(config, chosen))
 
 
 def exams_of(groups: Groups) -> list[Exam]:
@@ -220,14 +220,14 @@ def snapshot_layouts(groups: Groups) -> Layouts:
 
 def describe(config: Config, engine: str, isa: str) -> dict[str, Any]:
     """The content of config.json."""
-    versions = {name: _version(name) for name in ("compfast", "numpy", "torch")}
+    versions = {name: installed_version(name) for name in ("compfast", "numpy", "torch")}
     return {
         "format": FORMAT,
         "config": to_dict(config),
         "engine": engine,
         "isa": isa,
         "versions": {**versions, "python": platform.python_version()},
-        "commit": _commit(),
+        "commit": source_commit(),
         "command": list(sys.argv),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -238,11 +238,9 @@ def resumed_config(run: Run, given: Config | None) -> Config:
     stored = run.config
     if given is None:
         return stored
-    names = [f.name for f in dataclasses.fields(Config) if f.name != "run"]
-    for name in names:
-        if getattr(given, name) != getattr(stored, name):
-            change = _first_change(stored, given, name)
-            raise UsageError(f"{run.path} was started with another [{name}]: {change}")
+    change = difference(stored, given)
+    if change is not None:
+        raise UsageError(f"{run.path} was started with another {change}")
     for name, allowed in (
         ("engine", ("auto", run.info["engine"])),
         ("device", ("auto", stored.run.device)),
@@ -257,14 +255,18 @@ def resumed_config(run: Run, given: Config | None) -> Config:
     return dataclasses.replace(stored, run=dataclasses.replace(stored.run, **changes))
 
 
-def _first_change(stored: Config, given: Config, section: str) -> str:
-    old, new = getattr(stored, section), getattr(given, section)
-    if section == "sweep":
-        return f"{_axes(old)}, not {_axes(new)}"
-    name = next(
-        f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)
-    )
-    return f"{name} {getattr(old, name)}, not {getattr(new, name)}"
+def difference(stored: Config, given: Config) -> str | None:
+    """Where two configs first differ outside of [run], as text; None where they do not."""
+    for field in dataclasses.fields(Config):
+        old, new = getattr(stored, field.name), getattr(given, field.name)
+        if field.name == "run" or old == new:
+            continue
+        if field.name == "sweep":
+            return f"[sweep]: {_axes(old)}, not {_axes(new)}"
+        names = (f.name for f in dataclasses.fields(old))
+        name = next(n for n in names if getattr(old, n) != getattr(new, n))
+        return f"[{field.name}]: {name} {getattr(old, name)}, not {getattr(new, name)}"
+    return None
 
 
 def _axes(sweep: Sequence[tuple[str, tuple[Any, ...]]]) -> str:
@@ -280,14 +282,14 @@ def _label(value: Any) -> Any:
     return str(value) if isinstance(value, tuple) else value
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of the source tree that runs; None where it is no git checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

@@ -138,12 +138,18 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def digest_of(path: Path) -> Digest:
-    digest, size = hashlib.sha256(), 0
+def blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, piece by piece."""
     with guarded("read", path), open(path, "rb") as file:
         while block := file.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
+            yield block
+
+
+def digest_of(path: Path) -> Digest:
+    digest, size = hashlib.sha256(), 0
+    for block in blocks(path):
+        digest.update(block)
+        size += len(block)
     return Digest(digest.hexdigest(), size)
 
 
@@ -154,12 +160,17 @@ def json_bytes(value: Any) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; raises StorageError where there is none."""
+    return parsed_json(read_bytes(path), path)
+
+
+def parsed_json(content: bytes, source: Path | str) -> dict[str, Any]:
+    """The JSON object in these bytes; raises StorageError, naming `source`, where it is none."""
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(content)
     except ValueError as error:
-        raise StorageError(f"{path} is not valid JSON: {error}") from error
+        raise StorageError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise StorageError(f"{path} holds no JSON object")
+        raise StorageError(f"{source} holds no JSON object")
     return value
 
 

@@ -25,9 +25,8 @@ from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import DIVERGED, Engine, Tables
 from compfast.errors import AllDivergedError, Interrupted, UsageError
 from compfast.interrupts import StopSignals
-from compfast.members import members_table
 from compfast.params import parameter_count
-from compfast.progress import Progress, conform, metrics_schema
+from compfast.progress import Progress, conform, members_of, metrics_schema
 from compfast.runfolder import RunFolder, refuse_used
 from compfast.runs import (
     Groups,
@@ -69,12 +68,12 @@ def train(
     path = Path(out) if out is not None else default_out(config.task.name)
     refuse_used(path)
     groups = member_groups(config)
-    _check_snapshots(config, groups)
+    check_snapshots(config, groups)
     name = resolve_engine(config.run.engine, config.run.device)
     tables = [make_tables(specs) for specs in groups]
     engines = _engines(name, groups, tables, config.run)
     with RunFolder.create(path, describe(config, name, engines[0].isa)) as folder:
-        folder.write_tables(_table_arrays(tables))
+        folder.write_tables(table_arrays(tables))
         for engine in engines:
             engine.initialise()
         return _Loop(folder, config, groups, engines, tables, callbacks).run()
@@ -83,18 +82,20 @@ def train(
 def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> Run:
     run = load(path)
     config = resumed_config(run, given)
+    if "cluster" in run.info and not run.finished:
+        raise UsageError(f"{path} was started on a cluster; go on with --cluster ray[:ADDRESS]")
     groups = member_groups(config)
-    _check_snapshots(config, groups)
+    check_snapshots(config, groups)
     with RunFolder.reopen(path, run_layouts(groups)) as folder:
         checkpoint = folder.checkpoint
         if checkpoint is not None and checkpoint.state["finished"]:
             return load(path)
-        stored = folder.read_tables(_table_layout(groups))
+        stored = folder.read_tables(table_layout(groups))
         if stored is None:
             tables = [make_tables(specs) for specs in groups]
-            folder.write_tables(_table_arrays(tables))
+            folder.write_tables(table_arrays(tables))
         else:
-            tables = [_group_tables(stored, g) for g in range(len(groups))]
+            tables = [group_tables(stored, g) for g in range(len(groups))]
         engines = _engines(run.info["engine"], groups, tables, config.run)
         if engines[0].isa != run.info["isa"]:
             raise UsageError(
@@ -143,7 +144,7 @@ class _Loop:
         self.saved = True
 
     def run(self, resumed: bool = False) -> Run:
-        self.folder.write_members(self._members())
+        self.folder.write_members(members_of(self.progress))
         run = load(self.folder.path)
         with self.signals:
             try:
@@ -230,7 +231,7 @@ class _Loop:
             files[f"{group_folder(g)}/progress.safetensors"] = progress.arrays()
         rows = pl.concat([pl.DataFrame(schema=self.schema), *self.pending])
         state_json = {"event": self.event, "finished": self._done}
-        path = self.folder.save(files, state_json, rows, self._members())
+        path = self.folder.save(files, state_json, rows, members_of(self.progress))
         self.pending, self.saved = [], True
         return path
 
@@ -239,13 +240,6 @@ class _Loop:
         active = [p.step[p.active] for p in self.progress if p.active.any()]
         step = min(int(steps.min()) for steps in active) if active else self.event
         raise Interrupted(f"stopped at step {step}; continue with --resume {self.folder.path}")
-
-    def _members(self) -> pl.DataFrame:
-        window = ("step", "loss", "grad_norm", "lr")
-        scores = {name: kind for name, kind in self.schema.items() if name not in window}
-        wanted = {"member": pl.Int64, "verdict": pl.String, **scores, "steps": pl.Int64}
-        results = [conform(progress.results(), wanted) for progress in self.progress]
-        return members_table(self.groups, pl.concat(results))
 
     def _parameters(self) -> Files:
         files: Files = {}
@@ -317,7 +311,7 @@ def _engines(name: str, groups: Groups, tables: list[Tables], run: RunConfig) ->
     return [make_engine(name, s, t, device=run.device, threads=run.threads) for s, t in pairs]
 
 
-def _table_arrays(tables: Sequence[Tables]) -> dict[str, Array]:
+def table_arrays(tables: Sequence[Tables]) -> dict[str, Array]:
     return {
         f"{group_folder(g)}.{name}": getattr(table, name)
         for g, table in enumerate(tables)
@@ -325,11 +319,11 @@ def _table_arrays(tables: Sequence[Tables]) -> dict[str, Array]:
     }
 
 
-def _group_tables(stored: dict[str, Array], group: int) -> Tables:
+def group_tables(stored: dict[str, Array], group: int) -> Tables:
     return Tables(*(stored[f"{group_folder(group)}.{name}"] for name in _TABLES))
 
 
-def _table_layout(groups: Groups) -> Layout:
+def table_layout(groups: Groups) -> Layout:
     layout: Layout = {}
     for g, specs in enumerate(groups):
         steps = (specs[0].training.steps,)
@@ -339,7 +333,7 @@ def _table_layout(groups: Groups) -> Layout:
     return layout
 
 
-def _check_snapshots(config: Config, groups: Groups) -> None:
+def check_snapshots(config: Config, groups: Groups) -> None:
     steps = max(specs[0].training.steps for specs in groups)
     late = [step for step in config.run.snapshots if step > steps]
     if late:

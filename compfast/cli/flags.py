@@ -109,7 +109,8 @@ def parser() -> Parser:
     run.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
     run.add_argument("--snapshots", metavar="log:N|STEPS", help="steps whose weights are kept")
     run.add_argument("--shard", metavar="I/N", help="train the I-th (from 0) of N member ranges")
-    run.add_argument("--cluster", metavar="ray[:ADDRESS]", help="not in this version")
+    run.add_argument("--cluster", metavar="ray[:ADDRESS]", help="train on a Ray cluster")
+    run.add_argument("--storage", metavar="URL", help="where a cluster's nodes put their parts")
     run.add_argument("--dry-run", action="store_true", help="print the plan and leave")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return result

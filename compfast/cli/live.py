@@ -30,6 +30,7 @@ class Meter:
         self.clock = clock
         self.done, self.total, self.step, self.steps = 0, 0, 0, 0
         self.counts: dict[str, int] = {}
+        self.parts_done: tuple[int, int] | None = None  # on a cluster: how many, of how many
         self._loss: dict[int, float] = {}
         self._seen: dict[int, float] = {}
         self._fitted = 0.9
@@ -81,6 +82,8 @@ class Meter:
     def parts(self) -> list[str]:
         """The numbers as short texts, verdicts apart; what is not known yet is left out."""
         parts = [f"step {self.step}/{self.steps}"]
+        if self.parts_done is not None:
+            parts = [f"part {self.parts_done[0]}/{self.parts_done[1]}"]
         if self.rate is not None:
             parts.append(f"{self.rate:,.0f} member-steps/s")
         if self.loss is not None:
@@ -114,6 +117,9 @@ class _Live(Callback):
     def on_verdicts(self, counts: dict[str, int]) -> None:
         self.meter.counts = dict(counts)
 
+    def on_parts(self, done: int, total: int, verdicts: dict[str, int]) -> None:
+        self.meter.parts_done, self.meter.counts = (done, total), dict(verdicts)
+
 
 class Lines(_Live):
     """Plain log lines: one after every exam, and one a while apart in between."""
@@ -138,6 +144,15 @@ class Lines(_Live):
     def on_verdicts(self, counts: dict[str, int]) -> None:
         super().on_verdicts(counts)
         self._print()
+
+    def on_parts(self, done: int, total: int, verdicts: dict[str, int]) -> None:
+        new = (done, total) != self.meter.parts_done
+        super().on_parts(done, total, verdicts)
+        if new:
+            self._print()
+
+    def on_note(self, sentence: str) -> None:
+        self._output.say(sentence)
 
     def _print(self) -> None:
         self._last = self.meter.clock()
@@ -174,6 +189,10 @@ class Live(_Live):
     def on_metrics(self, rows: pl.DataFrame) -> None:
         super().on_metrics(rows)
         self._show()
+
+    def on_note(self, sentence: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(sentence, markup=False, highlight=False)
 
     def _show(self) -> None:
         if self._bar is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from compfast.cli.output import duration
 from compfast.config import Config, MemberSpec
 from compfast.engines import make_engine, resolve_engine
+from compfast.grid import member_count
 from compfast.params import parameter_count
 from compfast.runs import member_groups
 from compfast.schedule import make_tables
@@ -81,7 +81,7 @@ def grid_line(config: Config) -> str:
         many = len(values) > _LISTED
         shown = f"{values[0]} to {values[-1]}" if many else ", ".join(map(str, values))
         parts.append(f"{len(values)} of {path} ({shown})")
-    total = math.prod(len(values) for _, values in config.sweep)
+    total = member_count(config)
     i, n = config.run.shard
     shard = "" if n == 1 else f"; this is shard {i}/{n}"
     return f"grid: {' x '.join(parts)} = {total} members{shard}"

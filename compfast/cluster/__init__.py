@@ -1,0 +1,5 @@
+"""The same run on many machines: parts of the members, trained anywhere, merged here."""
+
+from compfast.cluster.driver import Cluster, sweep
+
+__all__ = ["Cluster", "sweep"]
