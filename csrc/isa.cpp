@@ -3,8 +3,10 @@
 #include <stdexcept>
 
 extern "C" {
+#if defined(__aarch64__)
+extern const compfast::KernelTable compfast_kernels_neon;
+#else
 extern const compfast::KernelTable compfast_kernels_generic;
-#if defined(__x86_64__)
 extern const compfast::KernelTable compfast_kernels_v3;
 extern const compfast::KernelTable compfast_kernels_v4;
 extern const compfast::KernelTable compfast_kernels_v4bf16;
@@ -13,19 +15,25 @@ extern const compfast::KernelTable compfast_kernels_v4bf16;
 
 namespace compfast {
 
+#if defined(__aarch64__)
+
+std::vector<const KernelTable*> compiled_kernels() { return {&compfast_kernels_neon}; }
+
+// NEON is part of every aarch64.
+static bool supported(const KernelTable&) { return true; }
+
+#else
+
 std::vector<const KernelTable*> compiled_kernels() {
   return {
       &compfast_kernels_generic,
-#if defined(__x86_64__)
       &compfast_kernels_v3,
       &compfast_kernels_v4,
       &compfast_kernels_v4bf16,
-#endif
   };
 }
 
 static bool supported(const KernelTable& table) {
-#if defined(__x86_64__)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
@@ -35,9 +43,10 @@ static bool supported(const KernelTable& table) {
   if (&table == &compfast_kernels_v3) return v3;
   if (&table == &compfast_kernels_v4) return v4;
   if (&table == &compfast_kernels_v4bf16) return v4 && __builtin_cpu_supports("avx512bf16");
-#endif
   return &table == &compfast_kernels_generic;
 }
+
+#endif
 
 std::vector<const KernelTable*> supported_kernels() {
   std::vector<const KernelTable*> result;
