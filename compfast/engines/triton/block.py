@@ -44,7 +44,10 @@ def rows_of(pointer, n, inside, LD: tl.constexpr, D: tl.constexpr, WIDE: tl.cons
 
 
 @triton.jit
-def put_rows(pointer, value, n, inside, LD: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+def put_rows(
+    pointer, value, n, inside,
+    LD: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
     d = tl.arange(0, WIDE)[None, :]
     put(pointer + n[:, None] * LD + d, value, inside[:, None] & (d < D), ADD)
 
@@ -57,14 +60,20 @@ def vector(pointer, D: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def matrix(pointer, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LD: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+def matrix(
+    pointer, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    LD: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     """[TALL, WIDE] with zeros past ROWS and COLUMNS."""
     r, c = tl.arange(0, TALL)[:, None], tl.arange(0, WIDE)[None, :]
     return tl.load(pointer + r * LD + c, mask=(r < ROWS) & (c < COLUMNS), other=0.0)
 
 
 @triton.jit
-def add_matrix(pointer, value, ROWS: tl.constexpr, COLUMNS: tl.constexpr, LD: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+def add_matrix(
+    pointer, value, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    LD: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     r, c = tl.arange(0, TALL)[:, None], tl.arange(0, WIDE)[None, :]
     put(pointer + r * LD + c, value, (r < ROWS) & (c < COLUMNS), True)
 
@@ -131,9 +140,9 @@ def _forward(
         asking = rows_of(x, q_at * T + T - 1, q_in, LDX, D, WIDE)
     total = asking
     if PRE:
-        keyed, _, _ = scaled_normal(keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
+        keyed, normal, rate = scaled_normal(keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
         if LAST:
-            asking, _, _ = scaled_normal(asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
+            asking, normal, rate = scaled_normal(asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
         else:
             asking = keyed
     seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
@@ -156,9 +165,9 @@ def _forward(
     put_rows(s + out, total, q_at, q_in, LDX, D, WIDE, False)
 
     if PRE:
-        h, _, _ = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
+        h, normal, rate = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
     else:
-        h, _, _ = scaled_normal(total, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
+        h, normal, rate = scaled_normal(total, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
         total = h
     if FFN_BIASES:
         total += vector(params + BD, D, WIDE)
@@ -170,13 +179,13 @@ def _forward(
         up = product(h, tl.trans(w), PRECISION)
         if FFN_BIASES:
             up += tl.load(params + BU + c, mask=c < FF, other=0.0)[None, :]
-        up, _ = activated(up, ACTIVATION)
+        up, slope = activated(up, ACTIVATION)
         at = params + WD + d[:, None] * LDF + c[None, :]
         w = tl.load(at, mask=(d < D)[:, None] & (c < FF)[None, :], other=0.0)
         total += product(up, tl.trans(w), PRECISION)
     if not PRE:
         put_rows(r + out, total, q_at, q_in, LDX, D, WIDE, False)
-        total, _, _ = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
+        total, normal, rate = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
     put_rows(y + out, total, q_at, q_in, LDX, D, WIDE, False)
 
 
@@ -230,7 +239,7 @@ def _backward(
         dt = rows_of(dy, q_at, q_in, LDX, D, WIDE)
         if not PRE:
             t = rows_of(r, q_at, q_in, LDX, D, WIDE)
-            _, normal, rate = scaled_normal(t, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
+            h, normal, rate = scaled_normal(t, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
             add_sums(grads + SCALE2, dt * normal, D, WIDE)
             add_sums(grads + SHIFT2, dt, D, WIDE)
             dt = normal_gradient(dt * vector(params + SCALE2, D, WIDE), normal, rate, D)

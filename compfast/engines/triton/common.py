@@ -80,7 +80,7 @@ def activated(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def normal_rows(x, inside, WIDTH: tl.constexpr, EPSILON: tl.constexpr):
-    """x [R, D] with zeros outside the columns `inside` [1, D] -> ((x - mean) / std, 1 / std [R])."""
+    """x [R, D], zero outside the columns `inside` [1, D] -> ((x - mean) / std, 1 / std [R])."""
     mean = tl.sum(x, axis=1) / WIDTH
     centred = tl.where(inside, x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, axis=1) / WIDTH
