@@ -222,6 +222,14 @@ def test_an_engine_needs_members_and_threads(engine: str) -> None:
         make_engine(engine, specs, make_tables(specs), threads=0)
 
 
+def test_tf32_is_refused_on_the_cpu(engine: str) -> None:
+    specs = group("one_layer")
+    training = dataclasses.replace(specs[0].training, precision="tf32")
+    specs = [dataclasses.replace(spec, training=training) for spec in specs]
+    with pytest.raises(UsageError, match=f"tf32 needs engine triton; engine {engine} has"):
+        make_engine(engine, specs, make_tables(specs))
+
+
 def test_the_eager_engine_restores_the_number_of_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -30,11 +30,14 @@ def make_engine(
 ) -> Engine:
     """The engine that `resolve_engine` takes, for one group; `threads` None: one a core.
 
-    Raises UsageError as `resolve_engine` does, for mixed groups, and for threads below 1.
+    Raises UsageError as `resolve_engine` does, for mixed groups, for threads below 1 and for a
+    precision that the engine does not have.
     """
     chosen = resolve_engine(name, device)
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; it must be at least 1")
+    if chosen != "triton" and any(spec.training.precision == "tf32" for spec in specs):
+        raise UsageError(f"precision tf32 needs engine triton; engine {chosen} has fp32 and bf16")
     if chosen == "native":
         from compfast.engines.native import NativeEngine
 

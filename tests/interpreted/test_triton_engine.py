@@ -15,10 +15,11 @@ import torch
 from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
 
-from compfast.config import MemberSpec
+from compfast.config import Config, MemberSpec
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN
-from compfast.engines.triton import memory, step
+from compfast.engines.triton import fused, memory, step
+from compfast.grid import member_specs
 from compfast.schedule import make_tables
 
 pytestmark = pytest.mark.filterwarnings(
@@ -27,19 +28,36 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 STEPS = 3
-QUICK = ("one_layer", "own_head_sizes", "tied_all_post", "not_causal")
-REST = tuple(name for name in test_engines.NAMES if name not in QUICK)
+# fused: layers in one kernel, for narrow members; ops: one launch an op, for all others
+QUICK = {
+    "fused": ("default", "one_layer_post", "own_head_sizes", "tied_all_post", "not_causal"),
+    "ops": ("one_layer", "paper_form"),
+}
+WAYS = tuple(QUICK)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_forward_and_every_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways, for members that would by themselves take the fused one."""
+    choose(monkeypatch, request.param)
+    return str(request.param)
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    if way == "ops":
+        monkeypatch.setattr(fused, "fits", lambda *shape: False)
+
+
+@pytest.mark.parametrize(("way", "name"), [(w, name) for w in QUICK for name in QUICK[w]])
+def test_forward_and_every_gradient(way: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, way)
     monkeypatch.setattr(test_engines, "SIZES", (5,))
     test_engines.test_forward_and_every_gradient("triton", name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", test_engines.NAMES)
-def test_forward_and_every_gradient_of_all(name: str) -> None:
+def test_forward_and_every_gradient_of_all(way: str, name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 
 
@@ -50,13 +68,23 @@ def test_ten_steps(case: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", test_engines.TRAININGS)
-def test_ten_steps_of_all(case: str) -> None:
+def test_ten_steps_of_all(way: str, case: str) -> None:
     test_engines.test_ten_steps("triton", case)
 
 
+@pytest.mark.slow
 def test_engines_round_the_same_operands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_precision, "start", lambda engine, specs: start("triton", specs))
     test_precision.test_engines_round_the_same_operands(None, "default")
+
+
+def test_launches_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw, embed, a layer forward and one backward each, head, embed backward, optimiser 3."""
+    specs = member_specs(Config())
+    assert specs[0].model.layers == 2
+    assert start("triton", specs).launches() == 11
+    choose(monkeypatch, "ops")
+    assert start("triton", specs).launches() == 53
 
 
 def members(count: int) -> list[MemberSpec]:
@@ -78,7 +106,7 @@ def test_bits_depend_on_no_neighbour_order_stack_or_chunk() -> None:
     assert losses.tobytes() == found.loss[order].tobytes()
 
 
-def test_scratch_is_never_read_before_it_is_written() -> None:
+def test_scratch_is_never_read_before_it_is_written(way: str) -> None:
     specs = members(2)
     clean, poisoned = start("triton", specs), start("triton", specs)
     clean.advance(2)

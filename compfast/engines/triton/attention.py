@@ -222,11 +222,14 @@ def backward(
     return Launch(_backward, (*grid, len(live)), pointers, constants)
 
 
-def group_of(length: int, last: bool) -> tuple[int, int, int]:
-    """(sequences of one program, rows of its key tile, rows of its query tile)."""
+def group_of(length: int, last: bool, rows: int = 64) -> tuple[int, int, int]:
+    """(sequences of one program, rows of its key tile, rows of its query tile).
+
+    The key tile has `rows` rows, or as many more as one sequence needs.
+    """
     if length > LONGEST:
         raise ValueError(f"attention over {length} positions; the tile holds {LONGEST}")
-    keys = 64 if length <= 64 else LONGEST
+    keys = power(length, rows)
     sequences = keys // length
     return sequences, keys, power(sequences) if last else keys
 

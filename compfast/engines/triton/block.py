@@ -32,6 +32,8 @@ from compfast.engines.triton.common import (
 )
 from compfast.engines.triton.launch import Launch, Rows
 
+_OPTIONS = {"enable_fp_fusion": True, "num_warps": 8}
+_ROWS = 32  # of a tile of keys, more where one sequence is longer
 WIDEST = 64  # of D, d_k and d_v
 LONGEST = 64  # positions
 
@@ -93,6 +95,15 @@ def clear(pointer, COUNT: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
+def anew(one):
+    """0, from the address of a 1: what the compiler cannot know before it is in the loop.
+
+    Else it computes the addresses of all weights before the loop and has no registers left.
+    """
+    return (tl.load(one, volatile=True) - 1) * 16
+
+
+@triton.jit
 def scaled_normal(x, scale, shift, D: tl.constexpr, WIDE: tl.constexpr, EPSILON: tl.constexpr):
     """(layer norm of x [R, WIDE], normal, rate)."""
     inside = tl.arange(0, WIDE)[None, :] < D
@@ -140,9 +151,13 @@ def _forward(
         asking = rows_of(x, q_at * T + T - 1, q_in, LDX, D, WIDE)
     total = asking
     if PRE:
-        keyed, normal, rate = scaled_normal(keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
+        keyed, normal, rate = scaled_normal(
+            keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
+        )
         if LAST:
-            asking, normal, rate = scaled_normal(asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
+            asking, normal, rate = scaled_normal(
+                asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
+            )
         else:
             asking = keyed
     seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
@@ -185,7 +200,9 @@ def _forward(
         total += product(up, tl.trans(w), PRECISION)
     if not PRE:
         put_rows(r + out, total, q_at, q_in, LDX, D, WIDE, False)
-        total, normal, rate = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
+        total, normal, rate = scaled_normal(
+            total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON
+        )
     put_rows(y + out, total, q_at, q_in, LDX, D, WIDE, False)
 
 
@@ -226,12 +243,15 @@ def _backward(
     s += m * SEQUENCES * each * LDX
     r += m * SEQUENCES * each * LDX
     dy += m * SEQUENCES * each * LDX
-    params += m * P
-    grads += (m * PARTS + part) * P
-    clear(grads, SIZE, 1024)
+    first_param = params + m * P
+    first_grad = grads + (m * PARTS + part) * P
+    clear(first_grad, SIZE, 1024)
     for group in range(part * SHARE, (part + 1) * SHARE):
         # Another thread of this program may have written what this one now adds to.
         tl.debug_barrier()
+        nothing = anew(live + m)
+        params = first_param + nothing
+        grads = first_grad + nothing
         q_at, k_at = group * G * each + i, group * G * T + j
         q_in = (i < G * each) & (q_at < SEQUENCES * each)
         k_in = (j < G * T) & (k_at < SEQUENCES * T)
@@ -376,7 +396,7 @@ class Layer:
         precision: str,
     ) -> None:
         self.size = size
-        self.group, keys, queries = group_of(length, last)
+        self.group, keys, queries = group_of(length, last, _ROWS)
         heads, d_k, d_v, ff = model.heads, model.d_k, model.d_v, model.d_ff
         self.constants: dict[str, Any] = {
             "T": length,
@@ -422,9 +442,8 @@ class Layer:
             "live": live,
         }
         constants = {**self.constants, "SEQUENCES": sequences, "P": params.stride(0)}
-        return Launch(
-            _forward, (triton.cdiv(sequences, self.group), len(live)), pointers, constants
-        )
+        grid = (triton.cdiv(sequences, self.group), len(live))
+        return Launch(_forward, grid, pointers, constants, _OPTIONS)
 
     def backward(
         self,
@@ -456,7 +475,7 @@ class Layer:
             "SIZE": self.size,
             "SHARE": triton.cdiv(sequences, self.group * parts),
         }
-        return Launch(_backward, (parts, len(live)), pointers, constants)
+        return Launch(_backward, (parts, len(live)), pointers, constants, _OPTIONS)
 
 
 _PLACES = {

@@ -16,11 +16,11 @@ from compfast.engines.triton.launch import Launch, Rows
 from compfast.engines.triton.parts import parts_of
 
 
-def fits(model: ModelConfig, length: int) -> bool:
+def fits(model: ModelConfig, length: int, precision: str) -> bool:
     """Whether a layer's tiles stay on chip (tests/test_triton_aot.py holds the report)."""
     widths = (model.d_model, model.d_k or 0, model.d_v or 0)
     narrow = max(widths) <= block.WIDEST and (model.vocab_size or 0) <= WIDEST
-    return narrow and length <= block.LONGEST
+    return narrow and length <= block.LONGEST and precision == "fp32"
 
 
 class FusedProgram:

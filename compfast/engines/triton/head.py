@@ -14,6 +14,7 @@ import triton.language as tl
 from compfast.engines.triton.block import (
     add_matrix,
     add_sums,
+    anew,
     clear,
     matrix,
     put_rows,
@@ -68,19 +69,21 @@ def _head(
     if tl.load(live + m) == 0:
         return
     part = tl.program_id(0)
-    base = (m * PARTS + part) * P
-    clear(d_weight + base, V * LDW, 1024)
+    first = (m * PARTS + part) * P
+    clear(d_weight + first, V * LDW, 1024)
     if BIAS:
-        clear(d_bias + base, V, TALL)
+        clear(d_bias + first, V, TALL)
     if NORM:
-        clear(d_scale + base, D, WIDE)
-        clear(d_shift + base, D, WIDE)
+        clear(d_scale + first, D, WIDE)
+        clear(d_shift + first, D, WIDE)
     column = tl.arange(0, TALL)[None, :]
-    w = matrix(weight + m * P, V, D, LDW, TALL, WIDE)
     loss = tl.zeros((ROWS,), tl.float32)
     for start in range(0, SHARE, ROWS):
         # Another thread of this program may have written what this one now adds to.
         tl.debug_barrier()
+        nothing = anew(live + m)
+        base = first + nothing
+        w = matrix(weight + m * P + nothing, V, D, LDW, TALL, WIDE)
         n = part * SHARE + start + tl.arange(0, ROWS)
         inside = n < N
         h = rows_of(x + m * N * LDX, n, inside, LDX, D, WIDE)
@@ -125,7 +128,7 @@ def head(
     weight, d_weight = params["weight"], gradients["weight"]
     assert weight is not None
     assert d_weight is not None
-    parts, rows = d_weight.shape[1], 32
+    parts, rows = d_weight.shape[1], 16
     pointers = {"x": x.pointer, "tokens": tokens, "targets": targets, "dx": dx.pointer}
     for name in ("scale", "shift", "weight", "bias"):
         given, wanted = params[name], gradients[name]
@@ -153,4 +156,5 @@ def head(
         "TALL": power(vocabulary),
     }
     pointers |= {"losses": losses, "live": live}
-    return Launch(_head, (parts, len(live)), pointers, constants)
+    options = {"enable_fp_fusion": True, "num_warps": 8}
+    return Launch(_head, (parts, len(live)), pointers, constants, options)

@@ -54,7 +54,7 @@ def program_for(
     """The launches of one pass of `batch` sequences for members shaped as `spec`."""
     length, precision = spec.task.seq_len, spec.training.precision
     how: Any = {"batch": batch, "length": length, "precision": precision}
-    if fused.fits(spec.model, length):
+    if fused.fits(spec.model, length, precision):
         return FusedProgram(spec.model, flat, params, live, **how)
     plan = transformer_plan(spec.model)
     return Program(plan, flat, params, live, epsilon=spec.model.norm_eps, **how)
