@@ -202,7 +202,8 @@ class TrainingConfig:
 
     steps: int = 3000
     batch_size: int = 128
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: operands of the linear products
+    # Operands of the linear products; tf32 (the triton engine's) rounds attention's too.
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     log_every: int = 100  # steps a metrics window
     eval_every: int = 500  # steps between two exams
     stop_loss: float = 0.0  # freeze a member whose window loss is below; 0: off [Z24: 1e-7]
@@ -210,7 +211,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _positive("training", self, "steps", "batch_size", "log_every", "eval_every")
-        _choice("training", self, precision=("fp32", "bf16"))
+        _choice("training", self, precision=("fp32", "tf32", "bf16"))
         _finite("training", self, "stop_loss", low=0.0)
         _require(self.stop_stable >= 0, f"training.stop_stable is {self.stop_stable}; need >= 0")
 

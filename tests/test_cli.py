@@ -167,7 +167,7 @@ def test_every_field_of_a_flag_exists() -> None:
         ([*RANGE, "--preset", "huge"], ["--preset is 'huge'", "tiny, replica, paper"]),
         ([*RANGE, "--engine", "nativ"], ["--engine is 'nativ'", "mean native?"]),
         ([*RANGE, "--device", "gpu"], ["--device is 'gpu'", "cuda"]),
-        ([*RANGE, "--precision", "fp16"], ["--precision is 'fp16'", "fp32, bf16"]),
+        ([*RANGE, "--precision", "fp16"], ["--precision is 'fp16'", "fp32, tf32, bf16"]),
         ([*RANGE, "--shard", "4/4"], ["--shard is '4/4'", "I/N"]),
         ([*RANGE, "--shard", "0/10"], ["shard 0/10", "empty"]),
         ([*RANGE, "--snapshots", "log:x"], ["--snapshots log:N is 'x'"]),

@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 HELP = {
     "--task": "the task, e.g. anchor",
     "--steps": "optimiser steps a member",
-    "--precision": "fp32 (default) or bf16",
+    "--precision": "fp32 (default), bf16, or tf32 on a GPU",
     "--eval-every": "steps between two exams",
     "--log-every": "steps a row of metrics",
     "--engine": "auto (default), native or eager",

@@ -6,7 +6,9 @@ Importing this package or making the native engine never imports torch.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
+from importlib import util
 
 from compfast.config import MemberSpec
 from compfast.engines.base import Engine, Tables
@@ -28,32 +30,41 @@ def make_engine(
 ) -> Engine:
     """The engine that `resolve_engine` takes, for one group; `threads` None: one a core.
 
-    Raises UsageError as `resolve_engine` does, for mixed groups, and for threads below 1.
+    Raises UsageError as `resolve_engine` does, for mixed groups, for threads below 1 and for a
+    precision that the engine does not have.
     """
     chosen = resolve_engine(name, device)
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; it must be at least 1")
+    if chosen != "triton" and any(spec.training.precision == "tf32" for spec in specs):
+        raise UsageError(f"precision tf32 needs engine triton; engine {chosen} has fp32 and bf16")
     if chosen == "native":
         from compfast.engines.native import NativeEngine
 
         return NativeEngine(specs, tables, threads=threads)
+    if chosen == "triton":
+        from compfast.engines.triton import TritonEngine
+
+        return TritonEngine(specs, tables, threads=threads)
     from compfast.engines.eager import EagerEngine
 
     return EagerEngine(specs, tables, threads=threads)
 
 
 def resolve_engine(name: str, device: str = "auto") -> str:
-    """The engine that `name` means on this machine: "eager" or "native".
+    """The engine that `name` means on this machine: "eager", "native" or "triton".
 
-    "auto" is native on a CPU, and for now beside a GPU too unless device is "cuda". Raises
-    UsageError for an unknown name or device and for what is not there.
+    "auto" is native on a CPU, and for now beside a GPU too unless device is "cuda". With
+    TRITON_INTERPRET=1 "triton" runs on the CPU. Raises UsageError for an unknown name or device
+    and for what is not there.
     """
     if name not in ("auto", *ENGINES):
         raise UsageError(f"engine is {name!r}; it must be one of auto, {', '.join(ENGINES)}")
     if device not in DEVICES:
         raise UsageError(f"device is {device!r}; it must be one of {', '.join(DEVICES)}")
     if name == "triton" or device == "cuda":
-        _refuse_cuda(name, device)
+        _require_cuda(name, device)
+        return "triton"
     if name == "eager":
         return name
     _require_native()
@@ -72,15 +83,18 @@ def cuda_devices() -> int:
     return count.value
 
 
-def _refuse_cuda(name: str, device: str) -> None:
+def _require_cuda(name: str, device: str) -> None:
     asked = "engine triton" if name == "triton" else "device cuda"
     if name in ("eager", "native"):
         raise UsageError(f"engine {name} runs on the CPU, but device {device} was asked for")
-    if name == "triton" and device == "cpu":
-        raise UsageError("engine triton needs a CUDA device, but device cpu was asked for")
-    if not cuda_devices():
-        raise UsageError(f"{asked} was asked for, but this machine has no CUDA device")
-    raise UsageError(f"{asked} was asked for, but the triton engine is not in this version")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and device != "cuda"
+    if not interpreted:
+        if device == "cpu":
+            raise UsageError("engine triton needs a CUDA device, but device cpu was asked for")
+        if not cuda_devices():
+            raise UsageError(f"{asked} was asked for, but this machine has no CUDA device")
+    if util.find_spec("triton") is None:
+        raise UsageError(f"{asked} was asked for, but triton is not installed: pip install triton")
 
 
 def _require_native() -> None:

@@ -1,0 +1,143 @@
+"""Training batches of the anchor task, drawn on the device: the bits of `AnchorTask.batch`.
+
+tokens [M, B, T] and targets [M, B], int32, of each member's own seed and step. Sequence b owns
+words [b W, (b + 1) W) of its stream: pair, (key, position), T noise words. Drawn data sets take
+sequence j = feistel(row of the epoch), whose stream is (seed, DRAWN, j).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from compfast import philox
+from compfast.engines.triton.launch import Launch
+
+_TRAIN, _DRAWN, _AUX = (tl.constexpr(i) for i in (philox.TRAIN, philox.DRAWN, philox.AUX))
+
+
+@triton.jit
+def word(seed, step, purpose, sub, index):
+    """Word `index` of the stream (seed, purpose, step, sub); any integers, broadcast."""
+    zero = index * 0
+    block = tl.philox(seed, index // 4, zero + step, zero + purpose, zero + sub)
+    lane = index % 4
+    low = tl.where(lane == 0, block[0], block[1])
+    high = tl.where(lane == 2, block[2], block[3])
+    return tl.where(lane < 2, low, high)
+
+
+@triton.jit
+def integer(bits, COUNT: tl.constexpr):
+    """[0, COUNT) from words."""
+    return tl.umulhi(bits, tl.full(bits.shape, COUNT, tl.uint32)).to(tl.int32)
+
+
+@triton.jit
+def feistel(seed, epoch, row, TOTAL: tl.constexpr, HALF: tl.constexpr):
+    """The permutation of [0, TOTAL) keyed by (seed, epoch), at `row` (int32)."""
+    MASK: tl.constexpr = (1 << HALF) - 1
+    pending = row == row
+    while tl.max(pending.to(tl.int32), axis=0) > 0:
+        left, right = row >> HALF, row & MASK
+        for turn in tl.static_range(6):
+            bits = tl.philox(seed, right, right * 0 + epoch, right * 0 + _AUX, right * 0 + turn)[0]
+            mixed = left ^ (bits & MASK).to(tl.int32)
+            left, right = right, mixed
+        row = tl.where(pending, (left << HALF) | right, row)
+        pending = row >= TOTAL
+    return row
+
+
+@triton.jit
+def _draw(
+    pairs,  # [PAIRS, 3] int32
+    combos,  # [COMBOS, 2] int32
+    seed,  # [M] int64
+    step,  # [M] int64
+    tokens,  # [M, B, T] int32
+    targets,  # [M, B] int32
+    live,  # [M]
+    B: tl.constexpr,
+    T: tl.constexpr,
+    W: tl.constexpr,
+    PAIRS: tl.constexpr,
+    COMBOS: tl.constexpr,
+    LOW: tl.constexpr,
+    COUNT: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    TOTAL: tl.constexpr,
+    HALF: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    m = tl.program_id(1).to(tl.int64)
+    if tl.load(live + m) == 0:
+        return
+    b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    t = tl.arange(0, WIDE)[None, :]
+    key, now = tl.load(seed + m), tl.load(step + m).to(tl.int32)
+    if TOTAL > 0:
+        # rows past B stay inside the epoch, so that their walk ends
+        row = now % (TOTAL // B) * B + tl.minimum(b, B - 1)
+        stream = feistel(key, now // (TOTAL // B), row, TOTAL, HALF)
+        purpose: tl.constexpr = _DRAWN
+        first = b * 0
+        pair = stream // GROUP_SIZE
+    else:
+        stream = b * 0 + now
+        purpose: tl.constexpr = _TRAIN
+        first = b * W
+        pair = integer(word(key, stream, purpose, 0, first), PAIRS)
+    combo = integer(word(key, stream, purpose, 0, first + 1), COMBOS)
+    item, place = tl.load(combos + combo * 2), tl.load(combos + combo * 2 + 1)
+    noise = word(key, stream[:, None], purpose, 0, (first + 2)[:, None] + t)
+    drawn = LOW + integer(noise, COUNT)
+    at = t - place[:, None]
+    drawn = tl.where(at == 0, item[:, None], drawn)
+    drawn = tl.where(at == 1, tl.load(pairs + pair * 3)[:, None], drawn)
+    drawn = tl.where(at == 2, tl.load(pairs + pair * 3 + 1)[:, None], drawn)
+    inside = (b < B)[:, None] & (t < T)
+    tl.store(tokens + m * B * T + b[:, None] * T + t, drawn, mask=inside)
+    tl.store(targets + m * B + b, item + tl.load(pairs + pair * 3 + 2), mask=b < B)
+
+
+def draw(
+    table: dict[str, Any],
+    seed: torch.Tensor,
+    step: torch.Tensor,
+    tokens: torch.Tensor,
+    targets: torch.Tensor,
+    live: torch.Tensor,
+) -> Launch:
+    """`table`: `AnchorTask.stream_table()`, with its pairs and combos on the device."""
+    members, batch, length = tokens.shape
+    total = table["total"]
+    rows = 32
+    constants = {
+        "B": batch,
+        "T": length,
+        "W": table["words"],
+        "PAIRS": len(table["pairs"]),
+        "COMBOS": len(table["combos"]),
+        "LOW": table["item_low"],
+        "COUNT": table["item_count"],
+        "GROUP_SIZE": table["group_size"],
+        "TOTAL": total,
+        "HALF": max(1, ((total - 1).bit_length() + 1) // 2) if total else 0,
+        "ROWS": rows,
+        "WIDE": triton.next_power_of_2(length),
+    }
+    pointers = {
+        "pairs": table["pairs"],
+        "combos": table["combos"],
+        "seed": seed,
+        "step": step,
+        "tokens": tokens,
+        "targets": targets,
+        "live": live,
+    }
+    return Launch(_draw, (triton.cdiv(batch, rows), members), pointers, constants)

@@ -1,0 +1,197 @@
+"""Embedding of every member's tokens, X = token[id] + position[t], and both tables' gradients.
+
+tokens [M, B, T] int32, X [M, B T, D], tables [M, V, LD] and [M, positions, LD]. A table's
+gradient is a product with the one-hot matrix of its rows' numbers: sums of a fixed order in
+PARTS partial sums, no atomics.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from compfast.engines.triton.common import ATTENTION, power, product, put
+from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.linear import share
+
+
+@triton.jit
+def _forward(
+    tokens,  # [M, B T]
+    token,  # [M, V, LD]
+    position,  # [M, positions, LD]
+    x,  # [M, N, LDX]: the rows n X_STEP + X_FIRST of B T
+    live,  # [M]
+    N: tl.constexpr,
+    T: tl.constexpr,
+    D: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
+    S_TOKENS: tl.constexpr,
+    SP: tl.constexpr,
+    LD: tl.constexpr,
+    SX: tl.constexpr,
+    LDX: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    m = tl.program_id(1).to(tl.int64)
+    if tl.load(live + m) == 0:
+        return
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    d = tl.arange(0, WIDE)[None, :]
+    inside = (n < N)[:, None] & (d < D)
+    source = n * STEP + FIRST
+    ids = tl.load(tokens + m * S_TOKENS + source, mask=n < N, other=0)
+    a = tl.load(token + m * SP + ids[:, None] * LD + d, mask=inside, other=0.0)
+    b = tl.load(position + m * SP + (source % T)[:, None] * LD + d, mask=inside, other=0.0)
+    tl.store(x + m * SX + n[:, None] * LDX + d, a + b, mask=inside)
+
+
+@triton.jit
+def _backward(
+    tokens,  # [M, B T]
+    dx,  # [M, N, LDX]
+    d_token,  # [M, PARTS, V, LD]
+    d_position,  # [M, PARTS, positions, LD]
+    live,
+    N: tl.constexpr,
+    SHARE: tl.constexpr,
+    T: tl.constexpr,
+    D: tl.constexpr,
+    V: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
+    S_TOKENS: tl.constexpr,
+    SG: tl.constexpr,
+    SP: tl.constexpr,
+    LD: tl.constexpr,
+    SX: tl.constexpr,
+    LDX: tl.constexpr,
+    ADD: tl.constexpr,
+    TILES_V: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    m = tl.program_id(2).to(tl.int64)
+    if tl.load(live + m) == 0:
+        return
+    part = tl.program_id(1)
+    # the first TILES_V tiles of rows are the token table's, the others the position table's
+    columns: tl.constexpr = (LD + COLUMNS - 1) // COLUMNS
+    tile, of_tokens = tl.program_id(0) // columns, tl.program_id(0) // columns < TILES_V
+    r = tl.where(of_tokens, tile, tile - TILES_V) * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(0) % columns * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, SHARE, INNER):
+        n = part * SHARE + start + tl.arange(0, INNER)
+        source = n * STEP + FIRST
+        ids = tl.load(tokens + m * S_TOKENS + source, mask=n < N, other=-1)
+        ids = tl.where(of_tokens, ids, source % T)
+        hot = tl.where(r[:, None] == ids[None, :], 1.0, 0.0)
+        inside = (n < N)[:, None] & (d < D)
+        g = tl.load(dx + m * SX + n[:, None] * LDX + d, mask=inside, other=0.0)
+        total += product(hot, g, PRECISION)
+    base = m * SG + part * SP
+    at = r[:, None] * LD + d
+    inside = (r < tl.where(of_tokens, V, 0))[:, None] & (d < LD)
+    put(d_token + base + at, total, inside, ADD)
+    inside = (r < tl.where(of_tokens, 0, POSITIONS))[:, None] & (d < LD)
+    put(d_position + base + at, total, inside, False)
+
+
+def forward(
+    tokens: torch.Tensor,
+    token: torch.Tensor,
+    position: torch.Tensor,
+    x: Rows,
+    live: torch.Tensor,
+    *,
+    ld: int,
+) -> Launch:
+    """token and position: views into the flat vectors [M, P]."""
+    length = tokens.shape[2]
+    step = length // x.each
+    wide = power(x.width)
+    rows = max(4, min(64, 2048 // wide))
+    constants = {
+        "N": x.count,
+        "T": length,
+        "D": x.width,
+        "STEP": step,
+        "FIRST": step - 1,
+        "S_TOKENS": tokens.stride(0),
+        "SP": token.stride(0),
+        "LD": ld,
+        "SX": x.stride,
+        "LDX": x.ld,
+        "ROWS": rows,
+        "WIDE": wide,
+    }
+    pointers = {
+        "tokens": tokens,
+        "token": token,
+        "position": position,
+        "x": x.pointer,
+        "live": live,
+    }
+    return Launch(_forward, (triton.cdiv(x.count, rows), len(live)), pointers, constants)
+
+
+def backward(
+    tokens: torch.Tensor,
+    dx: Rows,
+    d_token: torch.Tensor,
+    d_position: torch.Tensor,
+    live: torch.Tensor,
+    *,
+    vocabulary: int,
+    positions: int,
+    ld: int,
+    add: bool,
+    precision: str,
+) -> Launch:
+    """Into views of the partial gradients [M, PARTS, P]; `add`: a tied head came before."""
+    length, parts = tokens.shape[2], d_token.shape[1]
+    step = length // dx.each
+    rows, columns = 64, min(64, power(dx.width))
+    tiles = triton.cdiv(vocabulary, rows)
+    constants = {
+        "N": dx.count,
+        "SHARE": share(dx.count, parts),
+        "T": length,
+        "D": dx.width,
+        "V": vocabulary,
+        "POSITIONS": positions,
+        "STEP": step,
+        "FIRST": step - 1,
+        "S_TOKENS": tokens.stride(0),
+        "SG": d_token.stride(0),
+        "SP": d_token.stride(1),
+        "LD": ld,
+        "SX": dx.stride,
+        "LDX": dx.ld,
+        "ADD": add,
+        "TILES_V": tiles,
+        "ROWS": rows,
+        "COLUMNS": columns,
+        "INNER": 32,
+        "PRECISION": ATTENTION[precision],
+    }
+    pointers = {
+        "tokens": tokens,
+        "dx": dx.pointer,
+        "d_token": d_token,
+        "d_position": d_position,
+        "live": live,
+    }
+    grid = (
+        (tiles + triton.cdiv(positions, rows)) * triton.cdiv(ld, columns),
+        parts,
+        len(live),
+    )
+    return Launch(_backward, grid, pointers, constants)

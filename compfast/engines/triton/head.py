@@ -1,0 +1,160 @@
+"""Final norm, output layer and cross-entropy, forward and backward, in one kernel.
+
+X [M, N, D] -> losses [M, PARTS], whose rows add up to the mean loss, d loss/dX and the gradients
+of scale, shift, W and b. logits = norm(X) W^T + b stay on chip; as in block.py one program owns
+one of PARTS stretches of rows and adds its weight gradients up in place.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from compfast.engines.triton.block import (
+    add_matrix,
+    add_sums,
+    anew,
+    clear,
+    matrix,
+    put_rows,
+    rows_of,
+    scaled_normal,
+    vector,
+)
+from compfast.engines.triton.common import LINEAR, normal_gradient, power, product
+from compfast.engines.triton.cross_entropy import answers, loss_rows
+from compfast.engines.triton.launch import Launch, Rows
+
+WIDEST = 256  # tokens of the vocabulary
+
+
+@triton.jit
+def _head(
+    x,  # [M, N, LDX]
+    tokens,  # [M, B, T] int32
+    targets,  # [M, B] int32
+    scale,  # [M, D]
+    shift,  # [M, D]
+    weight,  # [M, V, LDW]
+    bias,  # [M, V]
+    dx,  # [M, N, LDX]
+    d_scale,  # [M, PARTS, D]
+    d_shift,  # [M, PARTS, D]
+    d_weight,  # [M, PARTS, V, LDW]
+    d_bias,  # [M, PARTS, V]
+    losses,  # [M, PARTS]
+    live,  # [M]
+    N: tl.constexpr,
+    B: tl.constexpr,
+    T: tl.constexpr,
+    D: tl.constexpr,
+    V: tl.constexpr,
+    P: tl.constexpr,
+    PARTS: tl.constexpr,
+    SHARE: tl.constexpr,
+    LDX: tl.constexpr,
+    LDW: tl.constexpr,
+    EACH: tl.constexpr,
+    ALL: tl.constexpr,
+    NORM: tl.constexpr,
+    BIAS: tl.constexpr,
+    EPSILON: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    TALL: tl.constexpr,
+):
+    m = tl.program_id(1).to(tl.int64)
+    if tl.load(live + m) == 0:
+        return
+    part = tl.program_id(0)
+    first = (m * PARTS + part) * P
+    clear(d_weight + first, V * LDW, 1024)
+    if BIAS:
+        clear(d_bias + first, V, TALL)
+    if NORM:
+        clear(d_scale + first, D, WIDE)
+        clear(d_shift + first, D, WIDE)
+    column = tl.arange(0, TALL)[None, :]
+    loss = tl.zeros((ROWS,), tl.float32)
+    for start in range(0, SHARE, ROWS):
+        # Another thread of this program may have written what this one now adds to.
+        tl.debug_barrier()
+        nothing = anew(live + m)
+        base = first + nothing
+        w = matrix(weight + m * P + nothing, V, D, LDW, TALL, WIDE)
+        n = part * SHARE + start + tl.arange(0, ROWS)
+        inside = n < N
+        h = rows_of(x + m * N * LDX, n, inside, LDX, D, WIDE)
+        if NORM:
+            h, normal, rate = scaled_normal(h, scale + m * P, shift + m * P, D, WIDE, EPSILON)
+        logits = product(h, tl.trans(w), PRECISION)
+        if BIAS:
+            logits += vector(bias + m * P, V, TALL)
+        answer = answers(tokens + m * B * T, targets + m * B, n, inside, T, ALL)
+        value, gradient = loss_rows(logits, column < V, answer, column)
+        loss += tl.where(inside, value, 0.0) * EACH
+        gradient = tl.where(inside[:, None], gradient * EACH, 0.0)
+        dw = product(tl.trans(gradient), h, PRECISION)
+        add_matrix(d_weight + base, dw, V, D, LDW, TALL, WIDE)
+        if BIAS:
+            add_sums(d_bias + base, gradient, V, TALL)
+        dh = product(gradient, w, PRECISION)
+        if NORM:
+            add_sums(d_scale + base, dh * normal, D, WIDE)
+            add_sums(d_shift + base, dh, D, WIDE)
+            dh = normal_gradient(dh * vector(scale + m * P, D, WIDE), normal, rate, D)
+        put_rows(dx + m * N * LDX, dh, n, inside, LDX, D, WIDE, False)
+    tl.store(losses + m * PARTS + part, tl.sum(loss, axis=0))
+
+
+def head(
+    x: Rows,
+    tokens: torch.Tensor,
+    targets: torch.Tensor,
+    params: dict[str, torch.Tensor | None],
+    dx: Rows,
+    gradients: dict[str, torch.Tensor | None],
+    losses: torch.Tensor,
+    live: torch.Tensor,
+    *,
+    vocabulary: int,
+    ld: int,
+    epsilon: float,
+    precision: str,
+) -> Launch:
+    """params: views "weight", "bias", "scale", "shift" (None: not there); gradients likewise."""
+    weight, d_weight = params["weight"], gradients["weight"]
+    assert weight is not None
+    assert d_weight is not None
+    parts, rows = d_weight.shape[1], 16
+    pointers = {"x": x.pointer, "tokens": tokens, "targets": targets, "dx": dx.pointer}
+    for name in ("scale", "shift", "weight", "bias"):
+        given, wanted = params[name], gradients[name]
+        pointers[name] = weight if given is None else given
+        pointers[f"d_{name}"] = d_weight if wanted is None else wanted
+    constants = {
+        "N": x.count,
+        "B": tokens.shape[1],
+        "T": tokens.shape[2],
+        "D": x.width,
+        "V": vocabulary,
+        "P": weight.stride(0),
+        "PARTS": parts,
+        "SHARE": triton.cdiv(x.count, rows * parts) * rows,
+        "LDX": x.ld,
+        "LDW": ld,
+        "EACH": 1.0 / x.count,
+        "ALL": x.each > 1,
+        "NORM": params["scale"] is not None,
+        "BIAS": params["bias"] is not None,
+        "EPSILON": epsilon,
+        "PRECISION": LINEAR[precision],
+        "ROWS": rows,
+        "WIDE": power(x.width),
+        "TALL": power(vocabulary),
+    }
+    pointers |= {"losses": losses, "live": live}
+    options = {"enable_fp_fusion": True, "num_warps": 8}
+    return Launch(_head, (parts, len(live)), pointers, constants, options)

@@ -1,0 +1,56 @@
+"""A launch: a kernel with its grid and arguments, prepared once and run at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Columns [column, column + width) of a buffer [M, rows, ld]; `each` rows a sequence."""
+
+    tensor: torch.Tensor
+    width: int
+    each: int
+    column: int = 0
+
+    @property
+    def pointer(self) -> torch.Tensor:
+        return self.tensor[:, :, self.column :]
+
+    @property
+    def count(self) -> int:
+        return self.tensor.shape[1]
+
+    @property
+    def ld(self) -> int:
+        return self.tensor.shape[2]
+
+    @property
+    def stride(self) -> int:
+        """Floats from one member to the next."""
+        return self.tensor.stride(0)
+
+    def step_from(self, rows: Rows) -> tuple[int, int]:
+        """(step, first): row n of `rows` goes with row n step + first of this buffer."""
+        step = self.each // rows.each
+        return step, step - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """`kernel[grid](*pointers, **constants)`; sizes are constants, so a kernel knows its shape."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    pointers: Mapping[str, torch.Tensor]
+    constants: Mapping[str, Any]
+    # A multiply and the add after it may be contracted, as everywhere but in `adamw.decide`.
+    options: Mapping[str, Any] = field(default_factory=lambda: {"enable_fp_fusion": True})
+
+    def run(self) -> None:
+        self.kernel[self.grid](**self.pointers, **self.constants, **self.options)

@@ -1,0 +1,244 @@
+"""A plan as launches: buffers for C stacked members and B sequences, forward and backward.
+
+Backward is the list of ops reversed. A buffer's gradient is written by its last consumer and
+added to by earlier ones; where a residual is consumed last, its gradient is its op's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from compfast.engines.layout import FlatLayout, pad
+from compfast.engines.triton import (
+    attention,
+    cross_entropy,
+    embedding,
+    layer_norm,
+    linear,
+    rows,
+)
+from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.parts import parts_of
+from compfast.models.plan import Op, Plan, View
+
+
+class Program:
+    """One plan's launches over `params` [C, P], for `tokens` [C, B, T] and `targets` [C, B].
+
+    `forward` fills the logits; `train` also leaves losses [C, .] whose rows add up to the mean
+    loss, and gradients [C, PARTS, P] whose parts add up to its gradient. Members whose `live`
+    entry is zero are left out.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        flat: FlatLayout,
+        params: torch.Tensor,
+        live: torch.Tensor,
+        *,
+        batch: int,
+        length: int,
+        precision: str,
+        epsilon: float,
+    ) -> None:
+        self.plan, self.flat, self.params, self.live = plan, flat, params, live
+        self.batch, self.length = batch, length
+        self.precision, self.epsilon = precision, epsilon
+        members, device = len(params), params.device
+        self.tokens = torch.zeros((members, batch, length), dtype=torch.int32, device=device)
+        self.targets = torch.zeros((members, batch), dtype=torch.int32, device=device)
+        shape = (members, parts_of(batch, length), flat.size)
+        self.gradients = torch.zeros(shape, device=device)  # the padding between runs stays zero
+        self.values = {b.name: self._buffer(b.name) for b in plan.buffers}
+        self.slopes = {
+            op.output.buffer: self._buffer(op.output.buffer)
+            for op in plan.ops
+            if op.output is not None and op.attributes.get("activation")
+        }
+        self.d_values: dict[str, Rows] = {}
+        self.logits = self.values[plan.ops[-1].inputs[0].buffer]
+        shape = (members, cross_entropy.programs(self.logits))
+        self.losses = torch.zeros(shape, device=device)
+        self.forward = [launch for op in plan.ops for launch in self._forward(op)]
+        self.used: set[str] = set()  # tensors that have a gradient already
+        backward = [launch for op in reversed(plan.ops) for launch in self._backward(op)]
+        self.train = [*self.forward, *backward]
+
+    def workspace(self) -> list[torch.Tensor]:
+        """Every buffer whose contents before a step do not matter."""
+        named = (self.values, self.slopes, self.d_values)
+        return [self.losses, *(rows.tensor for part in named for rows in part.values())]
+
+    def _buffer(self, name: str) -> Rows:
+        buffer = self.plan.buffer(name)
+        each = self.length if buffer.rows == "all" else 1
+        shape = (len(self.params), self.batch * each, pad(buffer.width))
+        return Rows(torch.empty(shape, device=self.params.device), buffer.width, each)
+
+    def _view(self, view: View, of: dict[str, Rows]) -> Rows:
+        whole = of[view.buffer]
+        return Rows(whole.tensor, view.width, whole.each, view.column)
+
+    def _parameter(self, name: str, of: torch.Tensor) -> torch.Tensor:
+        return of[..., self.flat.placed[name].offset :]
+
+    def _weights(self, op: Op, of: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """Weight and bias of a linear op, which stand side by side in the table; the row's ld."""
+        weight = self._parameter(op.weights[0], of)
+        bias = self._parameter(op.biases[0], of) if op.biases else None
+        return weight, bias, self.flat.placed[op.weights[0]].ld
+
+    def _forward(self, op: Op) -> Iterator[Launch]:
+        if op.output is None:
+            return
+        y = self._view(op.output, self.values)
+        inputs = [self._view(view, self.values) for view in op.inputs]
+        if op.kind == "embed":
+            token, position = (self._parameter(name, self.params) for name in op.weights)
+            ld = self.flat.placed[op.weights[0]].ld
+            yield embedding.forward(self.tokens, token, position, y, self.live, ld=ld)
+        elif op.kind == "norm":
+            scale = self._parameter(op.weights[0], self.params)
+            shift = self._parameter(op.biases[0], self.params)
+            yield layer_norm.forward(inputs[0], scale, shift, y, self.live, epsilon=self.epsilon)
+        elif op.kind == "linear":
+            weight, bias, ld = self._weights(op, self.params)
+            yield linear.forward(
+                inputs[0],
+                weight,
+                bias,
+                inputs[1] if len(inputs) == 2 else None,
+                y,
+                self.slopes.get(op.output.buffer),
+                self.live,
+                ld=ld,
+                activation=op.attributes.get("activation") or "none",
+                precision=self.precision,
+            )
+        else:
+            q, k, v = inputs
+            yield attention.forward(
+                q, k, v, y, self.live, **op.attributes, precision=self.precision
+            )
+
+    def _backward(self, op: Op) -> Iterator[Launch]:
+        if op.output is None:
+            dx, _, _ = self._gradient_of(op, 0)
+            yield cross_entropy.loss_and_gradient(
+                self.logits, self.tokens, self.targets, dx, self.losses, self.live
+            )
+        elif op.kind == "embed":
+            yield self._embed_backward(op)
+        elif op.kind == "norm":
+            yield from self._norm_backward(op)
+        elif op.kind == "linear":
+            yield from self._linear_backward(op)
+        else:
+            self._need_sole_consumer(op)
+            yield attention.backward(
+                self._view(op.output, self.d_values),
+                *(self._view(view, self.values) for view in op.inputs),
+                *(self._gradient_of(op, i)[0] for i in range(3)),
+                self.live,
+                **op.attributes,
+                precision=self.precision,
+            )
+
+    def _gradient_of(self, op: Op, index: int) -> tuple[Rows, bool, bool]:
+        """(d loss/d input, whether this op adds to it, whether it must be zeroed first)."""
+        view = op.inputs[index]
+        first = view.buffer not in self.d_values
+        if first:
+            self.d_values[view.buffer] = self._buffer(view.buffer)
+        gradient = self._view(view, self.d_values)
+        partial = op.output is not None and self.values[op.output.buffer].each < gradient.each
+        sparse = first and partial and op.kind != "attention"
+        return gradient, not first or sparse, sparse
+
+    def _norm_backward(self, op: Op) -> Iterator[Launch]:
+        assert op.output is not None
+        dx, add, sparse = self._gradient_of(op, 0)
+        if sparse:
+            yield rows.zero(dx, self.live)
+        yield layer_norm.backward(
+            self._view(op.output, self.d_values),
+            self._view(op.inputs[0], self.values),
+            self._parameter(op.weights[0], self.params),
+            dx,
+            self._parameter(op.weights[0], self.gradients),
+            self._parameter(op.biases[0], self.gradients),
+            self.live,
+            epsilon=self.epsilon,
+            add=add,
+        )
+
+    def _linear_backward(self, op: Op) -> Iterator[Launch]:
+        assert op.output is not None
+        dy = self._view(op.output, self.d_values)
+        source = op.inputs[0].buffer
+        if source in self.slopes:
+            self._need_sole_consumer(op, 1)
+        d_weight, d_bias, ld = self._weights(op, self.gradients)
+        add = op.weights[0] in self.used
+        self.used.update(op.weights)
+        yield linear.weight_gradient(
+            dy,
+            self._view(op.inputs[0], self.values),
+            d_weight,
+            d_bias,
+            self.live,
+            ld=ld,
+            add=add,
+            precision=self.precision,
+        )
+        dx, add, sparse = self._gradient_of(op, 0)
+        if sparse:
+            yield rows.zero(dx, self.live)
+        weight, _, _ = self._weights(op, self.params)
+        yield linear.input_gradient(
+            dy,
+            weight,
+            dx,
+            self.slopes.get(source),
+            self.live,
+            ld=ld,
+            add=add,
+            precision=self.precision,
+        )
+        if len(op.inputs) == 2:  # last: an alias of dy may be added to from here on
+            yield from self._residual_backward(op, dy)
+
+    def _residual_backward(self, op: Op, dy: Rows) -> Iterator[Launch]:
+        name = op.inputs[1].buffer
+        if name not in self.d_values and self.values[name].each == dy.each:
+            self.d_values[name] = dy
+            return
+        dx, _, sparse = self._gradient_of(op, 1)
+        if sparse:
+            yield rows.zero(dx, self.live)
+        yield rows.add(dy, dx, self.live)
+
+    def _embed_backward(self, op: Op) -> Launch:
+        assert op.output is not None
+        token, position = (self.flat.placed[name] for name in op.weights)
+        return embedding.backward(
+            self.tokens,
+            self._view(op.output, self.d_values),
+            self._parameter(op.weights[0], self.gradients),
+            self._parameter(op.weights[1], self.gradients),
+            self.live,
+            vocabulary=token.rows,
+            positions=position.rows,
+            ld=token.ld,
+            add=op.weights[0] in self.used,
+            precision=self.precision,
+        )
+
+    def _need_sole_consumer(self, op: Op, inputs: int = 3) -> None:
+        """These kernels write their inputs' gradients, so nobody else may add to them."""
+        for view in op.inputs[:inputs]:
+            readers = [o for o in self.plan.ops for v in o.inputs if v.buffer == view.buffer]
+            assert {id(o) for o in readers} == {id(op)}, f"{view.buffer} has another reader"

@@ -1,0 +1,175 @@
+"""One optimiser step of a stack of members as a list of launches, on a GPU one CUDA graph.
+
+Step counters, rates, seeds and who is live are in device memory, so the same launches serve
+every step of a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from compfast.config import MemberSpec
+from compfast.engines.base import ACTIVE, Tables
+from compfast.engines.layout import FlatLayout
+from compfast.engines.triton import adamw, anchor, fused
+from compfast.engines.triton.fused import FusedProgram
+from compfast.engines.triton.launch import Launch
+from compfast.engines.triton.program import Program
+from compfast.models.plan import transformer_plan
+from compfast.tasks import make_task
+
+HISTORY = 32  # steps between two looks at the device
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Everything that lasts of M members: flat vectors [M, P], step [M], status [M]."""
+
+    params: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    step: torch.Tensor  # int64
+    status: torch.Tensor  # uint8
+
+    @classmethod
+    def zeros(cls, count: int, size: int, device: torch.device) -> Members:
+        flats = [torch.zeros((count, size), device=device) for _ in range(3)]
+        step = torch.zeros(count, dtype=torch.int64, device=device)
+        return cls(*flats, step, torch.zeros(count, dtype=torch.uint8, device=device))
+
+    def rows(self, start: int, stop: int) -> Members:
+        """A view of some of them."""
+        every = (self.params, self.exp_avg, self.exp_avg_sq, self.step, self.status)
+        return Members(*(tensor[start:stop] for tensor in every))
+
+
+def program_for(
+    spec: MemberSpec, flat: FlatLayout, params: torch.Tensor, live: torch.Tensor, batch: int
+) -> Program | FusedProgram:
+    """The launches of one pass of `batch` sequences for members shaped as `spec`."""
+    length, precision = spec.task.seq_len, spec.training.precision
+    how: Any = {"batch": batch, "length": length, "precision": precision}
+    if fused.fits(spec.model, length, precision):
+        return FusedProgram(spec.model, flat, params, live, **how)
+    plan = transformer_plan(spec.model, absorb=False)
+    return Program(plan, flat, params, live, epsilon=spec.model.norm_eps, **how)
+
+
+def flat_layout(spec: MemberSpec) -> FlatLayout:
+    return FlatLayout(spec.model, transformer_plan(spec.model, absorb=False), spec.optimizer.decay)
+
+
+class Step:
+    """`run` moves every live member of the stack on by one step."""
+
+    def __init__(
+        self, specs: Sequence[MemberSpec], flat: FlatLayout, tables: Tables, members: Members
+    ) -> None:
+        first, device = specs[0], members.params.device
+        count = len(specs)
+        self.members, self._graph = members, None
+        self.live = torch.zeros(count, dtype=torch.int32, device=device)
+        self.program = program_for(
+            first, flat, members.params, self.live, first.training.batch_size
+        )
+        self.window = torch.zeros(2, dtype=torch.int64, device=device)
+        self.loss = torch.zeros((count, HISTORY), device=device)
+        self.norm = torch.zeros((count, HISTORY), device=device)
+        self.launches: list[Launch] = [
+            self._draw(specs),
+            *self.program.train,
+            *self._optimise(specs, flat, tables),
+        ]
+
+    def open_window(self, base: int, until: int) -> None:
+        """Members that stand before `until` go live; histories start at step `base`."""
+        self.window.copy_(torch.tensor([base, until]))
+        m = self.members
+        self.live.copy_((m.status == ACTIVE) & (m.step < until))
+        self.loss.fill_(float("nan"))
+        self.norm.fill_(float("nan"))
+
+    def run(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self.launch()
+
+    def launch(self) -> None:
+        """The launches one by one."""
+        for launch in self.launches:
+            launch.run()
+
+    def capture(self) -> None:
+        """From now on replay one CUDA graph. The first launches compile and touch no member."""
+        self.live.zero_()
+        self.launch()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.launch()
+        self._graph: Any = graph
+
+    def _draw(self, specs: Sequence[MemberSpec]) -> Launch:
+        device = self.live.device
+        table = make_task(specs[0].task).stream_table()
+        for name in ("pairs", "combos"):
+            table[name] = torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
+        seeds = torch.tensor([spec.seed for spec in specs], dtype=torch.int64, device=device)
+        p = self.program
+        return anchor.draw(table, seeds, self.members.step, p.tokens, p.targets, self.live)
+
+    def _optimise(
+        self, specs: Sequence[MemberSpec], flat: FlatLayout, tables: Tables
+    ) -> list[Launch]:
+        device, options = self.live.device, [spec.optimizer for spec in specs]
+
+        def column(values: Any) -> torch.Tensor:
+            return torch.tensor(np.asarray(values, np.float64), device=device)
+
+        decays = np.zeros(flat.size // 16, np.float32)
+        for start, size, decayed in flat.segments:
+            decays[start // 16 : (start + size) // 16] = decayed
+        count, m = len(specs), self.members
+        squares = torch.zeros((count, adamw.programs(flat.size)), device=device)
+        go = torch.zeros(count, dtype=torch.int32, device=device)
+        scalars = torch.zeros((count, adamw.SCALARS), device=device)
+        decision = {
+            "squares": squares,
+            "losses": self.program.losses,
+            "lr": column([o.lr for o in options]),
+            "weight_decay": column([o.weight_decay for o in options]),
+            "clip": column([o.clip for o in options]),
+            "scale": column(tables.scale),
+            "offset": column(tables.offset),
+            "correction1": column(tables.bias_correction1),
+            "correction2": column(tables.bias_correction2),
+            "window": self.window,
+            "step": m.step,
+            "status": m.status,
+            "live": self.live,
+            "go": go,
+            "scalars": scalars,
+            "loss_history": self.loss,
+            "norm_history": self.norm,
+        }
+        movement = {
+            "gradients": self.program.gradients,
+            "params": m.params,
+            "exp_avg": m.exp_avg,
+            "exp_avg_sq": m.exp_avg_sq,
+            "decays": torch.from_numpy(decays).to(device),
+            "scalars": scalars,
+            "go": go,
+        }
+        o = options[0]
+        return [
+            adamw.reduce(self.program.gradients, squares, self.live),
+            adamw.decide(decision),
+            adamw.update(movement, beta1=o.beta1, beta2=o.beta2, epsilon=o.eps),
+        ]

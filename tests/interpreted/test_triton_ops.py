@@ -1,0 +1,364 @@
+"""Each Triton kernel under the interpreter: within the budget, alone = among others.
+
+The cases, their float64 and their bands are those of tests/test_ops.py. Buffers arrive full of
+NaN, with columns before and after the op's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import quick_interpreter  # noqa: F401
+import test_ops
+import torch
+from oracle import EPS, assert_within_budget
+from test_ops import Case, Tensors, double, draw, evaluate
+from torch import Tensor
+
+from compfast.engines.triton import (
+    attention,
+    cross_entropy,
+    embedding,
+    layer_norm,
+    linear,
+)
+from compfast.engines.triton.launch import Launch, Rows
+
+# NumPy warns where NaN is computed with.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+Run = Callable[[Tensors, Tensor], Tensors]
+PARTS = 3
+
+
+@dataclass(frozen=True)
+class Kernel:
+    case: Case
+    run: Run  # (inputs, dy) -> the output and every gradient
+
+
+def buffer(m: int, rows: int, width: int, each: int = 1, *, column: int = 0) -> Rows:
+    """NaN everywhere, with room on both sides."""
+    return Rows(torch.full((m, rows, column + width + 3), torch.nan), width, each, column)
+
+
+def filled(value: Tensor, each: int = 1, *, column: int = 0) -> Rows:
+    """[M, N, D] in a buffer of NaN."""
+    rows = buffer(*value.shape, each, column=column)
+    inside(rows)[:] = value
+    return rows
+
+
+def inside(rows: Rows) -> Tensor:
+    return rows.tensor[:, :, rows.column : rows.column + rows.width]
+
+
+def flat(*tensors: Tensor) -> tuple[Tensor, list[Tensor], int]:
+    """([M, P], views where each [M, ...] tensor begins, ld): rows padded to 16 with zeros."""
+    members, ld, pieces = len(tensors[0]), -(-tensors[0].shape[-1] // 16) * 16, []
+    for tensor in tensors:
+        if tensor.ndim == 3:
+            tensor = torch.nn.functional.pad(tensor, (0, ld - tensor.shape[-1]))
+        pieces.append(tensor.reshape(members, -1))
+    whole = torch.cat(pieces, 1).contiguous()
+    starts = [sum(p.shape[1] for p in pieces[:i]) for i in range(len(pieces))]
+    return whole, [whole[:, start:] for start in starts], ld
+
+
+def gradients(whole: Tensor, views: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """NaN partial sums [M, PARTS, P] for a flat vector and its views."""
+    partial = torch.full((whole.shape[0], PARTS, whole.shape[1]), torch.nan)
+    starts = [view.storage_offset() for view in views]
+    return partial, [partial[:, :, start:] for start in starts]
+
+
+def taken(partial: Tensor, start: Tensor, shape: torch.Size, ld: int) -> Tensor:
+    """A tensor's gradient: the parts' sum, without the padding, which must be zero."""
+    offset = start.storage_offset()
+    if len(shape) == 2:
+        return partial[:, :, offset : offset + shape[1]].sum(1)
+    rows = partial[:, :, offset : offset + shape[1] * ld].sum(1).reshape(*shape[:2], ld)
+    assert not rows[..., shape[2] :].nan_to_num().any()
+    return rows[..., : shape[2]]
+
+
+def live(m: int) -> Tensor:
+    return torch.ones(m, dtype=torch.int32)
+
+
+def run(*launches: Launch) -> None:
+    for launch in launches:
+        launch.run()
+
+
+def linear_kernel(activation: str, residual: bool = False, precision: str = "fp32") -> Run:
+    def kernel(t: Tensors, dy: Tensor) -> Tensors:
+        x, weight, bias = t["x"], t["weight"], t.get("bias")
+        m, n, _ = x.shape
+        d_out = weight.shape[1]
+        given = [weight] if bias is None else [weight, bias]
+        whole, (w, *b), ld = flat(*given)
+        partial, (dw, *db) = gradients(whole, [w, *b])
+        xs, y = filled(x, column=5), buffer(m, n, d_out, column=2)
+        slope = None if activation == "none" else buffer(m, n, d_out, column=2)
+        extra = filled(torch.full((m, n, d_out), 0.5)) if residual else None
+        on = live(m)
+        how = {"ld": ld, "precision": precision}
+        first = linear.forward(
+            xs, w, b[0] if b else None, extra, y, slope, on, activation=activation, **how
+        )  # type: ignore[arg-type]
+        run(first)
+        dz = filled(dy if slope is None else dy * inside(slope), column=1)
+        dx = buffer(m, n, x.shape[2], column=5)
+        run(
+            linear.weight_gradient(dz, xs, dw, db[0] if db else None, on, add=False, **how),  # type: ignore[arg-type]
+            linear.input_gradient(dz, w, dx, None, on, add=False, **how),  # type: ignore[arg-type]
+        )
+        found = {"out": inside(y), "x": inside(dx), "weight": taken(partial, w, weight.shape, ld)}
+        if bias is not None:
+            found["bias"] = taken(partial, b[0], bias.shape, ld)
+        return found
+
+    return kernel
+
+
+def norm_kernel(t: Tensors, dy: Tensor) -> Tensors:
+    whole, (scale, shift), _ = flat(t["weight"], t["bias"])
+    partial, (d_scale, d_shift) = gradients(whole, [scale, shift])
+    x, y, on = filled(t["x"], column=2), buffer(*dy.shape), live(len(dy))
+    dx = buffer(*dy.shape, column=2)
+    run(
+        layer_norm.forward(x, scale, shift, y, on, epsilon=1e-5),
+        layer_norm.backward(
+            filled(dy), x, scale, dx, d_scale, d_shift, on, epsilon=1e-5, add=False
+        ),
+    )
+    shape = t["weight"].shape
+    return {
+        "out": inside(y),
+        "x": inside(dx),
+        "weight": taken(partial, scale, shape, 0),
+        "bias": taken(partial, shift, shape, 0),
+    }
+
+
+def attention_kernel(causal: bool, last: bool = False) -> Run:
+    def kernel(t: Tensors, dy: Tensor) -> Tensors:
+        m, b, length, heads, _ = t["k"].shape
+        each = 1 if last else length
+
+        def rows(value: Tensor, each: int, column: int) -> Rows:
+            return filled(value.reshape(m, b * each, -1), each, column=column)
+
+        q, k, v = rows(t["q"], each, 3), rows(t["k"], length, 0), rows(t["v"], length, 7)
+        o, do = buffer(m, b * each, v.width, each), rows(dy, each, 1)
+        dq, dk, dv = (buffer(m, x.count, x.width, x.each, column=x.column) for x in (q, k, v))
+        how = {"heads": heads, "causal": causal, "precision": "fp32"}
+        run(
+            attention.forward(q, k, v, o, live(m), **how),
+            attention.backward(do, q, k, v, dq, dk, dv, live(m), **how),
+        )
+        found = {"out": inside(o).reshape(dy.shape)}
+        for name, rows_ in (("q", dq), ("k", dk), ("v", dv)):
+            found[name] = inside(rows_).reshape(t[name].shape)
+        return found
+
+    return kernel
+
+
+def embedding_kernel(t: Tensors, dy: Tensor) -> Tensors:
+    m, b, length, d = dy.shape
+    tokens = embedding_tokens(t, dy)
+    whole, (token, position), ld = flat(t["token"], t["position"])
+    partial, (d_token, d_position) = gradients(whole, [token, position])
+    x, on = buffer(m, b * length, d, length, column=1), live(m)
+    run(
+        embedding.forward(tokens, token, position, x, on, ld=ld),
+        embedding.backward(
+            tokens,
+            filled(dy.reshape(m, -1, d), length),
+            d_token,
+            d_position,
+            on,
+            vocabulary=t["token"].shape[1],
+            positions=t["position"].shape[1],
+            ld=ld,
+            add=False,
+            precision="fp32",
+        ),
+    )
+    return {
+        "out": inside(x).reshape(dy.shape),
+        "token": taken(partial, token, t["token"].shape, ld),
+        "position": taken(partial, position, t["position"].shape, ld),
+    }
+
+
+def embedding_tokens(t: Tensors, dy: Tensor) -> Tensor:
+    """The tokens that test_ops draws for its case of these sizes."""
+    shape, vocabulary = EMBEDDINGS[dy.shape[1:]], t["token"].shape[1]
+    drawn = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(2))
+    return drawn[: len(dy)].int().contiguous()
+
+
+def loss_kernel(t: Tensors, dy: Tensor) -> Tensors:
+    logits = t["logits"]
+    m, n, vocabulary = logits.shape
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(vocabulary, (LOSSES[n, vocabulary], n), generator=generator)[:m].int()
+    rows, d_rows = filled(logits), buffer(m, n, vocabulary)
+    losses = torch.full((m, cross_entropy.programs(rows)), torch.nan)
+    tokens = torch.zeros((m, n, 1), dtype=torch.int32)
+    run(
+        cross_entropy.loss_and_gradient(rows, tokens, targets.contiguous(), d_rows, losses, live(m))
+    )
+    return {"out": losses.sum(1), "logits": inside(d_rows) * dy[:, None, None]}
+
+
+EMBEDDINGS = {torch.Size([4, 9, 32]): (3, 4, 9), torch.Size([3, 5, 13]): (1, 3, 5)}
+LOSSES = {(13, 101): 3, (4, 32): 1}
+
+
+def last_query_case(m: int, b: int, t: int, h: int, k: int, k_v: int) -> Case:
+    """The attention case with one query a sequence, which sees every key."""
+    whole = test_ops.attention_case(m, b, t, h, k, k_v, causal=False)
+
+    def inputs(g: torch.Generator) -> Tensors:
+        made = whole.inputs(g)
+        return {**made, "q": made["q"][:, :, :1].contiguous()}
+
+    def run(impl: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return whole.run(impl, q=q.expand(-1, -1, t, -1, -1), k=k, v=v)[:, :, :1]
+
+    def bands(dy: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensors:
+        # the first of t equal queries, which alone has a gradient
+        only = torch.zeros(m, b, t, h, k_v, dtype=dy.dtype)
+        only[:, :, :1] = dy
+        found = whole.bands(only, q.expand(-1, -1, t, -1, -1), k, v)
+        return {**found, "out": found["out"][:, :, :1], "q": found["q"][:, :, :1]}
+
+    return Case(run, inputs, bands)
+
+
+def long_case() -> Case:
+    return test_ops.attention_case(1, 1, 100, 1, 8, 8, causal=True)
+
+
+CASES = test_ops.CASES
+KERNELS = {
+    "linear": Kernel(CASES["linear"], linear_kernel("none")),
+    "linear_odd": Kernel(CASES["linear_odd"], linear_kernel("gelu")),
+    "linear_one_member": Kernel(CASES["linear_one_member"], linear_kernel("gelu_tanh")),
+    "linear_relu_one_column": Kernel(CASES["linear_relu_one_column"], linear_kernel("relu")),
+    "linear_many_tiles": Kernel(
+        test_ops.linear_case(2, 200, 70, 72, "none", bias=True), linear_kernel("none")
+    ),
+    "layer_norm": Kernel(CASES["layer_norm"], norm_kernel),
+    "layer_norm_odd": Kernel(CASES["layer_norm_odd"], norm_kernel),
+    "layer_norm_one_member": Kernel(CASES["layer_norm_one_member"], norm_kernel),
+    "layer_norm_many_rows": Kernel(test_ops.norm_case(2, 300, 24), norm_kernel),
+    "attention": Kernel(CASES["attention"], attention_kernel(True)),
+    "attention_odd": Kernel(CASES["attention_odd"], attention_kernel(True)),
+    "attention_all_seen": Kernel(CASES["attention_all_seen"], attention_kernel(False)),
+    "attention_one_position": Kernel(CASES["attention_one_position"], attention_kernel(True)),
+    "attention_long": Kernel(long_case(), attention_kernel(True)),
+    "attention_last_query": Kernel(
+        last_query_case(3, 9, 9, 2, 40, 7), attention_kernel(True, True)
+    ),
+    "cross_entropy": Kernel(CASES["cross_entropy"], loss_kernel),
+    "cross_entropy_whole_vectors": Kernel(CASES["cross_entropy_whole_vectors"], loss_kernel),
+    "embedding": Kernel(CASES["embedding"], embedding_kernel),
+    "embedding_odd": Kernel(CASES["embedding_odd"], embedding_kernel),
+}
+
+
+@pytest.fixture(params=sorted(KERNELS))
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return KERNELS[request.param]
+
+
+def test_forward_and_every_gradient(kernel: Kernel) -> None:
+    inputs, dy = draw(kernel.case)
+    exact = evaluate(kernel.case, "torch", double(inputs), dy.double())
+    eager = evaluate(kernel.case, "torch", inputs, dy)
+    bands = kernel.case.bands(dy.double(), **double(inputs))
+    found = kernel.run(inputs, dy)
+    assert bands.keys() == exact.keys() == found.keys()
+    for name, got in found.items():
+        error = float((eager[name].double() - exact[name]).abs().max())
+        band = EPS * bands[name].numpy()
+        assert_within_budget(name, got.numpy(), exact[name].numpy(), error, band)
+
+
+def test_alone_and_beside_a_nan_a_member_has_the_same_bits(kernel: Kernel) -> None:
+    inputs, dy = draw(kernel.case)
+    together = kernel.run(inputs, dy)
+    first = {name: value[:1] for name, value in inputs.items()}
+    for name, alone in kernel.run(first, dy[:1]).items():
+        assert torch.equal(alone, together[name][:1]), name
+    if len(dy) > 1:
+        for value in inputs.values():
+            value[1:] = torch.nan
+        broken = kernel.run(inputs, dy)
+        for name, got in broken.items():
+            assert torch.equal(got[:1], together[name][:1]), name
+        assert broken["out"][1:].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["linear", "attention_last_query", "embedding", "layer_norm"])
+def test_a_member_that_is_not_live_is_left_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.live", lambda m: torch.zeros(m, dtype=torch.int32))
+    inputs, dy = draw(KERNELS[name].case)
+    assert KERNELS[name].run(inputs, dy)["out"].isnan().all()
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("bf16", 16), ("tf32", 13)])
+def test_a_precision_rounds_the_operands_of_all_three_products(precision: str, bits: int) -> None:
+    """Equal to the bit to the fp32 kernel on operands rounded beforehand."""
+    case = CASES["linear_odd"]
+    inputs, dy = draw(case)
+    inputs = {name: rounded(value, bits) for name, value in inputs.items()}
+    inputs["bias"] += 1e-6
+    wanted = linear_kernel("none")(inputs, rounded(dy, bits))
+    for name, low in (("x", inputs["x"]), ("weight", inputs["weight"])):
+        inputs[name] = low * (1 + 2.0 ** -(25 - bits))  # less than half a unit: rounded away
+    got = linear_kernel("none", precision=precision)(inputs, dy)
+    assert not torch.equal(dy, rounded(dy, bits))
+    for name in ("out", "x", "weight"):
+        assert torch.equal(got[name], wanted[name]), name
+
+
+def rounded(x: Tensor, bits: int) -> Tensor:
+    """To nearest even without the last `bits`, by float64 arithmetic."""
+    mantissa, exponent = torch.frexp(x.double())
+    scale = 2.0 ** (24 - bits)
+    return torch.ldexp((mantissa * scale).round() / scale, exponent).float()
+
+
+def test_the_residual_is_added_after_the_activation() -> None:
+    inputs, dy = draw(CASES["linear_odd"])
+    plain = linear_kernel("gelu")(inputs, dy)["out"]
+    assert torch.equal(linear_kernel("gelu", residual=True)(inputs, dy)["out"], plain + 0.5)
+
+
+def test_two_uses_of_a_weight_add_up() -> None:
+    inputs, dy = draw(CASES["linear_odd"])
+    x, weight = filled(inputs["x"]), inputs["weight"]
+    whole, (w, b), ld = flat(weight, inputs["bias"])
+    partial, (dw, db) = gradients(whole, [w, b])
+    for add in (False, True):
+        linear.weight_gradient(
+            filled(dy), x, dw, db, live(len(dy)), ld=ld, add=add, precision="fp32"
+        ).run()
+        if not add:
+            once = partial.clone()
+    assert torch.equal(partial, 2 * once)
+
+
+def test_positions_past_the_tile_are_refused() -> None:
+    with pytest.raises(ValueError, match="129 positions; the tile holds 128"):
+        attention.group_of(129, False)
