@@ -177,6 +177,18 @@ def draw(case: Case, seed: int = 0) -> tuple[Tensors, Tensor]:
     return inputs, normal(generator, *case.run("torch", **inputs).shape)
 
 
+def evaluate(case: Case, impl: str, inputs: Tensors, dy: Tensor) -> Tensors:
+    """The output and every gradient, by name."""
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
+    out = case.run(impl, **leaves)
+    grads = torch.autograd.grad(out, list(leaves.values()), dy)
+    return {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def double(tensors: Tensors) -> Tensors:
+    return {name: value.double() for name, value in tensors.items()}
+
+
 def adamw_arguments(m: int, count: int, seed: int = 0) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
     flat = {name: normal(g, m, count) for name in ("params", "grads", "exp_avg")}

@@ -293,7 +293,7 @@ def test_a_cuda_device_takes_triton(
 ) -> None:
     monkeypatch.setattr(compfast.engines, "cuda_devices", lambda: 1)
     assert resolve_engine(name, device) == "triton"
-    monkeypatch.setattr(compfast.engines.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("compfast.engines.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="triton is not installed: pip install triton"):
         resolve_engine(name, device)
 

@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from op_cases import CASES, Case, Tensors, adamw_arguments, draw, linear_case
+from op_cases import (
+    CASES,
+    Case,
+    Tensors,
+    adamw_arguments,
+    double,
+    draw,
+    evaluate,
+    linear_case,
+)
 from oracle import EPS, assert_within_budget
-from torch import Tensor
 
 from compfast import _native, ops
 from compfast import philox as streams
@@ -33,18 +41,6 @@ def _nan_in_scratch() -> Iterator[None]:
     _native.poison_scratch(True)
     yield
     _native.poison_scratch(False)
-
-
-def evaluate(case: Case, impl: str, inputs: Tensors, dy: Tensor) -> Tensors:
-    """The output and every gradient, by name."""
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
-    out = case.run(impl, **leaves)
-    grads = torch.autograd.grad(out, list(leaves.values()), dy)
-    return {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
-
-
-def double(tensors: Tensors) -> Tensors:
-    return {name: value.double() for name, value in tensors.items()}
 
 
 def test_forward_and_every_gradient(case: Case) -> None:

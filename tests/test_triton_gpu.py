@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_engines
+from architectures import NAMES
 from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
 
@@ -43,7 +44,7 @@ def engine(specs: list[MemberSpec], **how: Any) -> Any:
     return made
 
 
-@pytest.mark.parametrize("name", test_engines.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_forward_and_every_gradient(name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 

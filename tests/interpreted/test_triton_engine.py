@@ -12,6 +12,7 @@ import test_engines
 import test_independence
 import test_precision
 import torch
+from architectures import NAMES
 from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
 
@@ -56,7 +57,7 @@ def test_forward_and_every_gradient(way: str, name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", test_engines.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_forward_and_every_gradient_of_all(way: str, name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 
@@ -99,7 +100,7 @@ def test_bits_depend_on_no_neighbour_order_stack_or_chunk() -> None:
     order = [3, 0, 4]
     parts = make_engine("triton", [specs[i] for i in order], make_tables(specs[:3]))
     tables = make_tables([specs[i] for i in order])
-    engine = type(parts)([specs[i] for i in order], tables, stacked=2)
+    engine = type(parts)([specs[i] for i in order], tables, stacked=2)  # type: ignore[call-arg]
     engine.initialise()
     losses = np.concatenate([engine.advance(until).loss for until in (1, STEPS)], axis=1)
     same_bits(engine.state(), whole.state(), range(3), order)

@@ -1,6 +1,6 @@
 """Each Triton kernel under the interpreter: within the budget, alone = among others.
 
-The cases, their float64 and their bands are those of tests/test_ops.py. Buffers arrive full of
+The cases, their float64 and their bands are those of tests/op_cases.py. Buffers arrive full of
 NaN, with columns before and after the op's own.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import op_cases
 import pytest
 import quick_interpreter  # noqa: F401
-import test_ops
 import torch
+from op_cases import Case, Tensors, double, draw, evaluate
 from oracle import EPS, assert_within_budget
-from test_ops import Case, Tensors, double, draw, evaluate
 from torch import Tensor
 
 from compfast.engines.triton import (
@@ -46,7 +47,7 @@ def buffer(m: int, rows: int, width: int, each: int = 1, *, column: int = 0) -> 
 
 def filled(value: Tensor, each: int = 1, *, column: int = 0) -> Rows:
     """[M, N, D] in a buffer of NaN."""
-    rows = buffer(*value.shape, each, column=column)
+    rows = buffer(*value.shape, each, column=column)  # type: ignore[misc]
     inside(rows)[:] = value
     return rows
 
@@ -105,16 +106,16 @@ def linear_kernel(activation: str, residual: bool = False, precision: str = "fp3
         slope = None if activation == "none" else buffer(m, n, d_out, column=2)
         extra = filled(torch.full((m, n, d_out), 0.5)) if residual else None
         on = live(m)
-        how = {"ld": ld, "precision": precision}
+        how: Any = {"ld": ld, "precision": precision}
         first = linear.forward(
             xs, w, b[0] if b else None, extra, y, slope, on, activation=activation, **how
-        )  # type: ignore[arg-type]
+        )
         run(first)
         dz = filled(dy if slope is None else dy * inside(slope), column=1)
         dx = buffer(m, n, x.shape[2], column=5)
         run(
-            linear.weight_gradient(dz, xs, dw, db[0] if db else None, on, add=False, **how),  # type: ignore[arg-type]
-            linear.input_gradient(dz, w, dx, None, on, add=False, **how),  # type: ignore[arg-type]
+            linear.weight_gradient(dz, xs, dw, db[0] if db else None, on, add=False, **how),
+            linear.input_gradient(dz, w, dx, None, on, add=False, **how),
         )
         found = {"out": inside(y), "x": inside(dx), "weight": taken(partial, w, weight.shape, ld)}
         if bias is not None:
@@ -223,7 +224,7 @@ LOSSES = {(13, 101): 3, (4, 32): 1}
 
 def last_query_case(m: int, b: int, t: int, h: int, k: int, k_v: int) -> Case:
     """The attention case with one query a sequence, which sees every key."""
-    whole = test_ops.attention_case(m, b, t, h, k, k_v, causal=False)
+    whole = op_cases.attention_case(m, b, t, h, k, k_v, causal=False)
 
     def inputs(g: torch.Generator) -> Tensors:
         made = whole.inputs(g)
@@ -243,22 +244,22 @@ def last_query_case(m: int, b: int, t: int, h: int, k: int, k_v: int) -> Case:
 
 
 def long_case() -> Case:
-    return test_ops.attention_case(1, 1, 100, 1, 8, 8, causal=True)
+    return op_cases.attention_case(1, 1, 100, 1, 8, 8, causal=True)
 
 
-CASES = test_ops.CASES
+CASES = op_cases.CASES
 KERNELS = {
     "linear": Kernel(CASES["linear"], linear_kernel("none")),
     "linear_odd": Kernel(CASES["linear_odd"], linear_kernel("gelu")),
     "linear_one_member": Kernel(CASES["linear_one_member"], linear_kernel("gelu_tanh")),
     "linear_relu_one_column": Kernel(CASES["linear_relu_one_column"], linear_kernel("relu")),
     "linear_many_tiles": Kernel(
-        test_ops.linear_case(2, 200, 70, 72, "none", bias=True), linear_kernel("none")
+        op_cases.linear_case(2, 200, 70, 72, "none", bias=True), linear_kernel("none")
     ),
     "layer_norm": Kernel(CASES["layer_norm"], norm_kernel),
     "layer_norm_odd": Kernel(CASES["layer_norm_odd"], norm_kernel),
     "layer_norm_one_member": Kernel(CASES["layer_norm_one_member"], norm_kernel),
-    "layer_norm_many_rows": Kernel(test_ops.norm_case(2, 300, 24), norm_kernel),
+    "layer_norm_many_rows": Kernel(op_cases.norm_case(2, 300, 24), norm_kernel),
     "attention": Kernel(CASES["attention"], attention_kernel(True)),
     "attention_odd": Kernel(CASES["attention_odd"], attention_kernel(True)),
     "attention_all_seen": Kernel(CASES["attention_all_seen"], attention_kernel(False)),

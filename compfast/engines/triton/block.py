@@ -180,9 +180,9 @@ def _forward(
     put_rows(s + out, total, q_at, q_in, LDX, D, WIDE, False)
 
     if PRE:
-        h, normal, rate = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
+        h, _normal, _rate = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
     else:
-        h, normal, rate = scaled_normal(total, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
+        h, _normal, _rate = scaled_normal(total, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
         total = h
     if FFN_BIASES:
         total += vector(params + BD, D, WIDE)
@@ -194,13 +194,13 @@ def _forward(
         up = product(h, tl.trans(w), PRECISION)
         if FFN_BIASES:
             up += tl.load(params + BU + c, mask=c < FF, other=0.0)[None, :]
-        up, slope = activated(up, ACTIVATION)
+        up, _slope = activated(up, ACTIVATION)
         at = params + WD + d[:, None] * LDF + c[None, :]
         w = tl.load(at, mask=(d < D)[:, None] & (c < FF)[None, :], other=0.0)
         total += product(up, tl.trans(w), PRECISION)
     if not PRE:
         put_rows(r + out, total, q_at, q_in, LDX, D, WIDE, False)
-        total, normal, rate = scaled_normal(
+        total, _normal, _rate = scaled_normal(
             total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON
         )
     put_rows(y + out, total, q_at, q_in, LDX, D, WIDE, False)

@@ -42,7 +42,7 @@ def _forward(
     d = tl.arange(0, WIDE)[None, :]
     whole = (n < N) & (d < D)
     row = tl.load(x + m * SX + (n * X_STEP + X_FIRST) * LDX + d, mask=whole, other=0.0)
-    normal, rate = normal_rows(row, d < D, D, EPSILON)
+    normal, _rate = normal_rows(row, d < D, D, EPSILON)
     a = tl.load(scale + m * SP + d, mask=d < D, other=0.0)
     b = tl.load(shift + m * SP + d, mask=d < D, other=0.0)
     tl.store(y + m * SY + n * LDY + d, normal * a + b, mask=whole)

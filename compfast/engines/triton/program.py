@@ -7,6 +7,7 @@ added to by earlier ones; where a residual is consumed last, its gradient is its
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -22,6 +23,11 @@ from compfast.engines.triton import (
 from compfast.engines.triton.launch import Launch, Rows
 from compfast.engines.triton.parts import parts_of
 from compfast.models.plan import Op, Plan, View
+
+
+def _how(op: Op) -> dict[str, Any]:
+    """What attention's kernels want of an op; they know d_k from their views."""
+    return {name: op.attributes[name] for name in ("heads", "causal")}
 
 
 class Program:
@@ -120,9 +126,7 @@ class Program:
             )
         else:
             q, k, v = inputs
-            yield attention.forward(
-                q, k, v, y, self.live, **op.attributes, precision=self.precision
-            )
+            yield attention.forward(q, k, v, y, self.live, **_how(op), precision=self.precision)
 
     def _backward(self, op: Op) -> Iterator[Launch]:
         if op.output is None:
@@ -143,7 +147,7 @@ class Program:
                 *(self._view(view, self.values) for view in op.inputs),
                 *(self._gradient_of(op, i)[0] for i in range(3)),
                 self.live,
-                **op.attributes,
+                **_how(op),
                 precision=self.precision,
             )
 
