@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import architectures
 import numpy as np
 import pytest
 import test_engines
-from architectures import NAMES
 from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
 
@@ -44,7 +44,7 @@ def engine(specs: list[MemberSpec], **how: Any) -> Any:
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", architectures.NAMES)
 def test_forward_and_every_gradient(name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 
