@@ -64,7 +64,7 @@ class Barrier {
 
 // The most that any op of the plan wants.
 int64_t scratch_size(const PlanRecord& plan) {
-  int64_t size = 0;
+  int64_t size = 1;
   for (int i = 0; i < plan.op_count; i++) {
     const OpRecord& op = plan.ops[i];
     const int64_t t = op.in[1].rows, d = op.in[1].width;

@@ -79,7 +79,7 @@ struct Fixture {
     PlanRecord plan;
     plan.flat_size = FLAT;
     plan.workspace_size = 64;
-    plan.packed_size = plan.scratch_size = 1;
+    plan.packed_size = 1;
     plan.batch = plan.positions = plan.vocabulary = 1;
     GroupArrays arrays;
     arrays.members = members;
