@@ -163,7 +163,7 @@ def test_ceilings_of_this_machine() -> None:
         (["--roofline", "--d-model", "32,64"], "model.d_model has several values"),
         (["--roofline", "--d-model", "x"], "'x' is not a whole number"),
         (["--roofline", "--engine", "eager"], "--engine is not known"),
-        (["--roofline", "--precision", "fp64"], "one of fp32, bf16"),
+        (["--roofline", "--precision", "fp64"], "one of fp32, tf32, bf16"),
         (["--roofline", "--set", "model.foo=1"], "model.foo is not known"),
         (["--roofline", "--threads", "0"], "at least 1"),
         (["--roofline", "--threads", "100000"], f"{doctor.cores()} cores"),
