@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -93,6 +94,22 @@ def test_the_bar_follows_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert run.finished
     assert live.meter.step == 46
     assert sum(live.meter.counts.values()) == 3
+
+
+@pytest.mark.parametrize("shown", [Lines, Live])
+def test_a_sweep_shows_its_parts_and_what_went_wrong(
+    shown: type[Lines] | type[Live], capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = shown(Output())
+    with callback if isinstance(callback, Live) else contextlib.nullcontext():
+        callback.on_parts(3, 8, {"symmetric": 20, "mixed": 0})
+        callback.on_tick(40, 100)
+        callback.on_note("part 2 [x] is tried again: its worker died")
+        callback.on_parts(3, 8, {"symmetric": 21, "mixed": 0})
+    lines = capsys.readouterr().out.splitlines()
+    assert "part 2 [x] is tried again: its worker died" in lines
+    assert sum("part 3/8" in line for line in lines) == 1
+    assert callback.meter.verdicts == "symmetric 21"
 
 
 class _Gone(io.StringIO):

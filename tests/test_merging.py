@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,12 @@ from compfast.runs import Run
 
 # Two shapes; stop rules and a member that diverges at once (lr 1e30).
 SWEEP: Any = (("model.layers", (1, 2)), ("optimizer.lr", (1e-3, 1e30)), ("seed", (0, 1)))
+SMALL = [
+    "--models", "6", "--gamma-range", "0.3:0.9", "--seeds", "2", "--layers", "1", "--d-model", "8",
+    "--batch-size", "4", "--steps", "3000", "--engine", "native",
+    "--set", "evaluation.seen_items=16", "--set", "evaluation.unseen_items=16",
+]  # fmt: skip
+LIMIT = 240.0  # seconds; only to end a test that hangs
 SNAPSHOTS = {"snapshots": (0, 12, 46)}
 
 
@@ -202,28 +212,43 @@ def test_out_is_another_run(shards: list[Path], whole: Run, tmp_path: Path) -> N
         compfast.merge(shards, tmp_path)
 
 
-def test_shards_as_plain_processes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a SLURM array does: one command line, I/N apart, then one merge."""
-    common = [
-        "--models", "6", "--gamma-range", "0.3:0.9", "--seeds", "2", "--layers", "1",
-        "--d-model", "8", "--batch-size", "4", "--steps", "12", "--threads", "1",
-        "--engine", "native", "--quiet",
-        "--set", "evaluation.seen_items=16", "--set", "evaluation.unseen_items=16",
-    ]  # fmt: skip
-    python = [sys.executable, "-m"]
-    parts = [tmp_path / f"part-{i}" for i in range(4)]
-    processes = [
-        subprocess.Popen(
-            [*python, "compfast.ensemble", *common, "--shard", f"{i}/4", "--out", str(part)]
-        )
-        for i, part in enumerate(parts)
-    ]
-    assert [process.wait(120) for process in processes] == [0] * 4
-    merged = tmp_path / "merged"
-    subprocess.run([*python, "compfast.merging", merged, *parts], check=True, timeout=120)
+def documented_task() -> str:
+    """What docs/cluster.md gives SLURM to run, for four small tasks."""
+    text = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text()
+    (task,) = re.findall(r"sbatch .* --wrap '(.*)'", text)
+    large = "--models 4096 --gamma-range 0.1:1.5 --shard $SLURM_ARRAY_TASK_ID/64"
+    assert large in task
+    return str(task).replace(large, f"{' '.join(SMALL)} --shard $SLURM_ARRAY_TASK_ID/4")
+
+
+def test_a_slurm_array_as_plain_processes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The documented line, one task of it killed and requeued, then the documented merge."""
+    task = documented_task()
+    (tmp_path / "map").mkdir()
+
+    def start(i: int) -> subprocess.Popen[bytes]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        slurm = {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_CPUS_PER_TASK": "1"}
+        environment = {**os.environ, **slurm, "SHARED": str(tmp_path), "PATH": path}
+        return subprocess.Popen(["sh", "-c", task], env=environment)
+
+    processes = [start(i) for i in range(4)]
+    while not (tmp_path / "map" / "part-2" / "tables.safetensors").exists():
+        assert processes[2].poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    processes[2].kill()
+    assert processes[2].wait(LIMIT) == -signal.SIGKILL
+    processes[2] = start(2)
+    assert [process.wait(LIMIT) for process in processes] == [0] * 4
+    parts = [str(tmp_path / "map" / f"part-{i}") for i in range(4)]
+    merged = tmp_path / "map" / "whole"
+    command = [sys.executable, "-m", "compfast.merging", str(merged), *parts]
+    subprocess.run(command, check=True, timeout=LIMIT)
     assert "mean inferential" in capfd.readouterr().out
     assert (merged / "report" / "index.html").exists()
-    assert main([*common, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*SMALL, "--threads", "1", "--quiet", "--out", str(tmp_path / "whole")]) == 0
     assert_same_run(compfast.load(tmp_path / "whole"), compfast.load(merged))
-    assert merging.main([str(tmp_path / "none"), *map(str, parts[:3])]) == 2
+    assert merging.main([str(tmp_path / "none"), *parts[:3]]) == 2
     assert capfd.readouterr().err == "compfast: no part holds member 4; the sweep has 6\n"

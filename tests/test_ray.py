@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -65,14 +66,20 @@ def nodes() -> Iterator[Nodes]:
     started.close()
 
 
-def start(nodes: Nodes, *argv: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "compfast.ensemble", *argv]
-    return subprocess.Popen(
-        [*command, "--cluster", f"ray:{nodes.address}"],
+@contextlib.contextmanager
+def started(nodes: Nodes, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    """A driver; it does not outlive the test."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compfast.ensemble", *argv, "--cluster", f"ray:{nodes.address}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def alone(path: Path, argv: list[str]) -> compfast.Run:
@@ -80,11 +87,17 @@ def alone(path: Path, argv: list[str]) -> compfast.Run:
     return compfast.load(path)
 
 
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    """What a driver printed until it ended with `code`."""
+    said, complaints = process.communicate(timeout=LIMIT)
+    assert process.returncode == code, complaints
+    return said + complaints
+
+
 def test_two_nodes_give_the_bits_of_one_process(nodes: Nodes, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    process = start(nodes, *SHORT, "--out", str(out))
-    said, complaints = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, complaints
+    with started(nodes, *SHORT, "--out", str(out)) as process:
+        said = ended(process)
     assert "part 6/6" in said
     assert "mean inferential" in said
     run = compfast.load(out)
@@ -99,17 +112,16 @@ def test_killed_workers_and_a_killed_node(nodes: Nodes, seed: int, tmp_path: Pat
     """Workers die at random moments, then a node with what runs there; one comes back."""
     moments = random.Random(seed)
     out = tmp_path / "sweep"
-    process = start(nodes, *LONG, "--out", str(out))
     killed = 0
-    while killed < 3 and process.poll() is None:
-        time.sleep(moments.uniform(0.5, 2.0))
-        killed += nodes.tell("kill-worker")
-    assert killed == 3
-    time.sleep(moments.uniform(0.5, 2.0))
-    nodes.tell("kill-node")
-    nodes.tell("add-node")
-    said, complaints = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, complaints
+    with started(nodes, *LONG, "--out", str(out)) as process:
+        while killed < 3:
+            time.sleep(moments.uniform(0.2, 2.0))
+            killed += nodes.tell("kill-worker")
+            assert process.poll() is None, process.communicate()
+        time.sleep(moments.uniform(0.2, 2.0))
+        nodes.tell("kill-node")
+        nodes.tell("add-node")
+        said = ended(process)
     assert said.count("is tried again: its worker died") >= killed
     assert_same_run(alone(tmp_path / "whole", LONG), compfast.load(out))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep", "whole"]
@@ -121,20 +133,16 @@ def test_a_stopped_or_killed_driver_goes_on(
     nodes: Nodes, number: signal.Signals, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
-    process = start(nodes, *LONG, "--out", str(out))
-    assert process.stdout is not None
-    while "part 1/6" not in (line := process.stdout.readline()):
-        assert line, "it ended too early"
-    time.sleep(0.7)
-    process.send_signal(number)
-    _, complaints = process.communicate(timeout=LIMIT)
-    assert process.returncode == (3 if number == signal.SIGINT else -9)
-    if number == signal.SIGINT:
-        assert f"continue with --resume {out} --cluster ray" in complaints
+    with started(nodes, *LONG, "--out", str(out)) as process:
+        assert process.stdout is not None
+        while "part 1/6" not in (line := process.stdout.readline()):
+            assert line, process.communicate()
+        time.sleep(0.7)
+        process.send_signal(number)
+        said = ended(process, 3 if number == signal.SIGINT else -9)
+    assert (f"continue with --resume {out} --cluster ray" in said) == (number == signal.SIGINT)
     assert not compfast.load(out).finished
-    process = start(nodes, "--resume", str(out))
-    said, complaints = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, complaints
-    assert "part 0/6" not in said
+    with started(nodes, "--resume", str(out)) as process:
+        assert "part 0/6" not in ended(process)
     assert_same_run(alone(tmp_path / "whole", LONG), compfast.load(out))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep", "whole"]
