@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ import compfast
 from compfast import storage
 from compfast.cluster import driver, sweep
 from compfast.cluster import store as stores
+from compfast.cluster.on_ray import _refuse_silence
 from compfast.cluster.part import Answer, Facts, Job, Outcome, _Reporter, here, probe, run_part
 from compfast.cluster.store import Store, commit, committed, fetch, open_store
 from compfast.ensemble import main
@@ -403,10 +405,22 @@ def test_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for more, said in (
         (["--cluster", "slurm"], "--cluster is 'slurm'; it must be ray or ray:ADDRESS"),
         (["--cluster", "ray:"], "--cluster is 'ray:'"),
+        (["--cluster", "ray:ray://head:10001"], "the driver runs on a node of the cluster"),
         (["--storage", "/x"], "it needs --cluster ray"),
     ):
         assert main([*argv, *more]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_an_address_where_nothing_listens() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, so nobody else's, but it does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(compfast.UsageError, match=f"no Ray cluster answers at {address}"):
+            _refuse_silence(address)
+        taken.listen()
+        _refuse_silence(address)
+    _refuse_silence("auto")
 
 
 def test_without_ray(

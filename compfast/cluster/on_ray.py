@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import socket
 from typing import Any
 
 from compfast.cluster.part import Answer, Job, Outcome, probe, run_part
@@ -10,6 +12,7 @@ from compfast.errors import UsageError
 
 _PROBE_SECONDS = 180.0  # to start a worker on every node and hear from it
 _BOARD_SECONDS = 5.0
+_CONNECT_SECONDS = 10.0
 
 Reports = dict[int, tuple[int, int, dict[str, int]]]
 
@@ -19,6 +22,11 @@ def cluster_address(text: str) -> str | None:
     name, colon, address = text.partition(":")
     if name != "ray" or (colon and not address):
         raise UsageError(f"--cluster is {text!r}; it must be ray or ray:ADDRESS")
+    if "://" in address:
+        raise UsageError(
+            f"--cluster is {text!r}; ADDRESS is HOST:PORT or auto, and the driver runs on a node"
+            " of the cluster"
+        )
     return address or None
 
 
@@ -60,6 +68,7 @@ class RayCluster:
                 "--cluster ray needs the package ray, which is not installed:"
                 " pip install 'compfast[ray]'"
             ) from None
+        _refuse_silence(address or os.environ.get("RAY_ADDRESS", ""))
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -149,6 +158,17 @@ class RayCluster:
             "scheduling_strategy": self._on_node(own, soft=False),
         }
         return self._ray.remote(**options)(Board).remote()
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise UsageError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # none, or a word that Ray knows
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray cluster answers at {address}: {error}") from None
 
 
 def train_task(job: Job, part: int, board: Any) -> Outcome:
