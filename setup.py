@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CMAKE = (3, 20)
 SETUPTOOLS = 77  # the first that reads `license = "Apache-2.0"`
-COMPILER = "a C++17 compiler (GCC >= 11; set CXX to choose one)"
+COMPILER = "a C++17 compiler (GCC >= 11 or Clang >= 14; set CXX to choose one)"
 
 
 class CMakeBuild(build_ext):

@@ -25,7 +25,6 @@ struct AttentionShape {
 inline void columns_of(const float* in, long ld, long t, long d, float* out, long t_pad) {
   typedef float v4 __attribute__((vector_size(16)));
   typedef float v4_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
-  typedef int32_t i4 __attribute__((vector_size(16)));
   long j = 0;
   for (; j + 4 <= t; j += 4) {
     const float* rows = in + j * ld;
@@ -35,15 +34,15 @@ inline void columns_of(const float* in, long ld, long t, long d, float* out, lon
       const v4 r1 = *reinterpret_cast<const v4_unaligned*>(rows + ld + c);
       const v4 r2 = *reinterpret_cast<const v4_unaligned*>(rows + 2 * ld + c);
       const v4 r3 = *reinterpret_cast<const v4_unaligned*>(rows + 3 * ld + c);
-      const v4 a = __builtin_shuffle(r0, r1, i4{0, 4, 1, 5});
-      const v4 b = __builtin_shuffle(r0, r1, i4{2, 6, 3, 7});
-      const v4 e = __builtin_shuffle(r2, r3, i4{0, 4, 1, 5});
-      const v4 f = __builtin_shuffle(r2, r3, i4{2, 6, 3, 7});
+      const v4 a = shuffle<0, 4, 1, 5>(r0, r1);
+      const v4 b = shuffle<2, 6, 3, 7>(r0, r1);
+      const v4 e = shuffle<0, 4, 1, 5>(r2, r3);
+      const v4 f = shuffle<2, 6, 3, 7>(r2, r3);
       float* to = out + c * t_pad + j;
-      *reinterpret_cast<v4_unaligned*>(to) = __builtin_shuffle(a, e, i4{0, 1, 4, 5});
-      *reinterpret_cast<v4_unaligned*>(to + t_pad) = __builtin_shuffle(a, e, i4{2, 3, 6, 7});
-      *reinterpret_cast<v4_unaligned*>(to + 2 * t_pad) = __builtin_shuffle(b, f, i4{0, 1, 4, 5});
-      *reinterpret_cast<v4_unaligned*>(to + 3 * t_pad) = __builtin_shuffle(b, f, i4{2, 3, 6, 7});
+      *reinterpret_cast<v4_unaligned*>(to) = shuffle<0, 1, 4, 5>(a, e);
+      *reinterpret_cast<v4_unaligned*>(to + t_pad) = shuffle<2, 3, 6, 7>(a, e);
+      *reinterpret_cast<v4_unaligned*>(to + 2 * t_pad) = shuffle<0, 1, 4, 5>(b, f);
+      *reinterpret_cast<v4_unaligned*>(to + 3 * t_pad) = shuffle<2, 3, 6, 7>(b, f);
     }
     for (; c < d; c++)
       for (long r = 0; r < 4; r++) out[c * t_pad + j + r] = rows[r * ld + c];

@@ -36,14 +36,13 @@ inline vu neighbours(vf first, vf second) {
 #if defined(__AVX512BF16__) && COMPFAST_WIDTH == 16
   return (vu)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
 #elif COMPFAST_WIDTH == 16
-  const vi even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-  return pair(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, even + 1));
+  return pair(shuffle<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(first, second),
+              shuffle<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(first, second));
 #elif COMPFAST_WIDTH == 8
-  const vi even = {0, 2, 4, 6, 8, 10, 12, 14};
-  return pair(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, even + 1));
+  return pair(shuffle<0, 2, 4, 6, 8, 10, 12, 14>(first, second),
+              shuffle<1, 3, 5, 7, 9, 11, 13, 15>(first, second));
 #else
-  const vi even = {0, 2, 4, 6};
-  return pair(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, even + 1));
+  return pair(shuffle<0, 2, 4, 6>(first, second), shuffle<1, 3, 5, 7>(first, second));
 #endif
 }
 

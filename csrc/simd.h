@@ -1,4 +1,5 @@
-// One vector type for every instruction set: GCC vector extensions, COMPFAST_WIDTH lanes.
+// One vector type for every instruction set: the vector extensions of GCC and
+// Clang, COMPFAST_WIDTH lanes.
 // The compiler may not contract a*b+c (-ffp-contract=off): every fused operation is a call of
 // fma() below, so that the order and rounding of an operation is what the source says.
 #pragma once
@@ -70,19 +71,29 @@ inline vi lane_index() {
 // Lanes [0, n) of a vector; n may be negative or larger than W.
 inline vi first_lanes(long n) { return lane_index() < splat_int(n > W ? W : n < 0 ? 0 : (int)n); }
 
+// Lane i is lane LANES[i] of a followed by b. GCC has Clang's builtin only from version 12 on.
+template <int... LANES, typename V>
+inline V shuffle(V a, V b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, LANES...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){LANES...});
+#endif
+}
+
 // x with its halves (quarters, ...) exchanged: log2(W) of these combine all lanes.
 template <int STRIDE>
 inline vf exchange(vf x) {
 #if COMPFAST_WIDTH == 16
   constexpr int S = STRIDE;
-  return __builtin_shuffle(x, vi{0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S, 8 ^ S,
-                                 9 ^ S, 10 ^ S, 11 ^ S, 12 ^ S, 13 ^ S, 14 ^ S, 15 ^ S});
+  return shuffle<0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S, 8 ^ S, 9 ^ S, 10 ^ S,
+                 11 ^ S, 12 ^ S, 13 ^ S, 14 ^ S, 15 ^ S>(x, x);
 #elif COMPFAST_WIDTH == 8
   constexpr int S = STRIDE;
-  return __builtin_shuffle(x, vi{0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S});
+  return shuffle<0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S, 4 ^ S, 5 ^ S, 6 ^ S, 7 ^ S>(x, x);
 #else
   constexpr int S = STRIDE;
-  return __builtin_shuffle(x, vi{0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S});
+  return shuffle<0 ^ S, 1 ^ S, 2 ^ S, 3 ^ S>(x, x);
 #endif
 }
 

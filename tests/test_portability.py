@@ -1,10 +1,10 @@
-"""Machines that are not this one, under qemu's user mode: aarch64, and an x86-64 without AVX.
+"""Other machines, under qemu's user mode: aarch64, and an x86-64 without AVX; another compiler.
 
-    apt-get install g++-aarch64-linux-gnu qemu-user
+    apt-get install g++-aarch64-linux-gnu qemu-user clang
     python -m pytest -m portability
 
-Without the tools it fails, as it was asked for. The kernels run under UBSan, on aarch64 under
-AddressSanitizer too.
+Without the tools it fails, as it was asked for. The kernels run under UBSan and, but for x86-64
+in qemu, under AddressSanitizer.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from test_isa import CMAKE_FLAGS, exported_symbols
+from test_isa import CMAKE_FLAGS, exported_symbols, isas
 
 pytestmark = pytest.mark.portability
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = "g++-aarch64-linux-gnu qemu-user clang"
 CROSS = "aarch64-linux-gnu-"
 LIBRARIES = "/usr/aarch64-linux-gnu"
 OLD_CPU = "Nehalem"  # x86-64-v2: what NumPy's wheels need, and no AVX
@@ -34,7 +35,7 @@ def tool(name: str) -> str:
     places = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        pytest.fail(f"{name} is missing: apt-get install g++-aarch64-linux-gnu qemu-user")
+        pytest.fail(f"{name} is missing: apt-get install {PACKAGES}")
     return found
 
 
@@ -150,3 +151,19 @@ def test_an_old_cpu_refuses_what_it_cannot_run(native_extension: None) -> None:
     assert old.stderr == ""
     problems = old.stdout.split("\nproblems\n")[1].splitlines()
     assert "  COMPFAST_ISA is 'v4'; this machine and build can run generic" in problems
+
+
+@pytest.fixture(scope="module")
+def clang(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(
+        tmp_path_factory.mktemp("clang"),
+        tuple(f"kernels_test_{isa}" for isa in isas("supported")),
+        f"-DCMAKE_CXX_COMPILER={tool('clang++')}",
+    )
+
+
+@pytest.mark.parametrize("isa", isas("supported"))
+def test_kernels_built_by_clang(clang: Path, isa: str) -> None:
+    tested = run(str(clang / f"kernels_test_{isa}"))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert tested.stdout.endswith(" lanes: 0 failures\n")
