@@ -244,7 +244,7 @@ inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimize
                                int64_t step) {
   const int64_t begun = begin(w.profile);
   add_halves(plan, w);
-  StepResult result;
+  StepResult result{};
   result.loss = mean_loss(plan, plan.batch, sums);
   result.grad_norm = gradient_norm(w.gradient[0], plan.flat_size);
   result.finite = finite(result.loss) && finite(result.grad_norm);

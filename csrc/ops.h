@@ -57,7 +57,7 @@ inline void linear_forward(const LinearShape& shape, const float* x, const float
                            float* y, float* slope, float* scratch) {
   Scratch s{scratch};
   const long n = shape.rows, out = shape.d_out, ld = padded(out);
-  OpRecord op;
+  OpRecord op{};
   op.d_in = (int32_t)shape.d_in;
   op.d_out = (int32_t)out;
   op.weight_ld = (int32_t)shape.d_in;

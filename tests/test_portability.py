@@ -167,3 +167,10 @@ def test_kernels_built_by_clang(clang: Path, isa: str) -> None:
     tested = run(str(clang / f"kernels_test_{isa}"))
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert tested.stdout.endswith(" lanes: 0 failures\n")
+
+
+@pytest.mark.parametrize("isa", isas("supported"))
+def test_an_object_of_clang_exports_one_symbol(isa: str, tmp_path: Path) -> None:
+    ((name, width, flags),) = (entry for entry in CMAKE_FLAGS if entry[0] == isa)
+    found = exported_symbols(tool("clang++"), tool("nm"), name, width, flags, tmp_path)
+    assert found == [f"compfast_kernels_{isa}"]
