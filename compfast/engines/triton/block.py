@@ -34,7 +34,7 @@ from compfast.engines.triton.launch import Launch, Rows
 
 _OPTIONS = {"enable_fp_fusion": True, "num_warps": 8}
 _ROWS = 32  # of a tile of keys, more where one sequence is longer
-WIDEST = 64  # of D, d_k and d_v
+WIDEST = 32  # of D, d_k and d_v; at 64 the backward kernel spills
 LONGEST = 64  # positions
 
 
@@ -151,11 +151,11 @@ def _forward(
         asking = rows_of(x, q_at * T + T - 1, q_in, LDX, D, WIDE)
     total = asking
     if PRE:
-        keyed, normal, rate = scaled_normal(
+        keyed, _normal, _rate = scaled_normal(
             keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
         )
         if LAST:
-            asking, normal, rate = scaled_normal(
+            asking, _normal, _rate = scaled_normal(
                 asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
             )
         else:
@@ -237,7 +237,6 @@ def _backward(
     i, j = tl.arange(0, Q_ROWS), tl.arange(0, K_ROWS)
     d = tl.arange(0, WIDE)
     each: tl.constexpr = 1 if LAST else T
-    seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
     x += m * SEQUENCES * T * LDX
     dx += m * SEQUENCES * T * LDX
     s += m * SEQUENCES * each * LDX
@@ -308,25 +307,27 @@ def _backward(
         if LAST:
             asking = rows_of(x, q_at * T + T - 1, q_in, LDX, D, WIDE)
         if PRE:
-            keyed, normal, rate = scaled_normal(
+            keyed, _normal, _rate = scaled_normal(
                 keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
             )
             if LAST:
-                asking, q_normal, q_rate = scaled_normal(
+                asking, _normal, _rate = scaled_normal(
                     asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
                 )
             else:
                 asking = keyed
+        i_anew, j_anew = i + anew(live + m), j + anew(live + m)
+        seen = sight(i_anew[:, None], j_anew[None, :], LAST, T, G, CAUSAL)
         dk_rows = tl.zeros((K_ROWS, WIDE), tl.float32)
         dq_rows = tl.zeros((Q_ROWS, WIDE), tl.float32)
         for head in range(H):
             at_k, at_v = head * D_K * LDD, head * D_V * LDD
-            w_q = matrix(params + WQ + at_k, D_K, D, LDD, WIDE_K, WIDE)
-            w_k = matrix(params + WK + at_k, D_K, D, LDD, WIDE_K, WIDE)
-            w_v = matrix(params + WV + at_v, D_V, D, LDD, WIDE_V, WIDE)
-            q = product(asking, tl.trans(w_q), PRECISION)
-            k = product(keyed, tl.trans(w_k), PRECISION)
-            v = product(keyed, tl.trans(w_v), PRECISION)
+            w = matrix(params + WQ + at_k, D_K, D, LDD, WIDE_K, WIDE)
+            q = product(asking, tl.trans(w), PRECISION)
+            w = matrix(params + WK + at_k, D_K, D, LDD, WIDE_K, WIDE)
+            k = product(keyed, tl.trans(w), PRECISION)
+            w = matrix(params + WV + at_v, D_V, D, LDD, WIDE_V, WIDE)
+            v = product(keyed, tl.trans(w), PRECISION)
             if BIASES:
                 q += vector(params + BQ + head * D_K, D_K, WIDE_K)
                 k += vector(params + BK + head * D_K, D_K, WIDE_K)
@@ -353,21 +354,37 @@ def _backward(
                 add_sums(grads + BQ + head * D_K, dq, D_K, WIDE_K)
                 add_sums(grads + BK + head * D_K, dk, D_K, WIDE_K)
                 add_sums(grads + BV + head * D_V, dv, D_V, WIDE_V)
-            dq_rows += product(dq, w_q, PRECISION)
-            dk_rows += product(dk, w_k, PRECISION) + product(dv, w_v, PRECISION)
+            # the weights once more: kept from above they would cost registers
+            params = first_param + anew(live + m)
+            w = matrix(params + WQ + at_k, D_K, D, LDD, WIDE_K, WIDE)
+            dq_rows += product(dq, w, PRECISION)
+            w = matrix(params + WK + at_k, D_K, D, LDD, WIDE_K, WIDE)
+            dk_rows += product(dk, w, PRECISION)
+            w = matrix(params + WV + at_v, D_V, D, LDD, WIDE_V, WIDE)
+            dk_rows += product(dv, w, PRECISION)
 
+        x_anew = x + anew(live + m)
         if LAST:
             if PRE:
-                add_sums(grads + SCALE1, dk_rows * normal, D, WIDE)
+                t = rows_of(x_anew, k_at, k_in, LDX, D, WIDE)
+                _h, key_normal, key_rate = scaled_normal(
+                    t, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
+                )
+                add_sums(grads + SCALE1, dk_rows * key_normal, D, WIDE)
                 add_sums(grads + SHIFT1, dk_rows, D, WIDE)
                 scale = vector(params + SCALE1, D, WIDE)
-                dk_rows = normal_gradient(dk_rows * scale, normal, rate, D)
-                normal, rate = q_normal, q_rate
+                dk_rows = normal_gradient(dk_rows * scale, key_normal, key_rate, D)
             put_rows(dx, dk_rows, k_at, k_in, LDX, D, WIDE, False)
             tl.debug_barrier()
         else:
             dq_rows += dk_rows
         if PRE:
+            # read and normalised once more: kept over the heads it would cost registers
+            if LAST:
+                t = rows_of(x_anew, q_at * T + T - 1, q_in, LDX, D, WIDE)
+            else:
+                t = rows_of(x_anew, k_at, k_in, LDX, D, WIDE)
+            h, normal, rate = scaled_normal(t, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
             add_sums(grads + SCALE1, dq_rows * normal, D, WIDE)
             add_sums(grads + SHIFT1, dq_rows, D, WIDE)
             scale = vector(params + SCALE1, D, WIDE)
