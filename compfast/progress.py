@@ -152,8 +152,9 @@ class Progress:
             engine.freeze(stopping)
             self.status[stopping] = FROZEN
         self.closed[stopping | diverged | (active & ends)] = 1
-        if log_due:
-            self.loss[:] = self.grad_norm[:] = np.nan
+        # A member that is done keeps no window: what it would hold depends on its neighbours.
+        over = (self.closed == 1) | log_due
+        self.loss[over] = self.grad_norm[over] = np.nan
         return rows
 
     def results(self) -> pl.DataFrame:
