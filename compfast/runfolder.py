@@ -44,7 +44,7 @@ class RunFolder:
         Raises UsageError where there is something already, StorageError where writing fails.
         """
         refuse_used(path)
-        storage.make_folder(path)
+        storage.make_root(path)
         folder = cls(path, storage.Lock(path))
         try:
             refuse_used(path)

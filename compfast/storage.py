@@ -115,6 +115,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def make_root(path: Path) -> None:
+    """Create a folder and those above it, under names that survive a power loss."""
+    with guarded("create", path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
 def discard(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     with guarded("remove", path):
