@@ -25,7 +25,13 @@ from compfast.cli.resumption import resumption
 from compfast.cluster import sweep
 from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
-from compfast.errors import AllDivergedError, CompfastError, Interrupted, UsageError
+from compfast.errors import (
+    AllDivergedError,
+    CompfastError,
+    Interrupted,
+    OutOfMemory,
+    UsageError,
+)
 from compfast.runfolder import refuse_used
 from compfast.runs import Run, load
 from compfast.training import default_out, train
@@ -38,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CompfastError as error:
         complain(str(error))
         return error.exit_code
+    except MemoryError:
+        complain(str(OutOfMemory()))
+        return OutOfMemory.exit_code
     except KeyboardInterrupt:
         complain("stopped at once; a run that had begun goes on with --resume")
         return Interrupted.exit_code

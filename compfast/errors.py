@@ -15,6 +15,16 @@ class UsageError(CompfastError, ValueError):
     exit_code = 2
 
 
+class OutOfMemory(UsageError):
+    """What was asked for does not fit in this machine's memory; a run that had begun can go on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "out of memory: give fewer --threads, or train the members in parts with --shard I/N;"
+            " a run that has begun goes on from its last checkpoint with --resume"
+        )
+
+
 class Interrupted(CompfastError):
     """The run was stopped by a signal and can be resumed."""
 

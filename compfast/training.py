@@ -23,7 +23,7 @@ from compfast.checkpoints import Files, group_folder
 from compfast.config import Config, RunConfig
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import DIVERGED, Engine, Tables
-from compfast.errors import AllDivergedError, Interrupted, UsageError
+from compfast.errors import AllDivergedError, Interrupted, OutOfMemory, UsageError
 from compfast.interrupts import StopSignals
 from compfast.params import parameter_count
 from compfast.progress import Progress, conform, members_of, metrics_schema
@@ -56,9 +56,18 @@ def train(
     With `resume`, `out` is a run that was stopped: its own config counts, `config` may be left
     out or change [run] only (threads, cadence of checkpoints, snapshots, report, quiet); a
     finished run is returned untouched. Raises UsageError for what cannot be trained,
-    StorageError, Interrupted after a signal, and AllDivergedError after a complete run in which
-    no member stayed finite.
+    StorageError, Interrupted after a signal, OutOfMemory, and AllDivergedError after a complete
+    run in which no member stayed finite.
     """
+    try:
+        return _train(config, out, callbacks, resume)
+    except MemoryError as error:
+        raise OutOfMemory from error
+
+
+def _train(
+    config: Config | None, out: str | Path | None, callbacks: Sequence[Callback], resume: bool
+) -> Run:
     if resume:
         if out is None:
             raise UsageError("resume needs the folder of the run to go on with")

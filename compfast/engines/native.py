@@ -80,12 +80,20 @@ class NativeEngine:
             "correction1": tables.bias_correction1,
             "correction2": tables.bias_correction2,
         }
-        self._workers = workers = min(threads or os.cpu_count() or 1, 2 * members)
+        workers = min(threads or os.cpu_count() or 1, 2 * members)
         stream = make_task(first.task).stream_table()
-        try:
-            self._group = _native.Group(self.plan.record(), optimizer, stream, arrays, workers)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        record = self.plan.record()
+        while True:
+            try:
+                self._group = _native.Group(record, optimizer, stream, arrays, workers)
+                break
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+            except MemoryError:  # each worker has a workspace; fewer of them give the same bits
+                if workers == 1:
+                    raise
+                workers //= 2
+        self._workers = workers
         self.isa: str = self._group.isa()
 
     def initialise(self) -> None:
@@ -96,9 +104,14 @@ class NativeEngine:
                 {name: value[None] for name, value in named.items()}, self._params[i : i + 1]
             )
 
-        with ThreadPoolExecutor(self._workers) as pool:
-            for _ in pool.map(draw, range(len(self.specs))):
-                pass
+        members = range(len(self.specs))
+        try:
+            with ThreadPoolExecutor(self._workers) as pool:
+                for _ in pool.map(draw, members):
+                    pass
+        except RuntimeError:  # the system grants no further thread
+            for i in members:
+                draw(i)
         if self._touched:  # fresh memory is zero, and costs nothing until a member trains
             self._exp_avg[:] = 0
             self._exp_avg_sq[:] = 0
