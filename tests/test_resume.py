@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -18,17 +19,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fault_disk import Crash, failing
 from small_runs import ENGINES, assert_same_run, interrupted_at, long_config, numbers, small_config
 
 import compfast
-from compfast import checkpoints, storage
+from compfast import checkpoints
 from compfast.callbacks import Outline
 from compfast.config import Config
 from compfast.progress import Progress
 from compfast.runs import Run
 
 SCRIPT = Path(__file__).parent / "small_runs.py"
-OPERATIONS = ("open_file", "write", "sync", "rename")
 
 
 @pytest.fixture(autouse=True)
@@ -122,35 +123,9 @@ def test_a_restore_that_forgets_something_is_noticed(
         assert_same_run(whole, run)
 
 
-class Crash(BaseException):
-    """The machine stops here."""
-
-
-def failing(
-    monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException, operations: tuple[str, ...]
-) -> None:
-    """Let the operation number `count` (from 0) and every later one raise `error`."""
-    left = count
-
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise error
-            return original(*arguments)
-
-        return operation
-
-    for name in operations:
-        monkeypatch.setattr(storage, name, wrap(getattr(storage, name)))
-
-
 @pytest.mark.parametrize("kind", ["crash", "full"])
 @pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_crash_or_a_full_disk_at_any_operation(
-    kind: str, stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_or_a_full_disk_at_any_operation(kind: str, stride: int, tmp_path: Path) -> None:
     """Every `stride`-th operation on disk, until the run gets through."""
     config = small_config(steps=24, run={"checkpoint_every": 8, "snapshots": (12,)})
     whole = compfast.train(config, tmp_path / "whole")
@@ -163,8 +138,7 @@ def test_a_crash_or_a_full_disk_at_any_operation(
     count = 7 if kind == "full" else 0
     while True:
         path = tmp_path / f"run{count}"
-        with monkeypatch.context() as patch:
-            failing(patch, count, error, OPERATIONS)
+        with failing(count, error):
             try:
                 compfast.train(config, path)
                 break
@@ -182,20 +156,20 @@ def test_a_crash_or_a_full_disk_at_any_operation(
     assert count > 100
 
 
-def test_the_checkpoint_before_a_full_disk_still_loads(
-    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "run"
+def test_the_checkpoint_before_a_full_disk_still_loads(whole: Run, tmp_path: Path) -> None:
+    path, full = tmp_path / "run", contextlib.ExitStack()
 
     class FullAfter(compfast.Callback):
         def on_checkpoint(self, folder: Path) -> None:
             if folder.name == "000003":
                 error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                failing(monkeypatch, 0, error, ("write",))
+                full.enter_context(failing(0, error, ("write",)))
 
-    with pytest.raises(compfast.StorageError, match=r"cannot write .*: No space left on device"):
+    with (
+        full,
+        pytest.raises(compfast.StorageError, match=r"cannot write .*: No space left on device"),
+    ):
         compfast.train(small_config(), path, [FullAfter()])
-    monkeypatch.undo()
     run = compfast.load(path)
     assert run.step == 21
     assert run.metrics["step"].max() == 20
