@@ -143,7 +143,7 @@ def verify(folder: Path, layouts: Layouts, run: Path | None = None) -> Checkpoin
             raise StorageError(f"{folder} was written as {manifest['name']}")
         files, parts = _digests(manifest["files"]), _digests(manifest.get("metrics", {}))
         fixed = _digests(manifest.get("run", {}))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StorageError(f"{folder}/manifest.json lacks or misuses {error}") from error
     if files.keys() != layouts.keys() | {"state.json"}:
         odd = sorted(files.keys() ^ (layouts.keys() | {"state.json"}))[0]
@@ -158,7 +158,7 @@ def verify(folder: Path, layouts: Layouts, run: Path | None = None) -> Checkpoin
             _check(storage.inside(run, name), digest)
         for name, digest in parts.items():
             _check(storage.inside(run / "metrics", name), digest)
-    number = int(folder.name) if folder.name.isdigit() else -1
+    number = int(folder.name) if _is_number(folder.name) else -1
     return Checkpoint(folder, number, storage.read_json(folder / "state.json"), parts)
 
 
@@ -169,7 +169,9 @@ def newest(
     skipped: list[str] = []
     for folder in reversed(numbered(run / "checkpoints")):
         try:
-            return verify(folder, layouts, run if with_metrics else None), tuple(skipped)
+            found = verify(folder, layouts, run if with_metrics else None)
+            _check_scalars(found)
+            return found, tuple(skipped)
         except StorageError as error:
             skipped.append(f"checkpoint {folder.name} was skipped: {error}")
     return None, tuple(skipped)
@@ -180,8 +182,13 @@ def numbered(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     with storage.guarded("read", folder):
-        found = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+        found = [path for path in folder.iterdir() if _is_number(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
+
+
+def _is_number(name: str) -> bool:
+    """Plain digits: others (²) are digits to `str` that `int` refuses."""
+    return name.isascii() and name.isdecimal()
 
 
 def prune(run: Path, kept: Sequence[Checkpoint]) -> None:
@@ -200,6 +207,12 @@ def remove_unnamed_parts(run: Path, named: set[str]) -> None:
     for path in found:
         if path.name not in named:
             storage.discard(path)
+
+
+def _check_scalars(checkpoint: Checkpoint) -> None:
+    event, finished = checkpoint.state.get("event"), checkpoint.state.get("finished")
+    if type(event) is not int or not -1 <= event < 2**53 or type(finished) is not bool:
+        raise StorageError(f"{checkpoint.path}/state.json does not say how far the run was")
 
 
 def _check(path: Path, expected: Digest) -> None:

@@ -15,6 +15,9 @@ from typing import Any, Literal
 from compfast.errors import UsageError
 
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
+_MOST = 2**24  # items, sequences
+_MOST_PLACES = 2**20  # items x positions
+_MOST_GAMMA = 32  # d_in^32 is a float64 for every width
 MAX_SEED = 2**53  # exclusive; seeds stay exact in JSON and float64
 
 
@@ -28,6 +31,14 @@ def _positive(section: str, value: Any, *names: str) -> None:
         number = getattr(value, name)
         if number is not None:
             _require(number >= 1, f"{section}.{name} is {number}; it must be at least 1")
+
+
+def _at_most(section: str, value: Any, **limits: int) -> None:
+    """A configuration may come from anybody: no field alone may ask for all memory or time."""
+    for name, most in limits.items():
+        number = getattr(value, name)
+        if number is not None:
+            _require(number <= most, f"{section}.{name} is {number}; it must be at most {most}")
 
 
 def _finite(section: str, value: Any, *names: str, low: float = -math.inf) -> None:
@@ -88,6 +99,19 @@ class TaskConfig:
         )
         _require(self.seq_len >= 3, f"task.seq_len is {self.seq_len}; it must be at least 3")
         _positive("task", self, "key_modulus", "fixed_total", "fixed_train_weight")
+        _at_most("task", self, key_modulus=_MOST, fixed_total=2**31 - 1, fixed_train_weight=_MOST)
+        places = (self.item_high - self.item_low) * self.seq_len
+        _require(
+            max(self.seq_len, self.item_high, places) <= _MOST_PLACES and len(self.anchors) <= 1024,
+            f"task has {self.item_high - self.item_low} items up to {self.item_high},"
+            f" {self.seq_len} positions and {len(self.anchors)} anchors; items x positions and"
+            f" the largest item must be at most {_MOST_PLACES}, anchors at most 1024",
+        )
+        _require(
+            max(map(abs, (*self.anchors, *self.shifts, *(s for *_, s in self.overridden))))
+            <= _MOST_PLACES,
+            f"task.anchors, shifts and overridden shifts must be within +-{_MOST_PLACES}",
+        )
         _choice("task", self, data=("fresh", "fixed"))
         for a, b, *_ in (*self.overridden, *self.unseen):
             _require(
@@ -124,6 +148,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _positive("model", self, "layers", "d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size")
         _positive("model", self, "max_positions")
+        sizes = ("d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size", "max_positions")
+        _at_most("model", self, layers=1024, **dict.fromkeys(sizes, 2**24))
         _choice(
             "model",
             self,
@@ -155,7 +181,14 @@ class InitConfig:
     bias: Literal["zero", "uniform"] = "zero"  # uniform: +-1/sqrt(fan_in), PyTorch's default
 
     def __post_init__(self) -> None:
-        _finite("init", self, "gamma", *(f"gamma_{group}" for group in GAMMA_GROUPS))
+        names = ("gamma", *(f"gamma_{group}" for group in GAMMA_GROUPS))
+        _finite("init", self, *names)
+        for name in names:
+            gamma = getattr(self, name)
+            _require(
+                gamma is None or abs(gamma) <= _MOST_GAMMA,
+                f"init.{name} is {gamma}; it must be between -{_MOST_GAMMA} and {_MOST_GAMMA}",
+            )
         _choice("init", self, fan_in=("tensor", "d_model"), bias=("zero", "uniform"))
 
     def gamma_of(self, group: str) -> float:
@@ -211,6 +244,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _positive("training", self, "steps", "batch_size", "log_every", "eval_every")
+        _at_most("training", self, steps=2**31 - 1, batch_size=_MOST, stop_stable=_MOST)
+        _at_most("training", self, log_every=2**31 - 1, eval_every=2**31 - 1)
         _choice("training", self, precision=("fp32", "tf32", "bf16"))
         _finite("training", self, "stop_loss", low=0.0)
         _require(self.stop_stable >= 0, f"training.stop_stable is {self.stop_stable}; need >= 0")
@@ -230,6 +265,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _positive("evaluation", self, "seen_items", "unseen_items")
+        _at_most("evaluation", self, seen_items=_MOST, unseen_items=_MOST)
         _seed("evaluation.eval_seed", self.eval_seed)
         for name in ("fitted", "share", "lead", "mixed"):
             value = getattr(self, name)

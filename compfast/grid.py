@@ -17,6 +17,7 @@ Number = TypeVar("Number", int, float)
 
 SEEDS_PER_GAMMA = (8, 4, 2)  # tried in this order, else 1 (Contract 5)
 LEAST_GAMMAS = 16
+MOST_MEMBERS = 2**24  # of one process; more are shards
 
 SWEPT_SECTIONS = ("task", "model", "init", "optimizer", "training")
 RUN_WIDE = ("steps", "precision", "log_every", "eval_every", "stop_loss", "stop_stable")
@@ -86,6 +87,7 @@ def gammas_and_seeds(
     for name, value in (("models", models), ("the other lists' product", other), ("seeds", seeds)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1")
+    _refuse_many(f"models {models}", models)
     found = _divide(models, other, seeds, single)
     if found is not None:
         return found
@@ -117,6 +119,7 @@ def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec
     paths = [path for path, _ in config.sweep]
     build = _Builder(config)
     points = range(member_count(config)) if chosen is None else chosen
+    _refuse_many("the sweep", len(points))
     product = itertools.product(*(values for _, values in config.sweep))
     return [
         build.spec(member, dict(zip(paths, point, strict=True)))
@@ -124,6 +127,11 @@ def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec
             points, itertools.islice(product, points.start, points.stop), strict=True
         )
     ]
+
+
+def _refuse_many(what: str, count: int) -> None:
+    if count > MOST_MEMBERS:
+        raise UsageError(f"{what} makes {count}; one process takes at most {MOST_MEMBERS}")
 
 
 def member_count(config: Config) -> int:
@@ -204,6 +212,7 @@ def _check_range(name: str, low: float, high: float, n: int) -> None:
         raise UsageError(f"{shown} is reversed; LO must not be above HI")
     if n < 1:
         raise UsageError(f"{shown} has {n} values; it needs at least 1")
+    _refuse_many(f"{shown}:{n}", n)
     if (low == high) != (n == 1):
         raise UsageError(f"{shown} has {n} values; LO = HI gives exactly one, LO < HI at least two")
 

@@ -28,7 +28,7 @@ from compfast.engines.base import State
 from compfast.errors import CompfastError, StorageError, UsageError
 from compfast.grid import member_count, shard_range
 from compfast.progress import Progress, conform, members_of, metrics_schema
-from compfast.runfolder import RunFolder, read_parquet
+from compfast.runfolder import RunFolder
 from compfast.runs import (
     Groups,
     Run,
@@ -40,6 +40,7 @@ from compfast.runs import (
     run_layouts,
     snapshot_layouts,
 )
+from compfast.tables import read_metrics
 from compfast.tensorfile import Array
 from compfast.training import group_tables, table_arrays, table_layout
 
@@ -224,7 +225,8 @@ def _snapshot(part: Part, step: int) -> Path:
 
 
 def _metrics(part: Part) -> list[pl.DataFrame]:
-    return [read_parquet(part.run.path / "metrics" / name) for name in part.checkpoint.parts]
+    paths = [part.run.path / "metrics" / name for name in part.checkpoint.parts]
+    return [read_metrics(paths, part.run.config)] if paths else []
 
 
 def _same_sweep(first: Run, run: Run) -> None:

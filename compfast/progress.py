@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compfast import solutions
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State, Tables
+from compfast.errors import StorageError
 from compfast.members import members_table
 from compfast.tasks import Exam
 from compfast.tensorfile import Array, Layout
@@ -67,6 +68,10 @@ class Progress:
         return {name: getattr(self, name) for name in self._SAVED}
 
     def restore(self, arrays: dict[str, Array], state: State) -> None:
+        """Take over what `arrays` gave; raises StorageError for what it never gives."""
+        codes, closed = arrays["verdict"], arrays["closed"]
+        if not ((codes >= _NEVER) & (codes < len(self.labels))).all() or (closed > 1).any():
+            raise StorageError("the checkpoint has a verdict or a mark that no member can have")
         for name in self._SAVED:
             setattr(self, name, arrays[name])
         self.step, self.status = state.step.copy(), state.status.copy()

@@ -19,6 +19,7 @@ from compfast import checkpoints, storage, tensorfile
 from compfast.checkpoints import Checkpoint, Layouts
 from compfast.errors import StorageError, UsageError
 from compfast.storage import Digest
+from compfast.tables import read_parquet
 from compfast.tensorfile import Array, Layout
 
 MERGE_AT = 32  # metrics parts that are merged into one
@@ -103,7 +104,10 @@ class RunFolder:
         if len(parts) >= MERGE_AT:
             frames = [read_parquet(self.path / "metrics" / name) for name in parts] + frames
             parts = {}
-        merged = pl.concat(frames)
+        try:
+            merged = pl.concat(frames)
+        except pl.exceptions.PolarsError as error:
+            raise StorageError(f"{self.path}/metrics holds parts with other columns") from error
         if merged.height:
             name = f"part-{number:06d}.parquet"
             path = self.path / "metrics" / name
@@ -180,13 +184,3 @@ def parquet_bytes(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     return buffer.getvalue()
-
-
-def read_parquet(path: Path) -> pl.DataFrame:
-    """A table; raises StorageError where the file is missing or damaged."""
-    content = storage.read_bytes(path)
-    try:
-        return pl.read_parquet(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"{path} is not a readable Parquet file: {reason}") from error

@@ -23,13 +23,14 @@ import polars as pl
 from compfast import checkpoints, storage, tensorfile
 from compfast.checkpoints import FORMAT, Checkpoint, Layouts, group_folder
 from compfast.config import Config, MemberSpec
+from compfast.engines import ENGINES
 from compfast.engines.base import Float32
 from compfast.errors import StorageError, UsageError
 from compfast.grid import groups, member_count, member_specs, shard_range
 from compfast.members import column_of
 from compfast.progress import progress_layout
-from compfast.runfolder import read_parquet
 from compfast.settings import from_dict, to_dict
+from compfast.tables import read_members, read_metrics
 from compfast.tasks import Exam, make_task
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Run:
     @cached_property
     def members(self) -> pl.DataFrame:
         """One row a member, in member order (columns: compfast.members)."""
-        return read_parquet(self.path / "members.parquet")
+        return read_members(self.path / "members.parquet", self.config)
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
@@ -85,8 +86,7 @@ class Run:
         parts = self.checkpoint.parts if self.checkpoint is not None else {}
         if not parts:
             raise UsageError(f"{self.path} has no metrics yet: its first checkpoint is not reached")
-        frames = [read_parquet(self.path / "metrics" / name) for name in parts]
-        return pl.concat(frames).sort("member", "step")
+        return read_metrics([self.path / "metrics" / name for name in parts], self.config)
 
     def params(self, member: int, step: int | None = None) -> dict[str, Float32]:
         """A member's parameters by name: the newest saved, or those of a snapshot.
@@ -176,7 +176,14 @@ def load(path: str | Path) -> Run:
     info = storage.read_json(folder / "config.json")
     if info.get("format") != FORMAT or not isinstance(info.get("config"), dict):
         raise UsageError(f"{folder} was written in another format than this version reads")
+    for name, known in (("engine", info.get("engine") in ENGINES), ("isa", _word(info.get("isa")))):
+        if not known:
+            raise StorageError(f"{folder}/config.json has no valid {name}: {info.get(name)!r}")
     return Run(folder, from_dict(info["config"]), info)
+
+
+def _word(value: Any) -> bool:
+    return isinstance(value, str) and value.replace("_", "").isalnum()
 
 
 def member_groups(config: Config) -> Groups:

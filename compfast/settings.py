@@ -35,6 +35,8 @@ SECTIONS: dict[str, type] = {
 }
 Settings = dict[str, Any]
 
+_MOST_BITS = 1023  # of a whole number: float() takes it and it can be printed
+
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -78,7 +80,7 @@ def load_toml(path: str | Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"the settings file {path} cannot be read: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the settings file {path} is not TOML: {error}") from error
 
 
@@ -121,7 +123,7 @@ def parse_value(text: str) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # ValueError: also a number of too many digits
         return text
 
 
@@ -177,6 +179,8 @@ def _axis(path: str, values: Any) -> tuple[Any, ...]:
 
 def _convert(path: str, value: Any, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise UsageError(f"{path} is a number of more than {_MOST_BITS} bits")
     if origin in (typing.Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None

@@ -176,7 +176,7 @@ def parsed_json(content: bytes, source: Path | str) -> dict[str, Any]:
     """The JSON object in these bytes; raises StorageError, naming `source`, where it is none."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise StorageError(f"{source} holds no JSON object")

@@ -32,6 +32,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the reference implementation
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+_MAX_AXES = 32
+_MAX_SIZE = 2**48  # elements, an axis of none counted as one
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         entries = {name: _entry(fields, 8 + length) for name, fields in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise StorageError(f"{path} has an unreadable header: {error}") from error
     position = 8 + length
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
@@ -147,7 +157,8 @@ def _read(path: Path, entries: Mapping[str, Entry]) -> dict[str, Array]:
 def _entry(fields: Any, start: int) -> Entry:
     shape = tuple(int(size) for size in fields["shape"])
     begin, end = (int(offset) + start for offset in fields["data_offsets"])
-    if fields["dtype"] not in _DTYPES or min(shape, default=0) < 0:
+    possible = len(shape) <= _MAX_AXES and math.prod(max(n, 1) for n in shape) <= _MAX_SIZE
+    if fields["dtype"] not in _DTYPES or min(shape, default=0) < 0 or not possible:
         raise ValueError(f"dtype {fields['dtype']} with shape {list(shape)}")
     return Entry(fields["dtype"], shape, begin, end)
 

@@ -20,7 +20,7 @@ class Output:
         if self.quiet:
             return
         try:
-            print(line, flush=True)
+            print(printable(line), flush=True)
         except OSError as error:
             self.give_up(error)
 
@@ -35,7 +35,12 @@ class Output:
 
 def complain(sentence: str) -> None:
     """One sentence on standard error."""
-    print(f"compfast: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
+    print(f"compfast: {printable(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, or no encoding could write, spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def aligned(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -13,7 +13,7 @@ from compfast import settings
 from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, VARIANTS, text_of
 from compfast.config import MAX_SEED, Config
 from compfast.errors import UsageError
-from compfast.grid import gamma_axis, gammas_and_seeds, parse_range, parse_values
+from compfast.grid import MOST_MEMBERS, gamma_axis, gammas_and_seeds, parse_range, parse_values
 from compfast.presets import preset
 from compfast.settings import Settings
 
@@ -110,7 +110,7 @@ def snapshots(arguments: argparse.Namespace, last: int) -> tuple[int, ...] | Non
         if min(steps) < 0 or max(steps) > last:
             raise UsageError(f"--snapshots is {text!r}; steps must be between 0 and {last}")
         return steps
-    n = count(text[4:], "--snapshots log:N", least=2)
+    n = count(text[4:], "--snapshots log:N", least=2, below=100_001)
     assert n is not None
     return tuple(sorted({round(last ** (i / (n - 1))) for i in range(n)}))
 
@@ -159,7 +159,7 @@ def _inner_axes(
     """The axes of gamma and seed, from the flags and from what a settings file sweeps."""
     models = count(arguments.models, "--models")
     first = count(arguments.seed, "--seed", least=0, below=MAX_SEED)
-    wanted = count(arguments.seeds, "--seeds")
+    wanted = count(arguments.seeds, "--seeds", below=MOST_MEMBERS + 1)
     if wanted is None and seeds is not None:
         wanted = len(seeds)
     other = math.prod(len(values) for values in axes.values())

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import State, Tables
+from compfast.engines.base import DIVERGED, State, Tables
 from compfast.errors import UsageError
 from compfast.params import parameter_table
 
@@ -32,7 +32,10 @@ def check_group(specs: Sequence[MemberSpec]) -> None:
 
 
 def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
-    """Names, shapes and types of a state for these members; raises UsageError if one is wrong."""
+    """Raises UsageError unless names, shapes, types, steps and status are those of such members.
+
+    A checkpoint may come from anybody, and engines index by step and status.
+    """
     members = len(specs)
     shapes = {t.name: (members, *t.shape) for t in parameter_table(specs[0].model)}
     for part in ("params", "exp_avg", "exp_avg_sq"):
@@ -44,6 +47,11 @@ def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
             _check_array(f"{part} {name}", named[name], "float32", shape)
     _check_array("step", state.step, "int64", (members,))
     _check_array("status", state.status, "uint8", (members,))
+    steps = specs[0].training.steps
+    if (state.step < 0).any() or (state.step > steps).any():
+        raise UsageError(f"a member stands at a step that is not in 0..{steps}")
+    if (state.status > DIVERGED).any():
+        raise UsageError(f"a member's status is not one of 0..{DIVERGED}")
 
 
 def check_until(until: int, tables: Tables) -> None:

@@ -44,6 +44,8 @@ class AnchorTask:
     answer is negative, or the drawn set has no sequence a group.
     """
 
+    candidates = ("inferential", "symmetric")  # solutions that a verdict may name
+
     train_pairs: Int32  # [P, 3] rows (a1, a2, trained shift), in the order of the anchors
     unseen_pairs: Int32  # [U, 3] rows (a1, a2, composite shift)
     train_combos: Int32  # [A, 2] rows (key, position), by key, then position

@@ -1,0 +1,117 @@
+"""Tables of a run folder, which may come from anybody: believed once they fit the configuration.
+
+The number of rows is read from a Parquet file's own index and compared with what the
+configuration allows before anything of the size of its data is taken.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from compfast import storage
+from compfast.config import Config
+from compfast.errors import StorageError
+from compfast.grid import member_count, shard_range
+from compfast.members import column_of
+from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT
+from compfast.tasks import TASKS
+
+_CANDIDATES = tuple(name for task in TASKS.values() for name in task.candidates)
+LABELS = (*_CANDIDATES, MIXED, OTHER, UNDERFIT, DIVERGED)
+_PLAIN = (pl.Int64, pl.Float64, pl.String, pl.Boolean)
+_NUMBERS = ("loss", "grad_norm", "lr")
+
+
+def read_parquet(path: Path, most: int | None = None) -> pl.DataFrame:
+    """A table of at most `most` rows; raises StorageError where it is missing or damaged."""
+    content = storage.read_bytes(path)
+    try:
+        if most is not None:
+            count = int(pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item())
+            if count > most:
+                raise StorageError(f"{path} has {count} rows; the run has at most {most}")
+        return pl.read_parquet(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        if isinstance(error, StorageError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StorageError(f"{path} is not a readable Parquet file: {reason}") from error
+
+
+def read_members(path: Path, config: Config) -> pl.DataFrame:
+    """The members table of a run; raises StorageError unless it is one of this configuration."""
+    members = _members(config)
+    frame = read_parquet(path, len(members))
+    if len(frame) != len(members):
+        raise StorageError(f"{path} has {len(frame)} rows; the run has {len(members)} members")
+    _check_types(path, frame)
+    _check_labels(path, frame)
+    for name, wanted in _columns(config, members):
+        if name not in frame or frame[name].to_list() != wanted:
+            raise StorageError(f"{path}: its column {name} is not what the configuration says")
+    return frame
+
+
+def read_metrics(paths: list[Path], config: Config) -> pl.DataFrame:
+    """The long table of a run, sorted; raises StorageError unless it fits this configuration."""
+    members, training = _members(config), config.training
+    # A window's row, an exam's row, and one when a member stops or diverges.
+    events = training.steps // training.log_every + training.steps // training.eval_every + 4
+    left, frames = len(members) * events, []
+    for path in paths:
+        frame = read_parquet(path, left)
+        left -= len(frame)
+        _check_types(path, frame)
+        _check_labels(path, frame)
+        for name in ("member", "step"):
+            if name not in frame or frame[name].dtype != pl.Int64 or frame[name].has_nulls():
+                raise StorageError(f"{path}: its column {name} does not hold whole numbers")
+        if any(name not in frame or frame[name].dtype != pl.Float64 for name in _NUMBERS):
+            raise StorageError(f"{path} lacks a column of numbers: {', '.join(_NUMBERS)}")
+        if not frame["member"].is_between(members.start, members.stop - 1).all():
+            raise StorageError(f"{path} has rows of members that are not in the run")
+        frames.append(frame)
+    if any(frame.schema != frames[0].schema for frame in frames):
+        raise StorageError(f"{paths[0].parent} holds parts with different columns")
+    return pl.concat(frames).sort("member", "step")
+
+
+def _members(config: Config) -> range:
+    return shard_range(member_count(config), *config.run.shard)
+
+
+def _columns(config: Config, members: range) -> Iterator[tuple[str, list[Any]]]:
+    """What tells members apart: column and values, for axes of plain values (None is derived)."""
+    yield "member", list(members)
+    index = np.arange(members.start, members.stop)
+    axes = dict(config.sweep)
+    stride = math.prod(len(values) for values in axes.values())
+    for path, values in axes.items():
+        stride //= len(values)
+        if not any(value is None or isinstance(value, tuple) for value in values):
+            yield column_of(path), [values[i] for i in index // stride % len(values)]
+    for path, value in (("init.gamma", config.init.gamma), ("seed", 0)):
+        if path not in axes:
+            yield column_of(path), [value] * len(members)
+
+
+def _check_types(path: Path, frame: pl.DataFrame) -> None:
+    for name, kind in frame.schema.items():
+        if kind not in _PLAIN:
+            raise StorageError(f"{path}: its column {name!r} holds {kind}, which no run writes")
+
+
+def _check_labels(path: Path, frame: pl.DataFrame) -> None:
+    kind = frame.schema.get("verdict")
+    if kind != pl.String:
+        raise StorageError(f"{path} has no column of verdicts")
+    odd = set(frame["verdict"].drop_nulls().unique().to_list()) - set(LABELS)
+    if odd:
+        raise StorageError(f"{path} has a verdict that no member can get: {min(odd)!r}")
