@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 
 #include "attention_sizes.h"
@@ -138,20 +139,44 @@ Member Group::member(int64_t i) const {
 
 // Runs `body` once a worker, each on its own thread; `wait` runs on the calling thread about ten
 // times a second until the last is done. When it throws, the workers are told to stop.
-void Group::run_workers(const std::function<void(size_t)>& body,
+// False when the system grants fewer threads than there are workers: then nothing has run, the
+// workers without a thread are given up, and the caller tries again with the others.
+bool Group::run_workers(const std::function<void(size_t)>& body,
                         const std::function<void()>& wait) {
   std::mutex mutex;
-  std::condition_variable finished;
+  std::condition_variable gate, finished;
+  enum { WAIT, GO, LEAVE } order = WAIT;
   size_t running = workers_.size();
   std::vector<std::thread> threads;
-  for (size_t index = 0; index < workers_.size(); index++)
-    threads.emplace_back([&, index] {
-      set_floating_mode();
-      body(index);
-      std::lock_guard<std::mutex> lock(mutex);
-      running--;
-      finished.notify_one();
-    });
+  threads.reserve(running);
+  try {
+    while (threads.size() < workers_.size())
+      threads.emplace_back([&, index = threads.size()] {
+        {
+          std::unique_lock<std::mutex> lock(mutex);
+          gate.wait(lock, [&] { return order != WAIT; });
+          if (order == LEAVE) return;
+        }
+        set_floating_mode();
+        body(index);
+        std::lock_guard<std::mutex> lock(mutex);
+        running--;
+        finished.notify_one();
+      });
+  } catch (const std::system_error&) {
+  }
+  const bool granted = threads.size() == workers_.size();
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    order = granted ? GO : LEAVE;
+  }
+  gate.notify_all();
+  if (!granted) {
+    for (std::thread& thread : threads) thread.join();
+    if (threads.empty()) throw std::bad_alloc();
+    workers_.resize(threads.size());
+    return false;
+  }
   std::exception_ptr error;
   std::unique_lock<std::mutex> lock(mutex);
   while (!finished.wait_for(lock, std::chrono::milliseconds(100), [&] { return running == 0; })) {
@@ -167,17 +192,18 @@ void Group::run_workers(const std::function<void(size_t)>& body,
   lock.unlock();
   for (std::thread& thread : threads) thread.join();
   if (error) std::rethrow_exception(error);
+  return true;
 }
 
 // Jobs are handed out in order; which worker takes one changes no bit.
 void Group::parallel(int64_t count, const std::function<void(int64_t, Worker&)>& job,
                      const std::function<void()>& wait) {
   std::atomic<int64_t> next{0};
-  run_workers(
-      [&](size_t index) {
-        for (int64_t i; (i = next.fetch_add(1)) < count;) job(i, *workers_[index]);
-      },
-      wait);
+  const auto body = [&](size_t index) {
+    for (int64_t i; (i = next.fetch_add(1)) < count;) job(i, *workers_[index]);
+  };
+  while (!run_workers(body, wait)) {
+  }
 }
 
 // Writes down a step; false when the member has no further step to take.
@@ -241,21 +267,21 @@ bool Group::advance(int64_t until, int64_t base, int64_t columns, float* loss, f
   for (int64_t i = 0; i < arrays_.members; i++)
     if (arrays_.status[i] == ACTIVE && arrays_.step[i] < until) active.push_back(i);
   const auto wait = [&] { poll(call.done.load()); };
-  const size_t teams = workers_.size() / 2;
-  if (active.size() <= teams) {
+  bool done = false;
+  while (!done && active.size() <= workers_.size() / 2) {
     std::vector<Team> pairs(active.size());
     for (size_t t = 0; t < pairs.size(); t++) pairs[t].second = workers_[2 * t + 1].get();
-    run_workers(
+    done = run_workers(
         [&](size_t index) {
           const size_t t = index / 2;
           if (t < pairs.size())
             train_together(active[t], pairs[t], (int)(index % 2), *workers_[index], call);
         },
         wait);
-  } else {
+  }
+  if (!done)
     parallel((int64_t)active.size(),
              [&](int64_t a, Worker& worker) { train_alone(active[a], worker, call); }, wait);
-  }
   for (int64_t i : active)
     if (arrays_.status[i] == ACTIVE && arrays_.step[i] < until) return true;
   return false;

@@ -66,7 +66,7 @@ class Group {
   StepResult step_alone(const Member& one, const Workspace& view, int64_t step);
   void train_alone(int64_t i, Worker& worker, Call& call);
   void train_together(int64_t i, Team& team, int rank, Worker& worker, Call& call);
-  void run_workers(const std::function<void(size_t)>& body, const std::function<void()>& wait);
+  bool run_workers(const std::function<void(size_t)>& body, const std::function<void()>& wait);
   void parallel(int64_t count, const std::function<void(int64_t, Worker&)>& job,
                 const std::function<void()>& wait);
 

@@ -105,7 +105,8 @@ def starve(extra: int) -> None:
         compfast.train(small_config(run={"threads": 4}), Path(folder) / "run")
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + extra, now + extra))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (now + extra, most))
 
 
 def main() -> int:
