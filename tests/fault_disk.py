@@ -52,7 +52,7 @@ def failing(
 
         return operation
 
-    wrapped = {name: wrap(getattr(storage, name)) for name in operations}
+    wrapped: dict[str, Any] = {name: wrap(getattr(storage, name)) for name in operations}
     with mock.patch.multiple(storage, **wrapped):
         yield
 

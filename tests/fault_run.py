@@ -24,7 +24,7 @@ HOOKS = ("on_start", "on_tick", "on_metrics", "on_verdicts", "on_checkpoint")
 
 
 class _Silent(Output):
-    def say(self, line: str) -> None:
+    def say(self, line: str = "") -> None:
         pass
 
 
@@ -52,10 +52,10 @@ def clock_backwards(folder: Path, random: Random) -> None:
             if len(numbers(path)) == 2:
                 raise LookupError
 
-    names = ("time", "monotonic", "perf_counter")
+    clocks: dict[str, Any] = dict.fromkeys(("time", "monotonic", "perf_counter"), look)
     with (
         fast_disk(),
-        mock.patch.multiple(time, **dict.fromkeys(names, look)),
+        mock.patch.multiple(time, **clocks),
         mock.patch.object(datetime, "datetime", Clock),
     ):
         try:
@@ -93,7 +93,7 @@ def diverging_member(folder: Path, random: Random) -> None:
             )
             return type(first)(min(first.base, step), loss, norm, second.stopped)
 
-        engine.advance = broken
+        engine.advance = broken  # type: ignore[method-assign]
         return engine
 
     with fast_disk(), mock.patch("compfast.training.make_engine", made):
@@ -115,7 +115,7 @@ def diverging_member(folder: Path, random: Random) -> None:
 def failing_callback(folder: Path, random: Random) -> None:
     """Any hook raises at any time; the run is saved, and the exception comes out as it is."""
     hook, left = random.choice(HOOKS), random.randrange(5)
-    error = random.choice((LookupError, KeyboardInterrupt, MemoryError))("callback")
+    error = random.choice((LookupError, KeyboardInterrupt, SystemExit))("callback")
 
     class Failing(compfast.Callback):
         pass
