@@ -26,6 +26,32 @@ constexpr int TILE_ROWS = 12;  // 12 x 2 accumulators + 2 of B + a broadcast in 
 constexpr int TILE_ROWS = 6;  // 6 x 2 accumulators in 16 registers
 #endif
 
+// acc[i][j] = combine(acc[i][j], from's vector at row i, column j)
+template <int MR, int NV, typename Combine>
+inline void each_vector(vf (&acc)[MR][NV], const float* from, long ld, const Combine& combine) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) acc[i][j] = combine(acc[i][j], load(from + i * ld + j * W));
+}
+
+// A test a tile, not a vector: what `e` points at is read before the first store.
+template <int MR, int NV>
+inline void finish_tile(vf (&acc)[MR][NV], float* c, long c_ld, const Epilogue& e, long row,
+                        long column) {
+  const auto sum = [](vf x, vf y) { return x + y; };
+  const auto product = [](vf x, vf y) { return x * y; };
+  if (e.bias) each_vector(acc, e.bias + column, 0, sum);
+  if (e.factor) each_vector(acc, e.factor + row * e.factor_ld + column, e.factor_ld, product);
+  if (e.residual)
+    each_vector(acc, e.residual + row * e.residual_ld + column, e.residual_ld, sum);
+  if (e.add) each_vector(acc, c, c_ld, sum);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) store(c + i * c_ld + j * W, acc[i][j]);
+}
+
 template <typename T, int MR, int NV>
 void gemm_tile(long k, const T* a, long a_row, long a_k, const T* b, long b_ld, float* c, long c_ld,
                const Epilogue& e, long row, long column) {
@@ -46,19 +72,7 @@ void gemm_tile(long k, const T* a, long a_row, long a_k, const T* b, long b_ld, 
       for (int j = 0; j < NV; j++) acc[i][j] = multiply_add(av, bv[j], acc[i][j]);
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < NV; j++) {
-      vf x = acc[i][j];
-      long at = column + j * W;
-      if (e.bias) x += load(e.bias + at);
-      if (e.factor) x *= load(e.factor + (row + i) * e.factor_ld + at);
-      if (e.residual) x += load(e.residual + (row + i) * e.residual_ld + at);
-      float* out = c + i * c_ld + j * W;
-      if (e.add) x += load(out);
-      store(out, x);
-    }
+  finish_tile<MR, NV>(acc, c, c_ld, e, row, column);
 }
 
 template <typename T>
