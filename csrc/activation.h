@@ -25,8 +25,7 @@ constexpr float GELU_Q[GELU_DEGREE + 1] = {
 
 inline void gelu(vf x, vf& y, vf& slope) {
   const vf e = vexp(x * x * splat(-0.5f));
-  vf a = x > vf{} ? x : -x;
-  a = vmin(a, splat(5.5f));
+  const vf a = vmin(splat(5.5f), magnitude(x));
   const vf t = fma(a, splat(1.0f / 2.75f), splat(-1.0f));
   vf q = splat(GELU_Q[GELU_DEGREE]);
 #pragma GCC unroll 16

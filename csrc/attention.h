@@ -80,6 +80,16 @@ inline void softmax_rows(const AttentionShape& s, const QueryBlock& block, const
     const long seen = keys_seen(s, block.first + i);
     const float* row = scores + i * t_pad;
     float* out = p + i * t_pad;
+    if (block.seen <= W) {  // a row is one register
+      const vi mask = first_lanes(seen);
+      const vf x = select(mask, load(row), splat(negative));
+      const vf best = max_lanes(x);
+      const vf e = select(mask, vexp((x - best) * splat(s.scale)), vf{});
+      const vf inverse = splat(1.0f) / sum_lanes(e);
+      store(out, e * inverse);
+      if (stats) stats[2 * i] = best[0], stats[2 * i + 1] = inverse[0];
+      continue;
+    }
     vf top = splat(negative);
     for (long j = 0; j < block.seen; j += W)
       top = vmax(top, select(first_lanes(seen - j), load(row + j), splat(negative)));
