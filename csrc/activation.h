@@ -47,19 +47,26 @@ inline void gelu_tanh(vf x, vf& y, vf& slope) {
   slope = fma(y * (one - s), two_du, s);
 }
 
-// x, slope: [rows, ld], all ld columns.
-inline void activate(int32_t kind, float* x, float* slope, long count) {
+using Pointwise = void (*)(vf x, vf& y, vf& slope);
+
+template <Pointwise FUNCTION>
+void activate_with(float* x, float* slope, long count) {
   for (long i = 0; i < count; i += W) {
-    vf v = load(x + i), y, d;
-    if (kind == RELU)
-      relu(v, y, d);
-    else if (kind == GELU)
-      gelu(v, y, d);
-    else
-      gelu_tanh(v, y, d);
+    vf y, d;
+    FUNCTION(load(x + i), y, d);
     store(x + i, y);
     store(slope + i, d);
   }
+}
+
+// x, slope: [rows, ld], all ld columns.
+inline void activate(int32_t kind, float* x, float* slope, long count) {
+  if (kind == RELU)
+    activate_with<relu>(x, slope, count);
+  else if (kind == GELU)
+    activate_with<gelu>(x, slope, count);
+  else
+    activate_with<gelu_tanh>(x, slope, count);
 }
 
 }  // namespace

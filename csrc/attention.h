@@ -7,6 +7,7 @@
 // sum (Dao et al. 2022 save as much), from which backward makes P again.
 #pragma once
 
+#include "attention_lone.h"
 #include "attention_sizes.h"
 #include "gemm.h"
 
@@ -160,6 +161,11 @@ inline void attention_forward(const AttentionShape& s, const float* q, long q_ld
   const long t_pad = padded(s.t), saved_row = attention_saved_row(s.t);
   const AttentionScratch room(s, scratch);
   for (long h = 0; h < s.heads; h++) {
+    if (is_lone(s.t_q, s.t, s.d_k, s.d_v)) {
+      lone_forward(s.t, s.d_k, s.d_v, s.scale, q + h * s.d_k, k + h * s.d_k, k_ld, v + h * s.d_v,
+                   v_ld, o + h * s.d_v, saved + h * saved_row);
+      continue;
+    }
     columns_of(k + h * s.d_k, k_ld, s.t, s.d_k, room.k_columns, t_pad);
     for (long b = 0; b < block_count(s); b++) {
       const QueryBlock block = query_block(s, b);
@@ -185,6 +191,12 @@ inline void attention_backward(const AttentionShape& s, const float* q, long q_l
   const AttentionScratch room(s, scratch);
   for (long h = 0; h < s.heads; h++) {
     const float* kh = k + h * s.d_k;
+    if (is_lone(s.t_q, s.t, s.d_k, s.d_v)) {
+      lone_backward(s.t, s.d_k, s.d_v, s.scale, q + h * s.d_k, kh, k_ld, v + h * s.d_v, v_ld,
+                    d_o + h * s.d_v, saved + h * saved_row, d_q + h * s.d_k, d_k + h * s.d_k, dk_ld,
+                    s.add_dk, d_v + h * s.d_v, dv_ld, s.add_dv);
+      continue;
+    }
     columns_of(v + h * s.d_v, v_ld, s.t, s.d_v, room.v_columns, t_pad);
     if (s.t > ATTENTION_WHOLE) columns_of(kh, k_ld, s.t, s.d_k, room.k_columns, t_pad);
     for (long b = blocks - 1; b >= 0; b--) {
