@@ -61,8 +61,8 @@ inline void key_products(long t, const float* x, const float* rows, long ld, lon
     const long here = t - g * W < W ? t - g * W : W;
     out[g] = splat(past);
     if (here <= 0) continue;
-    const vf sums = products_table(here, std::make_integer_sequence<int, W>())(
-        x, rows + g * W * ld, ld, d);
+    const vf sums =
+        products_table(here, std::make_integer_sequence<int, W>())(x, rows + g * W * ld, ld, d);
     out[g] = select(first_lanes(here), sums, splat(past));
   }
 }

@@ -43,8 +43,7 @@ inline void finish_tile(vf (&acc)[MR][NV], float* c, long c_ld, const Epilogue& 
   const auto product = [](vf x, vf y) { return x * y; };
   if (e.bias) each_vector(acc, e.bias + column, 0, sum);
   if (e.factor) each_vector(acc, e.factor + row * e.factor_ld + column, e.factor_ld, product);
-  if (e.residual)
-    each_vector(acc, e.residual + row * e.residual_ld + column, e.residual_ld, sum);
+  if (e.residual) each_vector(acc, e.residual + row * e.residual_ld + column, e.residual_ld, sum);
   if (e.add) each_vector(acc, c, c_ld, sum);
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++)

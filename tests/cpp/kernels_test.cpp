@@ -194,70 +194,76 @@ std::vector<double> probabilities(const AttentionShape& s, const std::vector<flo
   return p;
 }
 
+void check_attention(const AttentionShape& s) {
+  const long t = s.t, heads = s.heads;
+  const long lq = padded(heads * s.d_k), lv = padded(heads * s.d_v), slack = W;
+  auto q = matrix(s.t_q, heads * s.d_k, lq), k = matrix(t, heads * s.d_k, lq);
+  auto v = matrix(t, heads * s.d_v, lv), d_o = matrix(s.t_q, heads * s.d_v, lv);
+  // a whole vector may be read past a head's last column
+  for (auto* m : {&q, &k, &v, &d_o}) m->resize(m->size() + slack);
+  std::vector<float> o(d_o.size()), dq(q.size()), dk(k.size()), dv(v.size());
+  std::vector<float> p(heads * s.t_q * attention_saved_row(t));
+  const long scratch = attention_room(s.t_q, t, s.d_k, s.d_v);
+  std::vector<float> work(scratch, std::numeric_limits<float>::quiet_NaN());
+  attention_forward(s, q.data(), lq, k.data(), lq, v.data(), lv, o.data(), lv, p.data(),
+                    work.data());
+  attention_backward(s, q.data(), lq, k.data(), lq, v.data(), lv, d_o.data(), lv, p.data(),
+                     dq.data(), lq, dk.data(), lq, dv.data(), lv, work.data());
+  for (long h = 0; h < heads; h++) {
+    std::vector<double> want_dk(t * s.d_k), want_dv(t * s.d_v);
+    for (long i = 0; i < s.t_q; i++) {
+      const auto pi = probabilities(s, q, lq, k, lq, h, i);
+      std::vector<double> dp(t, 0.0);
+      double mean = 0;
+      for (long c = 0; c < s.d_v; c++) {
+        double want = 0;
+        const double grad = d_o[i * lv + h * s.d_v + c];
+        for (long j = 0; j < t; j++) {
+          want += pi[j] * v[j * lv + h * s.d_v + c];
+          dp[j] += grad * v[j * lv + h * s.d_v + c];
+          want_dv[j * s.d_v + c] += pi[j] * grad;
+        }
+        near("attention", o[i * lv + h * s.d_v + c], want, 20);
+      }
+      for (long j = 0; j < t; j++) mean += pi[j] * dp[j];
+      for (long c = 0; c < s.d_k; c++) {
+        double want = 0;
+        for (long j = 0; j < t; j++) {
+          const double ds = pi[j] * (dp[j] - mean) * s.scale;
+          want += ds * k[j * lq + h * s.d_k + c];
+          want_dk[j * s.d_k + c] += ds * q[i * lq + h * s.d_k + c];
+        }
+        near("attention dq", dq[i * lq + h * s.d_k + c], want, 50);
+      }
+    }
+    for (long j = 0; j < t; j++) {
+      for (long c = 0; c < s.d_k; c++)
+        near("attention dk", dk[j * lq + h * s.d_k + c], want_dk[j * s.d_k + c], 50);
+      for (long c = 0; c < s.d_v; c++)
+        near("attention dv", dv[j * lv + h * s.d_v + c], want_dv[j * s.d_v + c], 50);
+    }
+  }
+}
+
+// Widths of whole vectors take the way of attention_lone.h where there is one query row.
 void test_attention() {
   for (long t : {1L, 5L, 9L, 16L, 17L, 36L, 128L})
     for (long heads : {1L, 3L})
       for (bool last : {false, true})
         for (bool causal : {false, true}) {
-          const AttentionShape s{last ? 1 : t, t, heads, 7, 5, causal, 0.37f};
-          const long lq = padded(heads * s.d_k), lv = padded(heads * s.d_v), slack = W;
-          auto q = matrix(s.t_q, heads * s.d_k, lq), k = matrix(t, heads * s.d_k, lq);
-          auto v = matrix(t, heads * s.d_v, lv), d_o = matrix(s.t_q, heads * s.d_v, lv);
-          // a whole vector may be read past a head's last column
-          for (auto* m : {&q, &k, &v, &d_o}) m->resize(m->size() + slack);
-          std::vector<float> o(d_o.size()), dq(q.size()), dk(k.size()), dv(v.size());
-          std::vector<float> p(heads * s.t_q * attention_saved_row(t));
-          const long scratch = attention_room(s.t_q, t, s.d_k, s.d_v);
-          std::vector<float> work(scratch, std::numeric_limits<float>::quiet_NaN());
-          attention_forward(s, q.data(), lq, k.data(), lq, v.data(), lv, o.data(), lv, p.data(),
-                            work.data());
-          attention_backward(s, q.data(), lq, k.data(), lq, v.data(), lv, d_o.data(), lv, p.data(),
-                             dq.data(), lq, dk.data(), lq, dv.data(), lv, work.data());
-          for (long h = 0; h < heads; h++) {
-            std::vector<double> want_dk(t * s.d_k), want_dv(t * s.d_v);
-            for (long i = 0; i < s.t_q; i++) {
-              const auto pi = probabilities(s, q, lq, k, lq, h, i);
-              std::vector<double> dp(t, 0.0);
-              double mean = 0;
-              for (long c = 0; c < s.d_v; c++) {
-                double want = 0;
-                const double grad = d_o[i * lv + h * s.d_v + c];
-                for (long j = 0; j < t; j++) {
-                  want += pi[j] * v[j * lv + h * s.d_v + c];
-                  dp[j] += grad * v[j * lv + h * s.d_v + c];
-                  want_dv[j * s.d_v + c] += pi[j] * grad;
-                }
-                near("attention", o[i * lv + h * s.d_v + c], want, 20);
-              }
-              for (long j = 0; j < t; j++) mean += pi[j] * dp[j];
-              for (long c = 0; c < s.d_k; c++) {
-                double want = 0;
-                for (long j = 0; j < t; j++) {
-                  const double ds = pi[j] * (dp[j] - mean) * s.scale;
-                  want += ds * k[j * lq + h * s.d_k + c];
-                  want_dk[j * s.d_k + c] += ds * q[i * lq + h * s.d_k + c];
-                }
-                near("attention dq", dq[i * lq + h * s.d_k + c], want, 50);
-              }
-            }
-            for (long j = 0; j < t; j++) {
-              for (long c = 0; c < s.d_k; c++)
-                near("attention dk", dk[j * lq + h * s.d_k + c], want_dk[j * s.d_k + c], 50);
-              for (long c = 0; c < s.d_v; c++)
-                near("attention dv", dv[j * lv + h * s.d_v + c], want_dv[j * s.d_v + c], 50);
-            }
-          }
+          check_attention({last ? 1 : t, t, heads, 7, 5, causal, 0.37f});
+          check_attention({last ? 1 : t, t, heads, 48, 16, causal, 0.37f});
         }
 }
 
 // k = v in one buffer: the second gradient is added to the first, and both to what was there.
-void test_attention_adds() {
-  const long t = 9, d = 7, ld = padded(d);
-  AttentionShape s{3, t, 1, d, d, false, 0.37f};
+void check_attention_adds(long rows, long d) {
+  const long t = 9, ld = padded(d);
+  AttentionShape s{rows, t, 1, d, d, false, 0.37f};
   auto q = matrix(s.t_q, d, ld), h = matrix(t, d, ld), d_o = matrix(s.t_q, d, ld);
   for (auto* m : {&q, &h, &d_o}) m->resize(m->size() + W);
   std::vector<float> o(d_o.size()), dq(q.size()), dk(h.size()), dv(h.size());
-  std::vector<float> p(s.t_q * padded(t)), work(1000, std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> p(s.t_q * padded(t)), work(2000, std::numeric_limits<float>::quiet_NaN());
   attention_forward(s, q.data(), ld, h.data(), ld, h.data(), ld, o.data(), ld, p.data(),
                     work.data());
   attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, d_o.data(), ld, p.data(),
@@ -272,6 +278,12 @@ void test_attention_adds() {
     near("attention added", both[i], want,
          std::fabs(before[i]) + std::fabs(dk[i]) + std::fabs(dv[i]));
   }
+}
+
+void test_attention_adds() {
+  check_attention_adds(3, 7);
+  check_attention_adds(3, 32);
+  check_attention_adds(1, 32);
 }
 
 void test_head_linear() {
