@@ -64,8 +64,9 @@ void count_logits(const PlanRecord&, const Member& member, const Workspace&, con
   for (int64_t i = 0; i < count; i++) best[i] = (int32_t)member.seed;
 }
 
-const KernelTable KERNELS = {"counting",     1,           count_pack, count_half, count_update,
-                             count_gradient, count_logits};
+const KernelTable KERNELS = {
+    "counting",   1,       count_pack, count_half, count_update, count_gradient,
+    count_logits, nullptr, nullptr};
 
 struct Fixture {
   explicit Fixture(int64_t members, int threads)

@@ -1,5 +1,5 @@
 """The whole native engine under AddressSanitizer and UBSan: every architecture, every
-instruction set, a member for each worker and two workers for one member.
+instruction set, a member for each worker and two workers for one member; and every single op.
 
     LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
@@ -21,7 +21,7 @@ import numpy as np
 Data = Literal["fresh", "fixed"]
 Precision = Literal["fp32", "bf16"]
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS / "cpp")]
 
 
 def use_extension(path: str) -> None:
@@ -68,15 +68,18 @@ def exercise(name: str, members: int, batch_size: int, data: Data, precision: Pr
 def main() -> None:
     use_extension(sys.argv[1])
     from architectures import NAMES
+    from sanitized_ops import exercise_ops
 
     from compfast import _native
 
     for isa in _native.supported_isas():
         os.environ["COMPFAST_ISA"] = isa
+        exercise_ops(_native)
         for index, name in enumerate(NAMES):
             exercise(name, 3, 37, "fresh", "fp32")
             exercise(name, 1, 1 + index, "fixed", "bf16")
-    print(f"sanitized: {len(NAMES)} architectures on {' '.join(_native.supported_isas())}")
+    isas = " ".join(_native.supported_isas())
+    print(f"sanitized: {len(NAMES)} architectures and every op on {isas}")
 
 
 if __name__ == "__main__":
