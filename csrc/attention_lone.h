@@ -13,27 +13,6 @@ using namespace compfast;
 
 constexpr int KEY_VECTORS = ATTENTION_WHOLE / W;
 
-// Lane bit S of the result picks a or b; each lane is summed with the one S away.
-template <int S>
-inline vf pairwise(vf a, vf b) {
-  const vi odd = (lane_index() & splat_int(S)) != vi{};
-  return select(odd, b, a) + exchange<S>(select(odd, a, b));
-}
-
-// Lane i of the result is the sum of x[i]'s lanes, i < N <= W.
-template <int N, int S = 1>
-inline vf lane_sums(const vf (&x)[N]) {
-  if constexpr (S == W) {
-    return x[0];
-  } else {
-    vf half[(N + 1) / 2];
-#pragma GCC unroll 8
-    for (int i = 0; i < N / 2; i++) half[i] = pairwise<S>(x[2 * i], x[2 * i + 1]);
-    if constexpr (N % 2) half[N / 2] = x[N - 1] + exchange<S>(x[N - 1]);
-    return lane_sums<(N + 1) / 2, 2 * S>(half);
-  }
-}
-
 // Lane i is x . rows[i], i < N; the other lanes hold anything finite rows give.
 template <int N>
 vf products(const float* x, const float* rows, long ld, long d) {

@@ -6,75 +6,130 @@
 
 namespace {
 
-// The row loops, with the number of vectors a row known to the compiler (0: it is not).
-template <int NV>
-void norm_forward_rows(long rows, long d, float epsilon, const float* x, long x_ld, const float* g,
-                       const float* b, float* y, long y_ld, float* saved) {
+// The row loops, with the number of vectors a row known to the compiler (0: it is not), over R rows
+// at a time, whose sums are taken side by side: the same bits for every R.
+template <int NV, int R>
+inline void norm_forward_rows(long d, float epsilon, const float* x, long x_ld, const float* g,
+                              const float* b, float* y, long y_ld, float* saved) {
   const long vectors = NV ? NV : (d + W - 1) / W;
   const vi tail = first_lanes(d - (vectors - 1) * W);
   const vf inverse = splat(1.0f / (float)d);
-  for (long r = 0; r < rows; r++) {
-    const float* xr = x + r * x_ld;
-    float* yr = y + r * y_ld;
-    vf sum = vf{};
-    for (long j = 0; j < vectors; j++) sum += load(xr + j * W);
-    const vf mean = sum_lanes(sum) * inverse;
+  vf part[R];
+  for (int i = 0; i < R; i++) {
+    vf sum = load(x + i * x_ld);
+    for (long j = 1; j < vectors; j++) sum += load(x + i * x_ld + j * W);
+    part[i] = sum;
+  }
+  const vf mean = lane_sums(part) * inverse;
+  for (int i = 0; i < R; i++) {
+    const vf own = splat(mean[i]);
     vf squares = vf{};
     for (long j = 0; j < vectors - 1; j++) {
-      const vf c = load(xr + j * W) - mean;
+      const vf c = load(x + i * x_ld + j * W) - own;
       squares = fma(c, c, squares);
     }
-    const vf last = select(tail, load(xr + (vectors - 1) * W) - mean, vf{});
-    squares = fma(last, last, squares);
-    const vf variance = sum_lanes(squares) * inverse;
-    const float rstd = 1.0f / __builtin_sqrtf(variance[0] + epsilon);
-    saved[2 * r] = mean[0];
-    saved[2 * r + 1] = rstd;
+    const vf last = select(tail, load(x + i * x_ld + (vectors - 1) * W) - own, vf{});
+    part[i] = fma(last, last, squares);
+  }
+  const vf rstd = splat(1.0f) / vsqrt(fma(lane_sums(part), inverse, splat(epsilon)));
+  for (int i = 0; i < R; i++) {
+    saved[2 * i] = mean[i];
+    saved[2 * i + 1] = rstd[i];
     for (long j = 0; j < vectors; j++) {
-      const vf xhat = (load(xr + j * W) - mean) * splat(rstd);
-      store(yr + j * W, fma(xhat, load(g + j * W), load(b + j * W)));
+      const vf xhat = (load(x + i * x_ld + j * W) - splat(mean[i])) * splat(rstd[i]);
+      store(y + i * y_ld + j * W, fma(xhat, load(g + j * W), load(b + j * W)));
     }
   }
 }
 
-// dx (+)= rstd (dy g - mean(dy g) - xhat mean(dy g xhat))
+// Running sums over rows of dy xhat and dy, a vector a column block.
 template <int NV>
-void norm_backward_rows(long rows, long d, const float* x, long x_ld, const float* g,
-                        const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
-                        bool add) {
+struct NormSums {
+  vf g[NV] = {}, b[NV] = {};
+};
+
+// dx (+)= rstd (dy g - mean(dy g) - xhat mean(dy g xhat)); `sums` go on where NV is known.
+template <int NV, int R>
+inline void norm_backward_rows(long d, const float* x, long x_ld, const float* g, const float* dy,
+                               long dy_ld, const float* saved, float* dx, long dx_ld, bool add,
+                               NormSums<NV ? NV : 1>& sums) {
   const long vectors = NV ? NV : (d + W - 1) / W;
   const vi tail = first_lanes(d - (vectors - 1) * W);
   const vf inverse = splat(1.0f / (float)d);
-  for (long r = 0; r < rows; r++) {
-    const float* xr = x + r * x_ld;
-    const float* dyr = dy + r * dy_ld;
-    float* dxr = dx + r * dx_ld;
-    const vf mean = splat(saved[2 * r]), rstd = splat(saved[2 * r + 1]);
+  vf part1[R], part2[R];
+  for (int i = 0; i < R; i++) {
+    const vf mean = splat(saved[2 * i]), rstd = splat(saved[2 * i + 1]);
     vf s1 = vf{}, s2 = vf{};
     for (long j = 0; j < vectors; j++) {
-      const vf scaled = load(dyr + j * W) * load(g + j * W);
+      const vf grad = load(dy + i * dy_ld + j * W), scaled = grad * load(g + j * W);
+      const vf xhat = (load(x + i * x_ld + j * W) - mean) * rstd;
       s1 += scaled;
-      s2 = fma(scaled, (load(xr + j * W) - mean) * rstd, s2);
+      s2 = fma(scaled, xhat, s2);
+      if (NV) {
+        sums.g[NV ? j : 0] = fma(grad, xhat, sums.g[NV ? j : 0]);
+        sums.b[NV ? j : 0] += grad;
+      }
     }
-    const vf m1 = sum_lanes(s1) * inverse, m2 = sum_lanes(s2) * inverse;
+    part1[i] = s1;
+    part2[i] = s2;
+  }
+  const vf mean1 = lane_sums(part1) * inverse, mean2 = lane_sums(part2) * inverse;
+  for (int i = 0; i < R; i++) {
+    const vf mean = splat(saved[2 * i]), rstd = splat(saved[2 * i + 1]);
+    const vf m1 = splat(mean1[i]), m2 = splat(mean2[i]);
+    float* to = dx + i * dx_ld;
     for (long j = 0; j < vectors; j++) {
-      const vf xhat = (load(xr + j * W) - mean) * rstd;
-      const vf scaled = load(dyr + j * W) * load(g + j * W);
+      const vf xhat = (load(x + i * x_ld + j * W) - mean) * rstd;
+      const vf scaled = load(dy + i * dy_ld + j * W) * load(g + j * W);
       vf grad = (scaled - m1 - xhat * m2) * rstd;
       if (j == vectors - 1) grad = select(tail, grad, vf{});
-      if (add) grad += load(dxr + j * W);
-      store(dxr + j * W, grad);
+      if (add) grad += load(to + j * W);
+      store(to + j * W, grad);
     }
+  }
+}
+
+constexpr int NORM_ROWS = 8;
+
+template <int NV>
+void norm_forward_all(long rows, long d, float epsilon, const float* x, long x_ld, const float* g,
+                      const float* b, float* y, long y_ld, float* saved) {
+  constexpr int R = NV && NORM_ROWS < W ? NORM_ROWS : NV ? W : 1;
+  long r = 0;
+  for (; r + R <= rows; r += R)
+    norm_forward_rows<NV, R>(d, epsilon, x + r * x_ld, x_ld, g, b, y + r * y_ld, y_ld,
+                             saved + 2 * r);
+  for (; r < rows; r++)
+    norm_forward_rows<NV, 1>(d, epsilon, x + r * x_ld, x_ld, g, b, y + r * y_ld, y_ld,
+                             saved + 2 * r);
+}
+
+template <int NV>
+void norm_backward_all(long rows, long d, const float* x, long x_ld, const float* g,
+                       const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
+                       bool add, float* dg, float* db) {
+  constexpr int R = NV && NORM_ROWS < W ? NORM_ROWS : NV ? W : 1;
+  NormSums<NV ? NV : 1> sums;
+  long r = 0;
+  for (; r + R <= rows; r += R)
+    norm_backward_rows<NV, R>(d, x + r * x_ld, x_ld, g, dy + r * dy_ld, dy_ld, saved + 2 * r,
+                              dx + r * dx_ld, dx_ld, add, sums);
+  for (; r < rows; r++)
+    norm_backward_rows<NV, 1>(d, x + r * x_ld, x_ld, g, dy + r * dy_ld, dy_ld, saved + 2 * r,
+                              dx + r * dx_ld, dx_ld, add, sums);
+  for (int j = 0; j < NV; j++) {
+    store(dg + j * W, load(dg + j * W) + sums.g[NV ? j : 0]);
+    store(db + j * W, load(db + j * W) + sums.b[NV ? j : 0]);
   }
 }
 
 inline void norm_forward(long rows, long d, float epsilon, const float* x, long x_ld,
                          const float* g, const float* b, float* y, long y_ld, float* saved) {
   const long vectors = (d + W - 1) / W;
-  auto* run = vectors == 2   ? norm_forward_rows<2>
-              : vectors == 4 ? norm_forward_rows<4>
-              : vectors == 8 ? norm_forward_rows<8>
-                             : norm_forward_rows<0>;
+  auto* run = vectors == 2   ? norm_forward_all<2>
+              : vectors == 4 ? norm_forward_all<4>
+              : vectors == 8 ? norm_forward_all<8>
+                             : norm_forward_all<0>;
   run(rows, d, epsilon, x, x_ld, g, b, y, y_ld, saved);
 }
 
@@ -103,6 +158,14 @@ inline void norm_backward(long rows, long d, const float* x, long x_ld, const fl
                           const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
                           bool add, float* dg, float* db) {
   const long vectors = (d + W - 1) / W;
+  auto* known = vectors == 2   ? norm_backward_all<2>
+                : vectors == 4 ? norm_backward_all<4>
+                : vectors == 8 ? norm_backward_all<8>
+                               : nullptr;
+  if (known) {
+    known(rows, d, x, x_ld, g, dy, dy_ld, saved, dx, dx_ld, add, dg, db);
+    return;
+  }
   long column = 0;
   for (; column + 2 * W <= vectors * W; column += 2 * W)
     norm_column_sums<2>(rows, x + column, x_ld, dy + column, dy_ld, saved, dg + column,
@@ -110,11 +173,7 @@ inline void norm_backward(long rows, long d, const float* x, long x_ld, const fl
   if (column < vectors * W)
     norm_column_sums<1>(rows, x + column, x_ld, dy + column, dy_ld, saved, dg + column,
                         db + column);
-  auto* run = vectors == 2   ? norm_backward_rows<2>
-              : vectors == 4 ? norm_backward_rows<4>
-              : vectors == 8 ? norm_backward_rows<8>
-                             : norm_backward_rows<0>;
-  run(rows, d, x, x_ld, g, dy, dy_ld, saved, dx, dx_ld, add);
+  norm_backward_all<0>(rows, d, x, x_ld, g, dy, dy_ld, saved, dx, dx_ld, add, dg, db);
 }
 
 }  // namespace

@@ -124,15 +124,36 @@ inline vf exchange(vf x) {
 
 // All lanes hold the sum (the maximum); the order is a function of W alone.
 inline vf sum_lanes(vf x) {
-#if COMPFAST_WIDTH == 16
-  x += exchange<8>(x);
-#endif
+  x += exchange<1>(x);
+  x += exchange<2>(x);
 #if COMPFAST_WIDTH >= 8
   x += exchange<4>(x);
 #endif
-  x += exchange<2>(x);
-  x += exchange<1>(x);
+#if COMPFAST_WIDTH == 16
+  x += exchange<8>(x);
+#endif
   return x;
+}
+
+// Lane bit S of the result picks a or b; each lane is summed with the one S away.
+template <int S>
+inline vf pairwise(vf a, vf b) {
+  const vi odd = (lane_index() & splat_int(S)) != vi{};
+  return select(odd, b, a) + exchange<S>(select(odd, a, b));
+}
+
+// Lane i of the result is sum_lanes(x[i]), to the bit, for i < N <= W.
+template <int N, int S = 1>
+inline vf lane_sums(const vf (&x)[N]) {
+  if constexpr (S == W) {
+    return x[0];
+  } else {
+    vf half[(N + 1) / 2];
+#pragma GCC unroll 8
+    for (int i = 0; i < N / 2; i++) half[i] = pairwise<S>(x[2 * i], x[2 * i + 1]);
+    if constexpr (N % 2) half[N / 2] = x[N - 1] + exchange<S>(x[N - 1]);
+    return lane_sums<(N + 1) / 2, 2 * S>(half);
+  }
 }
 
 inline vf max_lanes(vf x) {

@@ -143,8 +143,8 @@ void test_activation() {
 }
 
 void test_norm() {
-  for (long d : {1L, 5L, 16L, 20L, 33L, 64L})
-    for (long rows : {1L, 6L}) {
+  for (long d : {1L, 5L, 16L, 20L, 33L, 64L, 128L})
+    for (long rows : {1L, 6L, 19L}) {
       const long ld = padded(d);
       const auto x = matrix(rows, d, ld), g = matrix(1, d, ld), b = matrix(1, d, ld);
       const auto dy = matrix(rows, d, ld);
@@ -174,6 +174,18 @@ void test_norm() {
       for (long j = 0; j < d; j++) {
         near("norm dg", dg[j], want_g[j], 50);
         near("norm db", db[j], want_b[j], 50);
+      }
+      // Rows go through in groups; a row's bits are those that it has by itself.
+      for (long r = 0; r < rows; r++) {
+        std::vector<float> own(ld), own_dx(ld), own_saved(2);
+        norm_forward(1, d, 1e-5f, x.data() + r * ld, ld, g.data(), b.data(), own.data(), ld,
+                     own_saved.data());
+        norm_backward(1, d, x.data() + r * ld, ld, g.data(), dy.data() + r * ld, ld,
+                      own_saved.data(), own_dx.data(), ld, false, dg.data(), db.data());
+        for (long j = 0; j < d; j++) {
+          expect(own[j] == y[r * ld + j], "norm of a row alone", own[j], y[r * ld + j]);
+          expect(own_dx[j] == dx[r * ld + j], "norm dx of a row alone", own_dx[j], dx[r * ld + j]);
+        }
       }
     }
 }
