@@ -37,7 +37,7 @@ LAYOUTS: Layouts = {name: tensorfile.layout_of(content) for name, content in FIL
 def write(folder: Path, number: int, outside: dict[str, Any] | None = None) -> Path:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     final = folder / "checkpoints" / f"{number:06d}"
-    return checkpoints.write(final, FILES, {"event": number}, outside)
+    return checkpoints.write(final, FILES, {"event": number, "finished": False}, outside)
 
 
 def test_tensor_files_agree_with_the_reference_implementation(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_damaged_header_is_refused_or_harmless(tmp_path_factory: Any, data: An
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     path = write(tmp_path, 3)
     found = checkpoints.verify(path, LAYOUTS)
-    assert (found.number, found.state) == (3, {"event": 3})
+    assert (found.number, found.state) == (3, {"event": 3, "finished": False})
     assert sorted(p.name for p in path.iterdir()) == [
         "b.safetensors",
         "group-000",
