@@ -7,20 +7,25 @@
 
 namespace compfast {
 
-static inline void anchor_sequence(const AnchorStream& s, uint64_t seed, uint32_t first_block,
-                                   uint32_t step, uint32_t purpose, int64_t fixed_pair,
-                                   int32_t* tokens, int32_t* target) {
-  Block block{};
+COMPFAST_DEVICE static inline void anchor_sequence(const AnchorStream& s, uint64_t seed,
+                                                   uint32_t first_block, uint32_t step,
+                                                   uint32_t purpose, int64_t fixed_pair,
+                                                   int32_t* tokens, int32_t* target) {
   uint32_t pair = 0, combo = 0;
-  for (int32_t i = 0; i < s.positions + 2; i++) {
-    if (i % 4 == 0) block = philox({{first_block + (uint32_t)i / 4, step, purpose, 0}}, seed);
-    const uint32_t word = block.word[i % 4];
-    if (i == 0)
-      pair = fixed_pair >= 0 ? (uint32_t)fixed_pair : below(word, (uint32_t)s.pair_count);
-    else if (i == 1)
-      combo = below(word, (uint32_t)s.combo_count);
-    else
-      tokens[i - 2] = s.item_low + (int32_t)below(word, (uint32_t)s.item_count);
+  const int32_t words = s.positions + 2;
+  for (int32_t at = 0; at < words; at += 4) {
+    const Block block = philox({{first_block + (uint32_t)at / 4, step, purpose, 0}}, seed);
+    COMPFAST_UNROLL(4)  // so that a GPU keeps the words in registers
+    for (int32_t w = 0; w < 4; w++) {
+      const uint32_t word = block.word[w];
+      const int32_t i = at + w;
+      if (i == 0)
+        pair = fixed_pair >= 0 ? (uint32_t)fixed_pair : below(word, (uint32_t)s.pair_count);
+      else if (i == 1)
+        combo = below(word, (uint32_t)s.combo_count);
+      else if (i < words)
+        tokens[i - 2] = s.item_low + (int32_t)below(word, (uint32_t)s.item_count);
+    }
   }
   const int32_t key = s.combos[2 * combo], position = s.combos[2 * combo + 1];
   tokens[position] = key;
@@ -30,8 +35,9 @@ static inline void anchor_sequence(const AnchorStream& s, uint64_t seed, uint32_
 }
 
 // Sequences [begin, end) of training step `step` into tokens [batch, T], targets [batch].
-static inline void anchor_batch(const AnchorStream& s, uint64_t seed, int64_t step, int32_t batch,
-                                int64_t begin, int64_t end, int32_t* tokens, int32_t* targets) {
+COMPFAST_DEVICE static inline void anchor_batch(const AnchorStream& s, uint64_t seed, int64_t step,
+                                                int32_t batch, int64_t begin, int64_t end,
+                                                int32_t* tokens, int32_t* targets) {
   const uint32_t blocks = (uint32_t)s.words / 4;
   const int64_t total = s.group_size * s.pair_count;
   const int64_t epoch_steps = total / batch;

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "device.h"
+
 namespace compfast {
 
 enum Purpose : uint32_t { INIT = 0, TRAIN = 1, EVAL = 2, DROPOUT = 3, AUX = 4, DRAWN = 5 };
@@ -11,7 +13,7 @@ struct Block {
   uint32_t word[4];
 };
 
-static inline Block philox(Block c, uint64_t seed) {
+COMPFAST_DEVICE static inline Block philox(Block c, uint64_t seed) {
   uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
   for (int round = 0; round < 10; round++) {
     const uint64_t p0 = (uint64_t)0xD2511F53u * c.word[0];
@@ -24,12 +26,13 @@ static inline Block philox(Block c, uint64_t seed) {
   return c;
 }
 
-static inline uint32_t below(uint32_t word, uint32_t n) {
+COMPFAST_DEVICE static inline uint32_t below(uint32_t word, uint32_t n) {
   return (uint32_t)(((uint64_t)word * n) >> 32);
 }
 
 // A keyed permutation of [0, n): six Feistel rounds on an even number of bits, cycle-walked.
-static inline uint64_t feistel(uint64_t seed, uint32_t epoch, uint64_t index, uint64_t n) {
+COMPFAST_DEVICE static inline uint64_t feistel(uint64_t seed, uint32_t epoch, uint64_t index,
+                                               uint64_t n) {
   uint32_t bits = 2;
   while (bits < 62 && ((uint64_t)1 << bits) < n) bits += 2;
   const uint32_t half = bits / 2;

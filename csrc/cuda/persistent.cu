@@ -1,0 +1,84 @@
+// One thread block a member, for as many steps as asked: nothing but the member's own rows is read
+// or written, so its bits are the same whatever else runs on the GPU.
+#include <cuda_runtime.h>
+
+#include "persistent.h"
+
+namespace compfast {
+namespace cuda {
+namespace {
+
+constexpr int THREADS = 256;
+
+// Sequences a microbatch for the GPU that is compiled for (network.h: SHARED_80, SHARED_90).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr int HERE = 4;
+#else
+constexpr int HERE = 2;
+#endif
+
+struct BlockTeam {
+  template <class F>
+  __device__ void each(int count, const F& f) const {
+    for (int i = threadIdx.x; i < count; i += THREADS) f(i);
+    __syncthreads();
+  }
+};
+
+template <class N, int S>
+__global__ void __launch_bounds__(THREADS, 1)
+    train_members(const __grid_constant__ Course course, const __grid_constant__ Members all,
+                  int64_t base, int64_t until) {
+  if constexpr (S == HERE) {
+    extern __shared__ Four memory[];
+    const int64_t i = blockIdx.x;
+    if (all.status[i] != RUNS || all.step[i] >= until) return;
+    const int64_t row = i * places<N>().size, first = i * course.batch, step = all.step[i];
+    const Life life{
+        all.params + row,          all.m + row,         all.v + row,  all.gradient + row,
+        all.tokens + first * N::T, all.targets + first, all.seeds[i], all.lr[i],
+        all.weight_decay[i],       all.clip[i]};
+    const int64_t at = i * (until - base) + step - base;
+    const int64_t reached =
+        Resident<N, S>::train(BlockTeam{}, Chip{reinterpret_cast<float*>(memory)}, course, life,
+                              step, until, all.loss + at, all.norm + at, all.status + i);
+    if (threadIdx.x == 0) all.step[i] = reached;
+  }
+}
+
+std::string sentence(const char* what, cudaError_t error) {
+  return std::string(what) + ": " + cudaGetErrorString(error);
+}
+
+template <class N, int S>
+std::string launch(const Course& course, const Members& members, int count, int64_t base,
+                   int64_t until, cudaStream_t stream) {
+  constexpr int bytes = 4 * chip_floats<N, S>();
+  auto* kernel = train_members<N, S>;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) return sentence("a thread block's shared memory", error);
+  kernel<<<count, THREADS, bytes, stream>>>(course, members, base, until);
+  error = cudaGetLastError();
+  return error == cudaSuccess ? "" : sentence("the launch of the members' steps", error);
+}
+
+}  // namespace
+
+std::string train_tiny(const Course& course, const Members& members, int count, int64_t base,
+                       int64_t until, void* stream) {
+  int device = 0, room = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return sentence("no CUDA device", error);
+  const auto queue = static_cast<cudaStream_t>(stream);
+  const int sequences = sequences_on_chip<Tiny>(room);
+  if (sequences == 4) return launch<Tiny, 4>(course, members, count, base, until, queue);
+  if (sequences == 2) return launch<Tiny, 2>(course, members, count, base, until, queue);
+  return "a thread block has " + std::to_string(room) + " bytes of shared memory here; " +
+         std::to_string(4 * chip_floats<Tiny, 2>()) + " are needed";
+}
+
+}  // namespace cuda
+}  // namespace compfast

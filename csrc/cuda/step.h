@@ -1,0 +1,254 @@
+// One member's training steps by one team: parameters, gradients of activations and all that lies
+// between stay on chip; moments and the gradient vector, which do not fit beside them, in the
+// member's own rows of device memory (on a GPU: its second cache).
+#pragma once
+
+#include "../anchor.h"
+#include "../plan.h"
+#include "phases.h"
+
+namespace compfast {
+namespace cuda {
+
+constexpr uint8_t RUNS = 0, DIVERGED = 2;  // compfast/engines/base.py
+
+// What members share. Pointers are the device's where the team is.
+struct Course {
+  AnchorStream stream;
+  Optimizer optimizer;
+  int32_t batch = 0;
+  float epsilon = 0;  // of the norms
+};
+
+// One member's rows.
+struct Life {
+  float *params, *m, *v, *gradient;  // [P]; the gradient starts as zero and is left as zero
+  int32_t *tokens, *targets;         // [batch, T], [batch]
+  uint64_t seed;
+  double lr, weight_decay, clip;
+};
+
+// What AdamW needs of a step, and what the step found; in the chip's last CONTROL floats.
+struct Control {
+  float clip, keep, step_size, correction, beta1, rest1, beta2, rest2, eps;
+  float loss, norm;
+  int32_t finite;
+};
+static_assert(sizeof(Control) <= CONTROL * sizeof(float), "room for the step's numbers");
+
+template <class N, int S>
+struct Resident {
+  using B = Buffers<N, S>;
+  static constexpr Places P = places<N>();
+  static constexpr int AT = buffers_begin<N>();
+
+  // a buffer with a row a token, of one row a sequence, and the last token's rows of the first
+  COMPFAST_DEVICE static constexpr Rows rows(int buffer, int width) { return {AT + buffer, width}; }
+  COMPFAST_DEVICE static constexpr Rows last(int buffer, int width) {
+    return {AT + buffer + (N::T - 1) * width, N::T * width};
+  }
+
+  template <class Team>
+  COMPFAST_DEVICE static void forward(const Team& team, Chip c, int sequences,
+                                      const int32_t* tokens, float epsilon) {
+    constexpr int D = N::D, FF = N::FF;
+    constexpr Rows none{0, 0};
+    const int n = sequences * N::T;
+    constexpr LayerPlaces a = P.layer[0], b = P.layer[1];
+    embed<N>(team, c, n, tokens, P.token, P.position, rows(B::x0, D));
+    norm<D>(team, c, n, rows(B::x0, D), a.scale1, a.shift1, rows(B::n1, D), AT + B::stats1,
+            epsilon);
+    linear<D, 3 * D, Finish::PLAIN>(team, c, n, rows(B::n1, D), a.wq, a.bq, rows(B::qkv, 3 * D),
+                                    none);
+    attention<N, N::T>(team, c, sequences, rows(B::qkv, 3 * D), rows(B::qkv + D, 3 * D),
+                       rows(B::qkv + 2 * D, 3 * D), rows(B::p, N::KEYS), rows(B::o, D));
+    linear<D, D, Finish::RESIDUAL>(team, c, n, rows(B::o, D), a.wo, a.bo, rows(B::s, D),
+                                   rows(B::x0, D));
+    norm<D>(team, c, n, rows(B::s, D), a.scale2, a.shift2, rows(B::n2, D), AT + B::stats2, epsilon);
+    linear<D, FF, Finish::GELU>(team, c, n, rows(B::n2, D), a.wu, a.bu, rows(B::u, FF),
+                                rows(B::slope, FF));
+    linear<FF, D, Finish::RESIDUAL>(team, c, n, rows(B::u, FF), a.wd, a.bd, rows(B::x1, D),
+                                    rows(B::s, D));
+
+    norm<D>(team, c, n, rows(B::x1, D), b.scale1, b.shift1, rows(B::n1b, D), AT + B::stats1b,
+            epsilon);
+    linear<D, D, Finish::PLAIN>(team, c, sequences, last(B::n1b, D), b.wq, b.bq, rows(B::qb, D),
+                                none);
+    linear<D, 2 * D, Finish::PLAIN>(team, c, n, rows(B::n1b, D), b.wk, b.bk, rows(B::kv, 2 * D),
+                                    none);
+    attention<N, 1>(team, c, sequences, rows(B::qb, D), rows(B::kv, 2 * D), rows(B::kv + D, 2 * D),
+                    rows(B::pb, N::KEYS), rows(B::ob, D));
+    linear<D, D, Finish::RESIDUAL>(team, c, sequences, rows(B::ob, D), b.wo, b.bo, rows(B::sb, D),
+                                   last(B::x1, D));
+    norm<D>(team, c, sequences, rows(B::sb, D), b.scale2, b.shift2, rows(B::n2b, D),
+            AT + B::stats2b, epsilon);
+    linear<D, FF, Finish::GELU>(team, c, sequences, rows(B::n2b, D), b.wu, b.bu, rows(B::ub, FF),
+                                rows(B::slope_b, FF));
+    linear<FF, D, Finish::RESIDUAL>(team, c, sequences, rows(B::ub, FF), b.wd, b.bd, rows(B::x2, D),
+                                    rows(B::sb, D));
+    norm<D>(team, c, sequences, rows(B::x2, D), P.scale, P.shift, rows(B::nf, D), AT + B::stats_f,
+            epsilon);
+    linear<D, N::V, Finish::PLAIN>(team, c, sequences, rows(B::nf, D), P.wh, P.bh, rows(B::z, N::V),
+                                   none);
+  }
+
+  // Adds the microbatch's gradient to g [P]; z holds the gradient of the logits.
+  template <class Team>
+  COMPFAST_DEVICE static void backward(const Team& team, Chip c, int sequences,
+                                       const int32_t* tokens, float* g) {
+    constexpr int D = N::D, FF = N::FF;
+    constexpr Rows none{0, 0};
+    const int n = sequences * N::T;
+    constexpr LayerPlaces a = P.layer[0], b = P.layer[1];
+    const Rows dz = rows(B::z, N::V), dxb = rows(B::dxb, D), dnb = rows(B::dnb, D);
+    const Rows du = rows(B::du, FF), dn = rows(B::dn, D), dx = rows(B::dx1, D);
+    const Rows d_o = rows(B::d_o, D), ds = rows(B::ds, N::KEYS);
+    weight_gradient<D, N::V>(team, c, sequences, dz, rows(B::nf, D), g + P.wh, g + P.bh);
+    input_gradient<D, N::V, false, false>(team, c, sequences, dz, P.wh, dnb, none);
+    norm_gradient<D, false>(team, c, sequences, dnb, rows(B::x2, D), P.scale, AT + B::stats_f, dxb,
+                            g + P.scale, g + P.shift);
+
+    weight_gradient<FF, D>(team, c, sequences, dxb, rows(B::ub, FF), g + b.wd, g + b.bd);
+    input_gradient<FF, D, false, true>(team, c, sequences, dxb, b.wd, du, rows(B::slope_b, FF));
+    weight_gradient<D, FF>(team, c, sequences, du, rows(B::n2b, D), g + b.wu, g + b.bu);
+    input_gradient<D, FF, false, false>(team, c, sequences, du, b.wu, dnb, none);
+    norm_gradient<D, true>(team, c, sequences, dnb, rows(B::sb, D), b.scale2, AT + B::stats2b, dxb,
+                           g + b.scale2, g + b.shift2);
+    weight_gradient<D, D>(team, c, sequences, dxb, rows(B::ob, D), g + b.wo, g + b.bo);
+    input_gradient<D, D, false, false>(team, c, sequences, dxb, b.wo, d_o, none);
+    const Rows dqb = rows(B::dqb, D), dkv = rows(B::dqkv, 2 * D), dv = rows(B::dqkv + D, 2 * D);
+    attention_gradient<N, 1>(team, c, sequences, rows(B::qb, D), rows(B::kv, 2 * D),
+                             rows(B::kv + D, 2 * D), rows(B::pb, N::KEYS), d_o, ds, dqb, dkv, dv);
+    weight_gradient<D, D>(team, c, sequences, dqb, last(B::n1b, D), g + b.wq, g + b.bq);
+    weight_gradient<D, 2 * D>(team, c, n, dkv, rows(B::n1b, D), g + b.wk, g + b.bk);
+    input_gradient<D, 2 * D, false, false>(team, c, n, dkv, b.wk, dn, none);
+    input_gradient<D, D, true, false>(team, c, sequences, dqb, b.wq, last(B::dn, D), none);
+    norm_gradient<D, false>(team, c, n, dn, rows(B::x1, D), b.scale1, AT + B::stats1b, dx,
+                            g + b.scale1, g + b.shift1);
+    const Rows asked = last(B::dx1, D);
+    team.each(sequences * D, [=](int i) { c[asked(i / D) + i % D] += c[dxb(i / D) + i % D]; });
+
+    weight_gradient<FF, D>(team, c, n, dx, rows(B::u, FF), g + a.wd, g + a.bd);
+    input_gradient<FF, D, false, true>(team, c, n, dx, a.wd, du, rows(B::slope, FF));
+    weight_gradient<D, FF>(team, c, n, du, rows(B::n2, D), g + a.wu, g + a.bu);
+    input_gradient<D, FF, false, false>(team, c, n, du, a.wu, dn, none);
+    norm_gradient<D, true>(team, c, n, dn, rows(B::s, D), a.scale2, AT + B::stats2, dx,
+                           g + a.scale2, g + a.shift2);
+    weight_gradient<D, D>(team, c, n, dx, rows(B::o, D), g + a.wo, g + a.bo);
+    input_gradient<D, D, false, false>(team, c, n, dx, a.wo, d_o, none);
+    const Rows dqkv = rows(B::dqkv, 3 * D);
+    attention_gradient<N, N::T>(team, c, sequences, rows(B::qkv, 3 * D), rows(B::qkv + D, 3 * D),
+                                rows(B::qkv + 2 * D, 3 * D), rows(B::p, N::KEYS), d_o, ds, dqkv,
+                                rows(B::dqkv + D, 3 * D), rows(B::dqkv + 2 * D, 3 * D));
+    weight_gradient<D, 3 * D>(team, c, n, dqkv, rows(B::n1, D), g + a.wq, g + a.bq);
+    input_gradient<D, 3 * D, false, false>(team, c, n, dqkv, a.wq, dn, none);
+    norm_gradient<D, true>(team, c, n, dn, rows(B::x0, D), a.scale1, AT + B::stats1, dx,
+                           g + a.scale1, g + a.shift1);
+    embed_gradient<N>(team, c, n, tokens, dx, g + P.token, g + P.position);
+  }
+
+  COMPFAST_DEVICE static Control& control(Chip c) {
+    // The last CONTROL floats are not mixed among each other: Chip::place keeps blocks of 32.
+    return *reinterpret_cast<Control*>(c.base + (chip_floats<N, S>() - CONTROL));
+  }
+
+  template <class Team>
+  COMPFAST_DEVICE static void load(const Team& team, Chip c, const float* params) {
+    team.each(P.size, [=](int i) { c[i] = params[i]; });
+  }
+
+  template <class Team>
+  COMPFAST_DEVICE static void save(const Team& team, Chip c, float* params) {
+    team.each(P.size, [=](int i) { params[i] = c[i]; });
+  }
+
+  // Mean loss of the batch into control().loss, its gradient onto g.
+  template <class Team>
+  COMPFAST_DEVICE static void gradient(const Team& team, Chip c, int batch, const int32_t* tokens,
+                                       const int32_t* targets, float epsilon, float* g) {
+    team.each(1, [=](int) { control(c).loss = 0; });
+    const float share = 1.0f / (float)batch;
+    for (int first = 0; first < batch; first += S) {
+      const int count = batch - first < S ? batch - first : S;
+      const int32_t* rows = tokens + first * N::T;
+      forward(team, c, count, rows, epsilon);
+      cross_entropy<N>(team, c, count, targets + first, AT + B::z, AT + B::loss, share);
+      team.each(1, [=](int) {
+        for (int s = 0; s < count; s++) control(c).loss += c[AT + B::loss + s] * share;
+      });
+      backward(team, c, count, rows, g);
+    }
+  }
+
+  // One optimiser step from the gradient g, which is zero afterwards.
+  template <class Team>
+  COMPFAST_DEVICE static void update(const Team& team, Chip c, const Course& course,
+                                     const Life& life, int64_t step) {
+    float *g = life.gradient, *m = life.m, *v = life.v;
+    constexpr int partial = AT + B::size;
+    team.each(LANES, [=](int lane) {
+      float sum = 0;
+      COMPFAST_UNROLL(4)
+      for (int i = lane; i < P.size; i += LANES) sum = fmaf(g[i], g[i], sum);
+      c[partial + lane] = sum;
+    });
+    team.each(1, [all = &course, life, step, c](int) {
+      float sum = 0;
+      COMPFAST_UNROLL(4)
+      for (int lane = 0; lane < LANES; lane++) sum += c[partial + lane];
+      Control& a = control(c);
+      const Optimizer& o = all->optimizer;
+      a.norm = sqrtf(sum);
+      a.finite = a.loss - a.loss == 0.0f && a.norm - a.norm == 0.0f;
+      const double lr = (double)(float)(life.lr * o.scale[step] + o.offset[step]);
+      const double scale = life.clip > 0 ? life.clip / ((double)a.norm + 1e-6) : 1.0;
+      a.clip = (float)(scale < 1.0 ? scale : 1.0);
+      a.keep = (float)(1.0 - lr * life.weight_decay);
+      a.step_size = (float)(lr / o.correction1[step]);
+      a.correction = (float)(1.0 / sqrt(o.correction2[step]));
+      a.beta1 = (float)o.beta1, a.rest1 = (float)(1.0 - o.beta1);
+      a.beta2 = (float)o.beta2, a.rest2 = (float)(1.0 - o.beta2);
+      a.eps = (float)o.eps;
+    });
+    const Control a = control(c);
+    team.each(P.size, [=](int i) {
+      const float grad = g[i] * a.clip;
+      g[i] = 0;
+      if (!a.finite) return;
+      m[i] = fmaf(a.beta1, m[i], a.rest1 * grad);
+      v[i] = fmaf(a.beta2, v[i], a.rest2 * grad * grad);
+      c[i] = fmaf(-a.step_size, m[i] / fmaf(sqrtf(v[i]), a.correction, a.eps), c[i] * a.keep);
+    });
+  }
+
+  // Steps [step, until); loss and norm [.] from absolute step `step` on. Returns the step reached:
+  // a loss or norm that is not finite leaves the member as it was before it.
+  template <class Team>
+  COMPFAST_DEVICE static int64_t train(const Team& team, Chip c, const Course& course,
+                                       const Life& life, int64_t step, int64_t until, float* loss,
+                                       float* norm, uint8_t* status) {
+    load(team, c, life.params);
+    const int64_t from = step;
+    bool runs = true;
+    for (; runs && step < until; step++) {
+      // captured by its address: a copy would live in slow memory
+      team.each(course.batch, [all = &course, life, step](int s) {
+        anchor_batch(all->stream, life.seed, step, all->batch, s, s + 1, life.tokens, life.targets);
+      });
+      gradient(team, c, course.batch, life.tokens, life.targets, course.epsilon, life.gradient);
+      update(team, c, course, life, step);
+      const Control found = control(c);
+      runs = found.finite != 0;
+      team.each(1, [=](int) {
+        loss[step - from] = found.loss;
+        norm[step - from] = found.norm;
+        if (!found.finite) *status = DIVERGED;
+      });
+    }
+    save(team, c, life.params);
+    return runs ? step : step - 1;
+  }
+};
+
+}  // namespace cuda
+}  // namespace compfast

@@ -1,0 +1,127 @@
+"""The steps of csrc/cuda compiled for the host: every line of them but the launch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from oracle import Array
+
+from compfast.config import MemberSpec
+from compfast.engines.layout import FlatLayout
+from compfast.init import initial_parameters
+from compfast.models.plan import transformer_plan
+from compfast.schedule import make_tables
+from compfast.tasks import make_task
+
+SOURCE = Path(__file__).parent / "cpp" / "cuda_host.cpp"
+SEQUENCES = (1, 2, 4)  # a microbatch
+FORWARD, BACKWARD, STRIDED = 0, 1, 2  # order of a piece's items
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "libcuda_host.so"
+        flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
+        command = [os.environ.get("CXX", "c++"), *flags, str(SOURCE), "-o", str(file)]
+        subprocess.run(command, check=True)
+        return ctypes.CDLL(str(file))
+
+
+def flat_layout(spec: MemberSpec) -> FlatLayout:
+    plan = transformer_plan(spec.model, absorb=False)
+    return FlatLayout(spec.model, plan, spec.optimizer.decay)
+
+
+def _at(array: Array) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def places() -> list[int]:
+    """token, position, scale, shift, wh, bh, size; then 14 numbers a layer."""
+    found = np.zeros(7 + 2 * 14, np.int32)
+    library().cuda_places(_at(found))
+    return [int(i) for i in found]
+
+
+def gradient(
+    spec: MemberSpec, params: Array, tokens: Array, targets: Array, sequences: int, order: int = 0
+) -> tuple[float, Array]:
+    """Mean loss of a batch and the flat gradient [P]."""
+    gradients, loss = np.zeros_like(params), np.zeros(1, np.float32)
+    library().cuda_gradient(
+        sequences,
+        order,
+        _at(params),
+        len(tokens),
+        _at(tokens),
+        _at(targets),
+        ctypes.c_float(spec.model.norm_eps),
+        _at(gradients),
+        _at(loss),
+    )
+    return float(loss[0]), gradients
+
+
+@dataclass
+class Trained:
+    """A member after some steps, flat; `tokens` and `targets` are the last batch."""
+
+    params: Array
+    m: Array
+    v: Array
+    gradient: Array
+    loss: Array
+    norm: Array
+    tokens: Array
+    targets: Array
+    step: int
+    status: int
+
+
+def train(
+    spec: MemberSpec, until: int, sequences: int, order: int = 0, before: Trained | None = None
+) -> Trained:
+    """From step 0, or from where `before` stands, to `until`."""
+    flat, tables = flat_layout(spec), make_tables([spec])
+    if before is None:
+        params = np.zeros((1, flat.size), np.float32)
+        drawn = initial_parameters(spec, tables.std[0])
+        flat.pack({name: value[None] for name, value in drawn.items()}, params)
+        arrays = [params[0], *(np.zeros(flat.size, np.float32) for _ in range(3))]
+        step = 0
+    else:
+        arrays = [a.copy() for a in (before.params, before.m, before.v, before.gradient)]
+        step = before.step
+    batch, length = spec.training.batch_size, spec.task.seq_len
+    tokens = np.zeros((batch, length), np.int32)
+    targets = np.zeros(batch, np.int32)
+    loss, norm = np.full((2, until - step), np.nan, np.float32)
+    status = np.zeros(1, np.uint8)
+    stream, options = make_task(spec.task).stream_table(), spec.optimizer
+    pairs, combos = (np.ascontiguousarray(stream[k], np.int32) for k in ("pairs", "combos"))
+    lines = (tables.scale, tables.offset, tables.bias_correction1, tables.bias_correction2)
+    run: Any = library().cuda_train
+    run.restype = ctypes.c_int64
+    real, whole = ctypes.c_double, ctypes.c_int64
+    reached = run(
+        *(sequences, order, _at(pairs), len(pairs), _at(combos), len(combos)),
+        *(stream["item_low"], stream["item_count"], stream["words"], *map(_at, lines)),
+        *(real(options.beta1), real(options.beta2), real(options.eps)),
+        *(ctypes.c_float(spec.model.norm_eps), batch, ctypes.c_uint64(spec.seed)),
+        *(real(options.lr), real(options.weight_decay), real(options.clip)),
+        *map(_at, arrays),
+        *(_at(tokens), _at(targets), whole(step), whole(until)),
+        *(_at(loss), _at(norm), _at(status)),
+    )
+    params, m, v, g = arrays
+    return Trained(params, m, v, g, loss, norm, tokens, targets, int(reached), int(status[0]))
