@@ -13,7 +13,7 @@ from typing import Any
 
 import hostile
 import pytest
-from small_runs import assert_same_run, small_config
+from small_runs import assert_same_run, interrupted_at, small_config
 
 import compfast
 from compfast import storage
@@ -184,6 +184,27 @@ def test_a_finished_part_is_never_replaced(whole: Run, tmp_path: Path) -> None:
     assert committed(store, 0) == first
 
 
+def test_a_slow_upload_does_not_replace_a_finished_part(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker that was given up and lives on."""
+    store = open_store(str(tmp_path / "parts"))
+    stopped = interrupted_at(tmp_path / "stopped", small_config(sweep=SWEEP), 20)
+    put = stores.LocalStore.put
+
+    def slow(*arguments: Any) -> None:
+        monkeypatch.setattr(stores.LocalStore, "put", put)
+        commit(store, 0, whole)
+        put(*arguments)
+
+    monkeypatch.setattr(stores.LocalStore, "put", slow)
+    commit(store, 0, stopped)
+    found = committed(store, 0)
+    assert found is not None
+    assert found.finished
+    assert folders(store) == [found.folder]
+
+
 def test_a_damaged_part_is_not_gone_on_with(place: str, tmp_path: Path) -> None:
     job, store = job_at(place, parts=1), open_store(place)
     assert run_part(job, 0, stop_after(5)).state == "stopped"
@@ -277,8 +298,9 @@ def test_a_sweep_from_somebody_removes_nothing_of_ours(
         sweep(None, out, Fake(), resume=True)
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
 def test_parts_that_a_killed_driver_left_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_hand: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the merge and the removal."""
     out = tmp_path / "sweep"
@@ -287,9 +309,11 @@ def test_parts_that_a_killed_driver_left_are_removed(
         with pytest.raises(Died):
             sweep(small_config(sweep=SWEEP), out, Fake())
     assert len(beside(out)) == 2
-    idle = Fake()
-    assert sweep(None, out, idle, resume=True).finished
-    assert (beside(out), idle.started) == (["sweep"], [])
+    if by_hand:
+        assert sweep(None, out, Fake(), resume=True).finished
+    else:
+        assert main(["--resume", str(out), "--cluster", "ray", "--quiet"]) == 0
+    assert beside(out) == ["sweep"]
 
 
 def _die_at_the_whole(store: Any, name: str) -> None:

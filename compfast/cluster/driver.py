@@ -95,7 +95,7 @@ def sweep(
         config = resumed_config(known, config)
         given = _record(known).storage
         if known.finished:
-            open_store(given).remove("")  # a driver killed after the merge left its parts
+            remove_parts(known)
             return known
         if place is not None and place != given:
             raise UsageError(f"{path} was started with its parts in {given}, not {place}")
@@ -151,6 +151,12 @@ def _record(run: Run) -> _Record:
     except (TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{run.path}/config.json describes no sweep: {error}") from None
     return found
+
+
+def remove_parts(run: Run) -> None:
+    """Remove what a driver that was killed after its merge left of a finished sweep."""
+    if "cluster" in run.info:
+        open_store(_record(run).storage).remove("")
 
 
 def _new_job(config: Config, path: Path, cluster: Cluster, place: str | None) -> Job:

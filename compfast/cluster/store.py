@@ -176,6 +176,10 @@ def commit(store: Store, part: int, run: Run) -> None:
         name = path.relative_to(run.path).as_posix()
         store.put(path, f"{folder}/{name}")
         files[name] = dataclasses.asdict(storage.digest_of(path))
+    other = committed(store, part)  # uploading took a while
+    if other is not None and other.finished:
+        store.remove(folder)
+        return
     document = {
         "folder": folder,
         "finished": run.finished,
