@@ -22,7 +22,7 @@ from compfast.cli.plan import grid_line, plan
 from compfast.cli.request import new_config
 from compfast.cli.results import show
 from compfast.cli.resumption import resumption
-from compfast.cluster import sweep
+from compfast.cluster import remove_parts, sweep
 from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
 from compfast.errors import (
@@ -61,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> None:
         stored, config = resumption(arguments)
         output = Output(config.run.quiet)
         if stored.finished:
+            if arguments.cluster is not None:
+                remove_parts(stored)
             output.say(f"{stored.path} is finished; nothing to do")
             if not (stored.path / "report" / "index.html").exists():
                 show(stored, output)

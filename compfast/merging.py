@@ -249,7 +249,7 @@ def _same_sweep(first: Run, run: Run) -> None:
             )
     # The native engine uses no torch; its bits hang on the compfast that was built.
     for name in ("compfast", "torch") if run.info["engine"] == "eager" else ("compfast",):
-        one, other = (r.info["versions"][name] for r in (first, run))
+        one, other = (r.info["versions"].get(name) for r in (first, run))
         if one != other:
             raise UsageError(
                 f"{first.path} was trained with {name} {one}, {run.path} with {other},"
@@ -263,11 +263,11 @@ def _description(parts: Sequence[Part]) -> tuple[Config, dict[str, Any]]:
     own = dataclasses.replace(first.config.run, shard=(0, 1))
     config = dataclasses.replace(first.config, run=own)
     document = describe(config, first.info["engine"], first.info["isa"])
-    document |= {name: first.info[name] for name in ("versions", "commit")}
+    document |= {name: first.info.get(name) for name in ("versions", "commit")}
     document["parts"] = [
         {
             "members": [part.members.start, part.members.stop],
-            "commit": part.run.info["commit"],
+            "commit": part.run.info.get("commit"),
             "created": part.run.info["created"],
             "seal": storage.read_json(part.checkpoint.path / "manifest.json")["seal"],
         }

@@ -176,14 +176,24 @@ def load(path: str | Path) -> Run:
     info = storage.read_json(folder / "config.json")
     if info.get("format") != FORMAT or not isinstance(info.get("config"), dict):
         raise UsageError(f"{folder} was written in another format than this version reads")
-    for name, known in (("engine", info.get("engine") in ENGINES), ("isa", _word(info.get("isa")))):
-        if not known:
+    for name, valid in (
+        ("engine", info.get("engine") in ENGINES),
+        ("isa", _word(info.get("isa"))),
+        ("versions", _texts(info.get("versions"))),
+        ("commit", isinstance(info.get("commit"), str | None)),
+        ("created", isinstance(info.get("created"), str)),
+    ):
+        if not valid:
             raise StorageError(f"{folder}/config.json has no valid {name}: {info.get(name)!r}")
     return Run(folder, from_dict(info["config"]), info)
 
 
 def _word(value: Any) -> bool:
     return isinstance(value, str) and value.replace("_", "").isalnum()
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str | None) for v in value.values())
 
 
 def member_groups(config: Config) -> Groups:

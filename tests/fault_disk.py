@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -70,6 +71,14 @@ def power_loss_any(folder: Path, random: Random) -> None:
 def power_loss_resuming(folder: Path, random: Random) -> None:
     """The same while a stopped run is taken up again, which also removes files."""
     _lose_power(*_second_log(), folder, random, random.choice((None, random)))
+
+
+def power_loss_unsynced(pattern: str, folder: Path, random: Random) -> None:
+    """The control: as if files or folders of such names were never synced."""
+    base, log = _first_log()
+    left = [o for o in log if o.kind != "sync" or not fnmatch(o.path.name, pattern)]
+    assert len(left) < len(log)
+    _lose_power(base, left, folder, random, None)
 
 
 class _Notes(compfast.Callback):

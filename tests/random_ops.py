@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from random_ensembles import widths
 from torch import Tensor
 
 from compfast import ops
@@ -107,7 +108,7 @@ def calls(draw: Any) -> Call:
         run = _differentiable(ops.cross_entropy)
     elif name == "attention":
         b, t, h = draw(st.integers(1, 4)), draw(st.integers(1, 40)), draw(st.integers(1, 3))
-        k, v, causal = draw(size), draw(size), draw(st.booleans())
+        k, v, causal = draw(widths(1, 19)), draw(widths(1, 19)), draw(st.booleans())
         inputs = {"q": normal(b, t, h, k), "k": normal(b, t, h, k), "v": normal(b, t, h, v)}
         inputs["dy"] = normal(b, t, h, v)
         run = _differentiable(lambda **t: ops.attention(**t, causal=causal))

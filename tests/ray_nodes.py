@@ -1,7 +1,7 @@
 """A Ray cluster of two nodes on this machine, told on standard input what to do to itself.
 
-Prints its address, then for each line (kill-worker, kill-node, add-node) what came of it. Ends,
-and all its processes with it, when standard input is closed.
+Prints its address, then for each line (kill-worker, kill-node, add-node, add-generic,
+remove-generic) what came of it. Ends, and all its processes with it, when standard input is closed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     cluster = clusters.Cluster(
         initialize_head=True, head_node_args={**_NODE, "include_dashboard": False}
     )
-    other = cluster.add_node(**_NODE)
+    other, generic = cluster.add_node(**_NODE), None
     print(cluster.address, flush=True)
     try:
         for line in sys.stdin:
@@ -55,8 +55,12 @@ def main() -> None:
                     os.kill(random.choice(pids), signal.SIGKILL)
             elif line.strip() == "kill-node":
                 cluster.remove_node(other, allow_graceful=False)
-            else:
+            elif line.strip() == "add-node":
                 other = cluster.add_node(**_NODE)
+            elif line.strip() == "add-generic":  # as a machine whose instructions differ
+                generic = cluster.add_node(**_NODE, env_vars={"COMPFAST_ISA": "generic"})
+            else:
+                cluster.remove_node(generic)
             print(done, flush=True)
     finally:
         cluster.shutdown()

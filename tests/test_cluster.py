@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
-from small_runs import assert_same_run, small_config
+from small_runs import assert_same_run, interrupted_at, small_config
 
 import compfast
 from compfast import storage
@@ -183,6 +184,27 @@ def test_a_finished_part_is_never_replaced(whole: Run, tmp_path: Path) -> None:
     assert committed(store, 0) == first
 
 
+def test_a_slow_upload_does_not_replace_a_finished_part(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker that was given up and lives on."""
+    store = open_store(str(tmp_path / "parts"))
+    stopped = interrupted_at(tmp_path / "stopped", small_config(sweep=SWEEP), 20)
+    put = stores.LocalStore.put
+
+    def slow(*arguments: Any) -> None:
+        monkeypatch.setattr(stores.LocalStore, "put", put)
+        commit(store, 0, whole)
+        put(*arguments)
+
+    monkeypatch.setattr(stores.LocalStore, "put", slow)
+    commit(store, 0, stopped)
+    found = committed(store, 0)
+    assert found is not None
+    assert found.finished
+    assert folders(store) == [found.folder]
+
+
 def test_a_damaged_part_is_not_gone_on_with(place: str, tmp_path: Path) -> None:
     job, store = job_at(place, parts=1), open_store(place)
     assert run_part(job, 0, stop_after(5)).state == "stopped"
@@ -204,6 +226,100 @@ def test_a_commit_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
     store.write("part-00000.json", b"{}")
     with pytest.raises(compfast.StorageError, match="lacks or misuses 'files'"):
         committed(store, 0)
+
+
+HEX = "0123456789ab"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"folder": "../../victim"},
+        {"folder": "/victim"},
+        {"folder": ""},
+        {"folder": 5},
+        {"folder": f"part-00001-{HEX}"},
+        {"finished": "yes"},
+        {"work": -1},
+        {"work": "9"},
+        {"verdicts": {"symmetric": float("nan")}},
+        {"verdicts": 3},
+        {"files": {"a": {}}},
+        {"files": [1]},
+    ],
+)
+def test_a_commit_from_somebody_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "parts"))
+    known = {"folder": f"part-00000-{HEX}", "finished": False, "work": 1}
+    document = {**known, "verdicts": {"symmetric": 1}, "files": {}}
+    store.write("part-00000.json", hostile.as_json(document))
+    assert committed(store, 0) is not None
+    store.write("part-00000.json", hostile.as_json({**document, **change}))
+    with pytest.raises(compfast.StorageError, match=r"part-00000\.json lacks or misuses"):
+        committed(store, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "x/../../victim"},
+        {"name": 7},
+        {"storage": "."},
+        {"storage": "/"},
+        {"storage": None},
+        {"storage": "victim"},
+        {"parts": 0},
+        {"parts": 7},
+        {"parts": "3"},
+        {"parts": True},
+        {"more": 1},
+    ],
+)
+def test_a_sweep_from_somebody_removes_nothing_of_ours(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name and the storage in config.json say what a sweep writes, and removes at its end."""
+    out, victim = tmp_path / "sweep", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    with pytest.raises(compfast.Interrupted):
+        sweep(small_config(sweep=SWEEP), out, Fake(signal_at=1))
+    monkeypatch.chdir(tmp_path)
+    info = storage.read_json(out / "config.json")
+    info["cluster"] |= change
+    (out / "config.json").write_bytes(hostile.as_json(info))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(compfast.StorageError, match=r"config\.json describes no sweep"):
+        sweep(None, out, Fake(), resume=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    info["cluster"] = None
+    (out / "config.json").write_bytes(hostile.as_json(info))
+    with pytest.raises(compfast.StorageError, match=r"config\.json describes no sweep"):
+        sweep(None, out, Fake(), resume=True)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_parts_that_a_killed_driver_left_are_removed(
+    by_hand: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the merge and the removal."""
+    out = tmp_path / "sweep"
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.LocalStore, "remove", _die_at_the_whole)
+        with pytest.raises(Died):
+            sweep(small_config(sweep=SWEEP), out, Fake())
+    assert len(beside(out)) == 2
+    if by_hand:
+        assert sweep(None, out, Fake(), resume=True).finished
+    else:
+        assert main(["--resume", str(out), "--cluster", "ray", "--quiet"]) == 0
+    assert beside(out) == ["sweep"]
+
+
+def _die_at_the_whole(store: Any, name: str) -> None:
+    if name == "":
+        raise Died
+    storage.discard(store.folder / name)
 
 
 def test_a_node_that_would_give_other_bits_trains_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import fault_disk
 import fault_process
 import pytest
 from faults import FAULTS, Fault, attempt
@@ -32,6 +35,14 @@ def test_a_restore_without_moments_is_counted_as_lost() -> None:
     tally = attempt(forgetful, 2)
     assert len(tally.lost) == 2
     assert all("AssertionError" in sentence for sentence in tally.lost)
+
+
+@pytest.mark.parametrize("pattern", ["checkpoints", "metrics", "*.safetensors", "manifest.json"])
+def test_power_loss_without_a_sync_is_counted_as_lost(pattern: str) -> None:
+    """Names in a folder, or the bytes of files."""
+    careless = functools.partial(fault_disk.power_loss_unsynced, pattern)
+    tally = attempt(Fault(f"no sync of {pattern}", careless, 6, 6), 6)
+    assert any("checkpoint" in sentence for sentence in tally.lost), tally.lost
 
 
 def test_the_victim_saves_often_enough() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hostile") / "run"
     interrupted_at(path, small_config(sweep=SWEEP, steps=20, run={"checkpoint_every": 8}), 15)
     return path
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two finished halves of a run."""
+    folder, parts = tmp_path_factory.mktemp("shards"), [{"shard": (i, 2)} for i in range(2)]
+    configs = [small_config(sweep=SWEEP, steps=20, run=part) for part in parts]
+    return [compfast.train(config, folder / f"{i}").path for i, config in enumerate(configs)]
 
 
 @pytest.fixture
@@ -210,6 +221,42 @@ def test_configs(stopped: Path, data: Any) -> None:
 @given(data=st.data())
 def test_configs_long(stopped: Path, data: Any) -> None:
     _config_property(stopped, data)
+
+
+def _merge_property(shards: list[Path], folder: Path, data: Any) -> None:
+    """One of the parts to be merged says anything of itself."""
+    file = data.draw(st.sampled_from(shards)) / "config.json"
+    kept = file.read_bytes()
+    file.write_bytes(hostile.as_json(data.draw(hostile.changed(json.loads(kept)))))
+    try:
+        with suppress(compfast.CompfastError):
+            assert compfast.merge(shards, folder / "merged").members.height == 4
+    finally:
+        file.write_bytes(kept)
+        shutil.rmtree(folder / "merged", ignore_errors=True)
+
+
+@examples(40)
+@given(data=st.data())
+def test_merges(shards: list[Path], tmp_path: Path, data: Any) -> None:
+    _merge_property(shards, tmp_path, data)
+
+
+@pytest.mark.slow
+@examples(2000)
+@given(data=st.data())
+def test_merges_long(shards: list[Path], tmp_path: Path, data: Any) -> None:
+    _merge_property(shards, tmp_path, data)
+
+
+@pytest.mark.parametrize("name", ["versions", "commit", "created"])
+def test_a_part_that_does_not_say_what_it_is(name: str, shards: list[Path], tmp_path: Path) -> None:
+    other = Path(shutil.copytree(shards[1], tmp_path / "other"))
+    info = json.loads((other / "config.json").read_text())
+    info[name] = [1]
+    (other / "config.json").write_text(json.dumps(info))
+    with pytest.raises(compfast.StorageError, match=f"no valid {name}"):
+        compfast.merge([shards[0], other], tmp_path / "merged")
 
 
 @pytest.mark.parametrize(
@@ -373,6 +420,17 @@ def test_parquet(stopped: Path, tmp_path: Path, data: Any) -> None:
 def test_parquet_long(stopped: Path, tmp_path: Path, data: Any) -> None:
     content = (stopped / "members.parquet").read_bytes()
     _parquet_property(content, tmp_path / "a.parquet", data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("atheris") is None, reason="pip install -e '.[fuzz]'")
+@pytest.mark.parametrize("target", ["tensors", "manifest", "config", "table", "toml", "flags"])
+def test_coverage_guided(target: str, tmp_path: Path) -> None:
+    """tests/fuzz.py, in short."""
+    script = Path(__file__).parent / "fuzz.py"
+    command = [sys.executable, str(script), target, "-runs=3000", f"-artifact_prefix={tmp_path}/"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_text_reaches_the_page_escaped() -> None:

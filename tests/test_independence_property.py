@@ -75,6 +75,16 @@ def test_ops() -> None:
     quick(60)(given(calls())(op_property))()
 
 
+@pytest.mark.parametrize("isa", _native.supported_isas()[:-1])
+def test_engine_and_ops_of_the_other_instruction_sets(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has kernels of its own; the strongest is what the other tests run."""
+    monkeypatch.setenv("COMPFAST_ISA", isa)
+    quick(10)(given(courses())(engine_property))()
+    quick(25)(given(calls())(op_property))()
+
+
 def test_a_member_that_is_done_keeps_no_window(tmp_path: Path) -> None:
     rates = (("optimizer.lr", (1e-4, 1e20)),)
     config = small_config(sweep=rates, steps=3, log_every=3, eval_every=1)

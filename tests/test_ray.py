@@ -66,6 +66,14 @@ def nodes() -> Iterator[Nodes]:
     started.close()
 
 
+@pytest.fixture
+def generic_node(nodes: Nodes) -> Iterator[None]:
+    """A third node, with instructions of its own, for one test."""
+    nodes.tell("add-generic")
+    yield
+    nodes.tell("remove-generic")
+
+
 @contextlib.contextmanager
 def started(nodes: Nodes, *argv: str) -> Iterator[subprocess.Popen[str]]:
     """A driver; it does not outlive the test."""
@@ -104,6 +112,29 @@ def test_two_nodes_give_the_bits_of_one_process(nodes: Nodes, tmp_path: Path) ->
     assert_same_run(alone(tmp_path / "whole", SHORT), run)
     assert run.info["cluster"]["parts"] == 6
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep", "whole"]
+
+
+@pytest.mark.usefixtures("generic_node")
+def test_a_node_of_other_instructions_is_refused_until_one_set_is_named(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compfast import _native
+
+    strongest = _native.supported_isas()[-1]
+    if strongest == "generic":
+        pytest.skip("this machine has one instruction set")
+    monkeypatch.delenv("COMPFAST_ISA", raising=False)
+    out = tmp_path / "sweep"
+    with started(nodes, *SHORT, "--out", str(out)) as process:
+        said = ended(process, 2)
+    assert f"the nodes would give different bits: 2 with native {strongest}" in said
+    assert "; 1 with native generic" in said
+    assert f"set COMPFAST_ISA={strongest}, which all run" in said
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("COMPFAST_ISA", strongest)
+    with started(nodes, *SHORT, "--out", str(out)) as process:
+        ended(process)
+    assert_same_run(alone(tmp_path / "whole", SHORT), compfast.load(out))
 
 
 @pytest.mark.slow

@@ -300,6 +300,27 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert compfast.Config is Config
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_two_that_begin_at_once_do_not_share_a_folder(
+    over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other comes, and may be over, between our look at the folder and our lock."""
+    make_root, others = storage.make_root, []
+
+    def late(path: Path) -> None:
+        monkeypatch.setattr(storage, "make_root", make_root)
+        others.append(runfolder.RunFolder.create(path, {"whose": "theirs"}))
+        if over:
+            others[0].close()
+        make_root(path)
+
+    monkeypatch.setattr(storage, "make_root", late)
+    with pytest.raises(compfast.CompfastError, match="not empty" if over else "in use by another"):
+        runfolder.RunFolder.create(tmp_path / "run", {"whose": "ours"})
+    assert storage.read_json(tmp_path / "run" / "config.json") == {"whose": "theirs"}
+    others[0].close()
+
+
 def _environment() -> dict[str, str]:
     here = Path(__file__).parent
     return {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "OMP_NUM_THREADS": "1"}

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,9 +93,10 @@ def sweep(
         if "cluster" not in known.info:
             raise UsageError(f"{path} was not started on a cluster; go on without --cluster")
         config = resumed_config(known, config)
+        given = _record(known).storage
         if known.finished:
+            remove_parts(known)
             return known
-        given = known.info["cluster"]["storage"]
         if place is not None and place != given:
             raise UsageError(f"{path} was started with its parts in {given}, not {place}")
     elif config is None:
@@ -107,7 +110,7 @@ def sweep(
     if known is None:
         job = _new_job(config, path, cluster, place)
         document = describe(config, job.facts.engine, job.facts.isa)
-        document["cluster"] = {"name": job.name, "parts": job.parts, "storage": job.storage}
+        document["cluster"] = dataclasses.asdict(_Record(job.name, job.parts, job.storage))
         folder = RunFolder.create(path, document)
     else:
         job = _known_job(config, known, cluster)
@@ -124,6 +127,36 @@ def sweep(
         count = len(run.members)
         raise AllDivergedError(f"every member ({count} of {count}) diverged; lower the rate")
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What config.json says of a sweep. Folders are removed by it, and it may be from anybody."""
+
+    name: str  # 12 hexadecimal digits, the end of the storage's own name
+    parts: int
+    storage: str
+
+
+def _record(run: Run) -> _Record:
+    """The sweep of a run folder; raises StorageError where no driver can have written it."""
+    try:
+        found = _Record(**run.info["cluster"])
+        if not re.fullmatch("[0-9a-f]{12}", found.name):
+            raise ValueError(f"the name {found.name!r}")
+        if not found.storage.endswith(f"-{found.name}"):
+            raise ValueError(f"the storage {found.storage!r}")
+        if type(found.parts) is not int or not 1 <= found.parts <= member_count(run.config):
+            raise ValueError(f"{found.parts!r} parts")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StorageError(f"{run.path}/config.json describes no sweep: {error}") from None
+    return found
+
+
+def remove_parts(run: Run) -> None:
+    """Remove what a driver that was killed after its merge left of a finished sweep."""
+    if "cluster" in run.info:
+        open_store(_record(run).storage).remove("")
 
 
 def _new_job(config: Config, path: Path, cluster: Cluster, place: str | None) -> Job:
@@ -143,15 +176,15 @@ def _new_job(config: Config, path: Path, cluster: Cluster, place: str | None) ->
 
 
 def _known_job(config: Config, known: Run, cluster: Cluster) -> Job:
-    own, isa = known.info["cluster"], known.info["isa"]
+    own, isa = _record(known), known.info["isa"]
     wanted = isa if known.info["engine"] == "native" else None
-    facts = _agreed(cluster, config, own["storage"], wanted)
+    facts = _agreed(cluster, config, own.storage, wanted)
     if (facts.engine, facts.isa) != (known.info["engine"], isa):
         raise UsageError(
             f"{known.path} was trained with {known.info['engine']} ({isa}), the cluster would go on"
             f" with {facts.engine} ({facts.isa}), which gives other bits"
         )
-    return Job(own["name"], to_dict(config), own["parts"], own["storage"], facts)
+    return Job(own.name, to_dict(config), own.parts, own.storage, facts)
 
 
 def _agreed(cluster: Cluster, config: Config, place: str, isa: str | None) -> Facts:

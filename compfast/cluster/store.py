@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -150,8 +151,14 @@ def committed(store: Store, part: int) -> Commit | None:
         files = {n: Digest(d["sha256"], d["bytes"]) for n, d in document["files"].items()}
         verdicts = dict(document["verdicts"])
         folder, finished, work = (document[name] for name in ("folder", "finished", "work"))
+        # The folder is read and removed by its name, which must not lead elsewhere.
+        if not re.fullmatch(f"{_stem(part)}-[0-9a-f]{{12}}", folder):
+            raise ValueError(f"the folder {folder!r}")
+        counts = (work, *verdicts.values())
+        if type(finished) is not bool or any(type(n) is not int or n < 0 for n in counts):
+            raise ValueError("a count")
         return Commit(folder, finished, work, verdicts, files)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{store.root}/{_commit_name(part)} lacks or misuses {error}") from error
 
 
@@ -169,6 +176,10 @@ def commit(store: Store, part: int, run: Run) -> None:
         name = path.relative_to(run.path).as_posix()
         store.put(path, f"{folder}/{name}")
         files[name] = dataclasses.asdict(storage.digest_of(path))
+    other = committed(store, part)  # uploading took a while
+    if other is not None and other.finished:
+        store.remove(folder)
+        return
     document = {
         "folder": folder,
         "finished": run.finished,

@@ -1,0 +1,62 @@
+"""What the random ensembles reach: a variant that is never drawn is never checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import Phase, given, settings
+from random_ensembles import Course, courses
+
+VECTOR = 16  # the widest instruction set's; a multiple of the others'
+WHOLE = 16  # keys of a lone query, csrc/attention_sizes.h
+
+
+def reached(course: Course) -> set[str]:
+    """Names of the variants that this course runs through."""
+    first = course.specs[0]
+    model, length = first.model, first.task.seq_len
+    last, whole = model.loss_positions == "last", model.d_k % VECTOR == model.d_v % VECTOR == 0
+    facts = {
+        "one member": len(course.specs) == 1,
+        "lone query": last and whole and length <= WHOLE,
+        "lone query, ragged": last and not whole,
+        "every query": not last,
+        "longer than a block": length > WHOLE,
+        "more threads than members": course.threads > len(course.specs),
+        "handed on": any(chunk.threads is not None for chunk in course.chunks),
+        "broken neighbour": any(chunk.broken for chunk in course.chunks),
+        "frozen itself": any(course.probe in chunk.frozen for chunk in course.chunks),
+        first.training.precision: True,
+        model.norm: True,
+        model.activation: True,
+        f"tied {model.tied_head}": True,
+        f"causal {model.causal}": True,
+    }
+    return {name for name, true in facts.items() if true}
+
+
+def test_every_variant_is_drawn() -> None:
+    found: Counter[str] = Counter()
+
+    @settings(
+        max_examples=80, derandomize=True, deadline=None, database=None, phases=(Phase.generate,)
+    )
+    @given(courses())
+    def look(course: Course) -> None:
+        found.update(reached(course))
+
+    look()
+    expected = {
+        *("one member", "lone query", "lone query, ragged", "every query", "longer than a block"),
+        *(
+            "more threads than members",
+            "handed on",
+            "broken neighbour",
+            "frozen itself",
+            "fp32",
+            "bf16",
+        ),
+        *("pre", "post", "relu", "gelu", "gelu_tanh"),
+        *("tied True", "tied False", "causal True", "causal False"),
+    }
+    assert found.keys() == expected, expected ^ found.keys()
