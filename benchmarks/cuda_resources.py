@@ -25,7 +25,8 @@ from compfast.errors import UsageError
 TABLE = Path(__file__).with_name("cuda_resources.csv")
 SOURCE = Path(__file__).parents[1] / "csrc" / "cuda" / "persistent.cu"
 SEQUENCES = {80: 2, 90: 4, 100: 4}  # of a microbatch on each architecture: csrc/cuda/network.h
-FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-cubin", "-Xptxas", "-v")
+# as in CMakeLists.txt
+FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "--fmad=false", "-cubin", "-Xptxas", "-v")
 
 
 @dataclass(frozen=True, order=True)
