@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,14 @@ from compfast.training import default_out, train
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bugs are raised."""
     try:
+        return _outcome(argv)
+    except KeyboardInterrupt:  # also one that comes while the outcome is being said
+        complain("stopped at once; a run that had begun goes on with --resume")
+        return Interrupted.exit_code
+
+
+def _outcome(argv: Sequence[str] | None) -> int:
+    try:
         _run(parse(argv))
     except CompfastError as error:
         complain(str(error))
@@ -47,9 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         complain(str(OutOfMemory()))
         return OutOfMemory.exit_code
-    except KeyboardInterrupt:
-        complain("stopped at once; a run that had begun goes on with --resume")
-        return Interrupted.exit_code
     return 0
 
 
@@ -123,4 +129,6 @@ def _callbacks(config: Config, output: Output) -> Iterator[list[Callback]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop but the exit code
+    sys.exit(code)

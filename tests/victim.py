@@ -109,7 +109,7 @@ def starve(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + extra, most))
 
 
-def main() -> int:
+def main() -> None:
     flags = argparse.ArgumentParser()
     flags.add_argument("folder")
     flags.add_argument("--resume", action="store_true")
@@ -125,14 +125,27 @@ def main() -> int:
     own = None if given.resume else large_config() if given.large else config()
     if given.memory is not None:
         starve(given.memory)
-    try:
-        compfast.train(own, given.folder, [_Started()], resume=given.resume)
-    except compfast.CompfastError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    compfast.train(own, given.folder, [_Started()], resume=given.resume)
     print(bomb.count)
-    return 0
+
+
+def outcome() -> tuple[int, str]:
+    """Exit code and what the user is told; as in compfast.ensemble."""
+    try:
+        main()
+    except compfast.CompfastError as error:
+        return error.exit_code, str(error)
+    except KeyboardInterrupt:
+        return compfast.Interrupted.exit_code, "stopped at once"
+    return 0, ""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code, sentence = outcome()
+    except KeyboardInterrupt:
+        code, sentence = compfast.Interrupted.exit_code, "stopped at once"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sentence:
+        print(sentence, file=sys.stderr)
+    sys.exit(code)
