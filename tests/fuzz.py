@@ -106,7 +106,7 @@ def _flags(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
         def line(self, left: float) -> str:
             return "plan"
 
-    ensemble.plan = lambda config: Plan()  # type: ignore[assignment, return-value]
+    ensemble.plan = lambda config: Plan()  # type: ignore[assignment, return-value, attr-defined]
 
     def target(data: bytes) -> None:
         argv = data.decode(errors="surrogateescape").split("\n")

@@ -15,7 +15,8 @@ def reached(course: Course) -> set[str]:
     """Names of the variants that this course runs through."""
     first = course.specs[0]
     model, length = first.model, first.task.seq_len
-    last, whole = model.loss_positions == "last", model.d_k % VECTOR == model.d_v % VECTOR == 0
+    last = model.loss_positions == "last"
+    whole = (model.d_k or 0) % VECTOR == (model.d_v or 0) % VECTOR == 0
     facts = {
         "one member": len(course.specs) == 1,
         "lone query": last and whole and length <= WHOLE,
