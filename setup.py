@@ -1,4 +1,5 @@
-"""Builds compfast._native with CMake and ninja; everything else is in pyproject.toml.
+"""Builds compfast._native (and _cuda, where nvcc is) with CMake and ninja; all else is in
+pyproject.toml.
 
 Whatever stops the build is said in one sentence on the last line.
 """

@@ -13,7 +13,7 @@ using namespace compfast;
 
 constexpr int KEY_VECTORS = ATTENTION_WHOLE / W;
 
-// Lane i is x . rows[i], i < N; the other lanes hold anything finite rows give.
+// Lane i is x . rows[i], i < N; what the other lanes hold means nothing.
 template <int N>
 vf products(const float* x, const float* rows, long ld, long d) {
   vf sum[N] = {};
@@ -33,7 +33,7 @@ constexpr Products products_table(long count, std::integer_sequence<int, N...>) 
   return table[count - 1];
 }
 
-// x . rows[j] for t keys, zero past them.
+// x . rows[j] for t keys, `past` in the lanes after them.
 inline void key_products(long t, const float* x, const float* rows, long ld, long d,
                          vf (&out)[KEY_VECTORS], float past) {
   for (int g = 0; g < KEY_VECTORS; g++) {

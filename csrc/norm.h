@@ -65,9 +65,9 @@ inline void norm_backward_rows(long d, const float* x, long x_ld, const float* g
       const vf xhat = (load(x + i * x_ld + j * W) - mean) * rstd;
       s1 += scaled;
       s2 = fma(scaled, xhat, s2);
-      if (NV) {
-        sums.g[NV ? j : 0] = fma(grad, xhat, sums.g[NV ? j : 0]);
-        sums.b[NV ? j : 0] += grad;
+      if constexpr (NV > 0) {
+        sums.g[j] = fma(grad, xhat, sums.g[j]);
+        sums.b[j] += grad;
       }
     }
     part1[i] = s1;
@@ -89,12 +89,16 @@ inline void norm_backward_rows(long d, const float* x, long x_ld, const float* g
   }
 }
 
-constexpr int NORM_ROWS = 8;
+// Rows at a time: as many sums as a vector has lanes, no more than registers allow.
+template <int NV>
+constexpr int norm_rows = NV == 0 ? 1
+                          : W < 8 ? W
+                                  : 8;
 
 template <int NV>
 void norm_forward_all(long rows, long d, float epsilon, const float* x, long x_ld, const float* g,
                       const float* b, float* y, long y_ld, float* saved) {
-  constexpr int R = NV && NORM_ROWS < W ? NORM_ROWS : NV ? W : 1;
+  constexpr int R = norm_rows<NV>;
   long r = 0;
   for (; r + R <= rows; r += R)
     norm_forward_rows<NV, R>(d, epsilon, x + r * x_ld, x_ld, g, b, y + r * y_ld, y_ld,
@@ -108,7 +112,7 @@ template <int NV>
 void norm_backward_all(long rows, long d, const float* x, long x_ld, const float* g,
                        const float* dy, long dy_ld, const float* saved, float* dx, long dx_ld,
                        bool add, float* dg, float* db) {
-  constexpr int R = NV && NORM_ROWS < W ? NORM_ROWS : NV ? W : 1;
+  constexpr int R = norm_rows<NV>;
   NormSums<NV ? NV : 1> sums;
   long r = 0;
   for (; r + R <= rows; r += R)
@@ -118,8 +122,8 @@ void norm_backward_all(long rows, long d, const float* x, long x_ld, const float
     norm_backward_rows<NV, 1>(d, x + r * x_ld, x_ld, g, dy + r * dy_ld, dy_ld, saved + 2 * r,
                               dx + r * dx_ld, dx_ld, add, sums);
   for (int j = 0; j < NV; j++) {
-    store(dg + j * W, load(dg + j * W) + sums.g[NV ? j : 0]);
-    store(db + j * W, load(db + j * W) + sums.b[NV ? j : 0]);
+    store(dg + j * W, load(dg + j * W) + sums.g[j]);
+    store(db + j * W, load(db + j * W) + sums.b[j]);
   }
 }
 

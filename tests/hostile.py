@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from compfast import checkpoints, storage, tensorfile
@@ -86,3 +87,15 @@ def change_array(
     arrays = tensorfile.read(folder / name)
     change(arrays[array])
     rewrite(folder, name, b"".join(bytes(c) for c in tensorfile.chunks(arrays)))
+
+
+def examples(quick: int) -> settings:
+    """The same few examples each time; test_*_long draws others, and more."""
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(
+        max_examples=quick,
+        deadline=None,
+        derandomize=quick < 1000,
+        database=None,
+        suppress_health_check=checks,
+    )

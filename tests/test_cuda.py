@@ -50,17 +50,17 @@ def test_tensors_lie_where_the_flat_vector_has_them() -> None:
 @pytest.mark.parametrize("sequences", SEQUENCES)
 @pytest.mark.parametrize("size", [1, 11])
 def test_every_gradient(sequences: int, size: int) -> None:
-    group = specs()
-    state, flat = random_state(group), flat_layout(group[0])
-    tokens, targets = random_batch(group[0].model, 9, size, seed=size)
+    chosen = specs()
+    state, flat = random_state(chosen), flat_layout(chosen[0])
+    tokens, targets = random_batch(chosen[0].model, 9, size, seed=size)
     tokens, targets = tokens.astype(np.int32), targets.astype(np.int32)
-    members = [member(state.params, i) for i in range(len(group))]
-    wanted = reference(group[0].model, members, tokens, targets)
-    params = np.zeros((len(group), flat.size), np.float32)
+    members = [member(state.params, i) for i in range(len(chosen))]
+    wanted = reference(chosen[0].model, members, tokens, targets)
+    params = np.zeros((len(chosen), flat.size), np.float32)
     flat.pack(state.params, params)
     found = [
         cuda_host.gradient(spec, own, tokens, targets, sequences)
-        for spec, own in zip(group, params, strict=True)
+        for spec, own in zip(chosen, params, strict=True)
     ]
     for name, grads in flat.unpack(np.stack([g for _, g in found])).items():
         wanted.check(name, grads)

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("compfast._cuda", reason="the build found no CUDA compiler")
-
 from benchmarks import cuda_resources
 from benchmarks.cuda_resources import SEQUENCES, Resources, committed, resources
 
@@ -29,6 +27,14 @@ def same_as_table(architecture: int) -> None:
     (kept,) = (row for row in committed() if row.architecture == architecture)
     if found.nvcc == kept.nvcc:
         assert found == kept
+
+
+@needs_nvcc
+def test_the_build_found_the_compiler() -> None:
+    """A build that missed it would ship no kernel, and nothing else would say so."""
+    from compfast import _cuda
+
+    assert _cuda.shape()["chip_bytes"].keys() == set(SEQUENCES.values())
 
 
 def test_the_table_is_whole_and_shows_no_spill() -> None:

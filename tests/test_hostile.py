@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import shutil
 import subprocess
@@ -16,15 +15,13 @@ import hostile
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hostile import examples
+from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import made_run
 from small_runs import interrupted_at, small_config
 
 import compfast
-from compfast import checkpoints, ensemble, storage, tables, tensorfile
-from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS
-from compfast.cli.output import printable
+from compfast import checkpoints, storage, tables, tensorfile
 from compfast.report import write_report
 from compfast.report.page import page
 from compfast.runs import Run
@@ -33,18 +30,6 @@ from compfast.settings import from_dict, load_toml
 pytestmark = pytest.mark.usefixtures("native_extension")
 
 SWEEP: Any = (("init.gamma", (0.4, 0.8)), ("seed", (5, 6)))
-
-
-def examples(quick: int) -> settings:
-    """The same few examples each time; test_*_long draws others, and more."""
-    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(
-        max_examples=quick,
-        deadline=None,
-        derandomize=quick < 1000,
-        database=None,
-        suppress_health_check=checks,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -431,93 +416,6 @@ def test_coverage_guided(target: str, tmp_path: Path) -> None:
     command = [sys.executable, str(script), target, "-runs=3000", f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_text_reaches_the_page_escaped() -> None:
-    run = made_run((0.3, 0.6), 2)
-    bad = '"><script>alert(1)</script>'
-    members = run.members.with_columns(verdict=pl.lit(bad))
-    run = type(run)(members.with_columns(pl.lit(0.5).alias(bad)), run.config, {"engine": "native"})
-    text = page(run, b"")
-    assert bad not in text
-    assert html.escape(bad) in text
-
-
-def test_a_terminal_is_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
-    name = "\x1b[2Jrun\udcff\u202e"
-    assert ensemble.main(["--resume", name]) == 2
-    said = capsys.readouterr().err
-    assert "\\x1b[2Jrun\\udcff\\u202e is not a run folder" in said
-    assert printable("Größe: 19 %") == "Größe: 19 %"
-
-
-WORDS = (
-    *(
-        "0",
-        "-1",
-        "1",
-        "3",
-        "1e400",
-        "nan",
-        "inf",
-        "9" * 30,
-        "9" * 5000,
-        "0x" + "f" * 5000,
-        "1,2",
-        "1:2:3",
-        "0:1:2",
-    ),
-    *("0.1:1.5", "1.5:0.1", "2:2", "1:2:1000000000000", ":", ",", "", " ", "none", "/", "1/2"),
-    *("2/1", "log:3", "log:99999999999", "model.layers=2", "model.layers=[1,2]", "a.b=1", "="),
-    *("seed=1", "init.gamma=nan", "model.x=" + "[" * 5000, "\x00", "\ud800", "ray", "ray:", "x"),
-    *("anchor", "fp32", "native", "eager", "triton", "cuda", "tiny", "paper", "both-unseen"),
-)
-FLAGS = (
-    *FIELD_FLAGS,
-    *LIST_FLAGS,
-    *("--models", "--gamma-range", "--seeds", "--seed", "--variant", "--preset", "--config"),
-    *("--set", "--resume", "--snapshots", "--shard", "--unknown", "-x"),
-)
-
-
-def _command_property(capsys: pytest.CaptureFixture[str], words: list[tuple[str, str]]) -> None:
-    """--dry-run of anything: a plan, or one sentence and exit code 2 or 4."""
-    argv = [part for flag, word in words for part in (f"{flag}={word}",) if flag]
-    code = ensemble.main([*argv, "--dry-run"])
-    said = capsys.readouterr().err
-    assert code in (0, 2, 4), said
-    assert said.count("\n") == (0 if code == 0 else 1), said
-
-
-pairs = st.tuples(st.sampled_from(FLAGS), st.sampled_from(WORDS) | st.text(max_size=6))
-START = [("--models", "2"), ("--gamma-range", "0.1:0.9")]
-lines = st.lists(pairs, max_size=4) | st.lists(pairs, max_size=3).map(lambda more: START + more)
-
-
-@pytest.fixture
-def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plan:
-        def line(self, left: float) -> str:
-            return "plan"
-
-    monkeypatch.setattr(ensemble, "plan", lambda config: Plan())
-
-
-@pytest.mark.usefixtures("_no_measuring")
-@examples(120)
-@given(words=lines)
-def test_command_lines(capsys: pytest.CaptureFixture[str], words: list[tuple[str, str]]) -> None:
-    _command_property(capsys, words)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_no_measuring")
-@examples(5000)
-@given(words=lines)
-def test_command_lines_long(
-    capsys: pytest.CaptureFixture[str], words: list[tuple[str, str]]
-) -> None:
-    _command_property(capsys, words)
 
 
 def test_what_is_looked_at_is_fine_as_it_is(copied: Path) -> None:

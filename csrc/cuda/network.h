@@ -101,17 +101,8 @@ constexpr int chip_floats() {
   return buffers_begin<N>() + Buffers<N, S>::size + LANES + CONTROL;
 }
 
-// Sequences a microbatch that fit beside the parameters.
-template <class N>
-constexpr int sequences_on_chip(int bytes) {
-  return 4 * chip_floats<N, 4>() <= bytes   ? 4
-         : 4 * chip_floats<N, 2>() <= bytes ? 2
-         : 4 * chip_floats<N, 1>() <= bytes ? 1
-                                            : 0;
-}
-
-static_assert(sequences_on_chip<Tiny>(SHARED_80) == 2, "two sequences of tiny on an A100");
-static_assert(sequences_on_chip<Tiny>(SHARED_90) == 4, "four on an H100");
+static_assert(4 * chip_floats<Tiny, 2>() <= SHARED_80, "two sequences of tiny on an A100");
+static_assert(4 * chip_floats<Tiny, 4>() <= SHARED_90, "four on an H100");
 
 }  // namespace cuda
 }  // namespace compfast

@@ -10,11 +10,12 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// Sequences a microbatch for the GPU that is compiled for (network.h: SHARED_80, SHARED_90).
+// Sequences a microbatch on GPUs before compute capability 9.0 and from there on (network.h).
+constexpr int BEFORE_90 = 2, FROM_90 = 4;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr int HERE = 4;
+constexpr int HERE = FROM_90;
 #else
-constexpr int HERE = 2;
+constexpr int HERE = BEFORE_90;
 #endif
 
 struct BlockTeam {
@@ -46,8 +47,8 @@ __global__ void __launch_bounds__(THREADS, 1)
   }
 }
 
-std::string sentence(const char* what, cudaError_t error) {
-  return std::string(what) + ": " + cudaGetErrorString(error);
+std::string sentence(const std::string& what, cudaError_t error) {
+  return what + ": " + cudaGetErrorString(error);
 }
 
 template <class N, int S>
@@ -57,7 +58,9 @@ std::string launch(const Course& course, const Members& members, int count, int6
   auto* kernel = train_members<N, S>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error != cudaSuccess) return sentence("a thread block's shared memory", error);
+  if (error != cudaSuccess)
+    return sentence("a thread block needs " + std::to_string(bytes) + " bytes of shared memory",
+                    error);
   kernel<<<count, THREADS, bytes, stream>>>(course, members, base, until);
   error = cudaGetLastError();
   return error == cudaSuccess ? "" : sentence("the launch of the members' steps", error);
@@ -67,17 +70,13 @@ std::string launch(const Course& course, const Members& members, int count, int6
 
 std::string train_tiny(const Course& course, const Members& members, int count, int64_t base,
                        int64_t until, void* stream) {
-  int device = 0, room = 0;
+  int device = 0, major = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (error != cudaSuccess) return sentence("no CUDA device", error);
-  const auto queue = static_cast<cudaStream_t>(stream);
-  const int sequences = sequences_on_chip<Tiny>(room);
-  if (sequences == 4) return launch<Tiny, 4>(course, members, count, base, until, queue);
-  if (sequences == 2) return launch<Tiny, 2>(course, members, count, base, until, queue);
-  return "a thread block has " + std::to_string(room) + " bytes of shared memory here; " +
-         std::to_string(4 * chip_floats<Tiny, 2>()) + " are needed";
+  auto* run = major >= 9 ? launch<Tiny, FROM_90> : launch<Tiny, BEFORE_90>;
+  return run(course, members, count, base, until, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace cuda

@@ -49,35 +49,48 @@ COMPFAST_DEVICE inline float gelu(float x, float& slope) {
   return x * phi;
 }
 
+// Two rows (one, where their number is odd) by four columns: the item of the products below.
+struct Tile {
+  int r0, r1, column;
+  COMPFAST_DEVICE Tile(int item, int groups, int rows)
+      : r0(item / groups * 2), r1(r0 + 1 < rows ? r0 + 1 : r0), column(item % groups * 4) {}
+  COMPFAST_DEVICE static int count(int groups, int rows) { return (rows + 1) / 2 * groups; }
+
+  // f(row, column of the tile, sum) for each of its elements
+  template <class F>
+  COMPFAST_DEVICE void each(const float (&sum)[2][4], const F& f) const {
+    COMPFAST_UNROLL(2)
+    for (int i = 0; i < 2; i++) COMPFAST_UNROLL(4)
+    for (int j = 0; j < 4; j++)
+      if (i <= r1 - r0) f(r0 + i, column + j, sum[i][j]);
+  }
+};
+
 // y = x W^T + b, W [OUT, IN]; GELU: y = gelu(.), its slope to `extra`; RESIDUAL: + `extra`.
-// An item is two rows by four columns.
 template <int IN, int OUT, Finish FINISH, class Team>
 COMPFAST_DEVICE void linear(const Team& team, Chip c, int rows, Rows x, int w, int b, Rows y,
                             Rows extra) {
   constexpr int GROUPS = OUT / 4;
-  team.each((rows + 1) / 2 * GROUPS, [=](int item) {
-    const int r0 = item / GROUPS * 2, r1 = r0 + 1 < rows ? r0 + 1 : r0, o = item % GROUPS * 4;
+  team.each(Tile::count(GROUPS, rows), [=](int item) {
+    const Tile tile(item, GROUPS, rows);
     float sum[2][4] = {};
     COMPFAST_UNROLL(2)
     for (int k = 0; k < IN; k += 4) {
-      const Four a0 = c.four(x(r0) + k), a1 = c.four(x(r1) + k);
+      const Four a0 = c.four(x(tile.r0) + k), a1 = c.four(x(tile.r1) + k);
       for (int j = 0; j < 4; j++) {
-        const Four weight = c.four(w + (o + j) * IN + k);
+        const Four weight = c.four(w + (tile.column + j) * IN + k);
         for (int e = 0; e < 4; e++) {
           sum[0][j] = fmaf(a0.at[e], weight.at[e], sum[0][j]);
           sum[1][j] = fmaf(a1.at[e], weight.at[e], sum[1][j]);
         }
       }
     }
-    COMPFAST_UNROLL(2)
-    for (int i = 0; i < 2; i++) COMPFAST_UNROLL(4)
-    for (int j = 0; j < 4; j++) {
-      if (i > r1 - r0) break;
-      float value = sum[i][j] + c[b + o + j];
-      if (FINISH == Finish::RESIDUAL) value += c[extra(r0 + i) + o + j];
-      if (FINISH == Finish::GELU) value = gelu(value, c[extra(r0 + i) + o + j]);
-      c[y(r0 + i) + o + j] = value;
-    }
+    tile.each(sum, [=](int row, int o, float value) {
+      value += c[b + o];
+      if (FINISH == Finish::RESIDUAL) value += c[extra(row) + o];
+      if (FINISH == Finish::GELU) value = gelu(value, c[extra(row) + o]);
+      c[y(row) + o] = value;
+    });
   });
 }
 
@@ -86,27 +99,23 @@ template <int IN, int OUT, bool ADD, bool SLOPED, class Team>
 COMPFAST_DEVICE void input_gradient(const Team& team, Chip c, int rows, Rows dy, int w, Rows dx,
                                     Rows slope) {
   constexpr int GROUPS = IN / 4;
-  team.each((rows + 1) / 2 * GROUPS, [=](int item) {
-    const int r0 = item / GROUPS * 2, r1 = r0 + 1 < rows ? r0 + 1 : r0, k = item % GROUPS * 4;
+  team.each(Tile::count(GROUPS, rows), [=](int item) {
+    const Tile tile(item, GROUPS, rows);
     float sum[2][4] = {};
     COMPFAST_UNROLL(4)
     for (int o = 0; o < OUT; o++) {
-      const Four weight = c.four(w + o * IN + k);
-      const float d0 = c[dy(r0) + o], d1 = c[dy(r1) + o];
+      const Four weight = c.four(w + o * IN + tile.column);
+      const float d0 = c[dy(tile.r0) + o], d1 = c[dy(tile.r1) + o];
       for (int j = 0; j < 4; j++) {
         sum[0][j] = fmaf(d0, weight.at[j], sum[0][j]);
         sum[1][j] = fmaf(d1, weight.at[j], sum[1][j]);
       }
     }
-    COMPFAST_UNROLL(2)
-    for (int i = 0; i < 2; i++) COMPFAST_UNROLL(4)
-    for (int j = 0; j < 4; j++) {
-      if (i > r1 - r0) break;
-      float value = sum[i][j];
-      if (SLOPED) value *= c[slope(r0 + i) + k + j];
-      float& to = c[dx(r0 + i) + k + j];
+    tile.each(sum, [=](int row, int k, float value) {
+      if (SLOPED) value *= c[slope(row) + k];
+      float& to = c[dx(row) + k];
       to = ADD ? to + value : value;
-    }
+    });
   });
 }
 

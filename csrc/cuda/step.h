@@ -48,10 +48,50 @@ struct Resident {
     return {AT + buffer + (N::T - 1) * width, N::T * width};
   }
 
+  // What lies behind a layer's attention: O -> S = X + O Wo^T -> Y = S + ffn(norm(S)).
+  struct Behind {
+    Rows x, o, s, n, u, slope, y;
+    int stats;
+  };
+  COMPFAST_DEVICE static constexpr Behind behind_first() {
+    return {rows(B::x0, N::D), rows(B::o, N::D),      rows(B::s, N::D),  rows(B::n2, N::D),
+            rows(B::u, N::FF), rows(B::slope, N::FF), rows(B::x1, N::D), AT + B::stats2};
+  }
+  COMPFAST_DEVICE static constexpr Behind behind_last() {
+    return {last(B::x1, N::D),  rows(B::ob, N::D),       rows(B::sb, N::D), rows(B::n2b, N::D),
+            rows(B::ub, N::FF), rows(B::slope_b, N::FF), rows(B::x2, N::D), AT + B::stats2b};
+  }
+
+  template <class Team>
+  COMPFAST_DEVICE static void behind(const Team& team, Chip c, int n, const LayerPlaces& l,
+                                     const Behind& b, float epsilon) {
+    constexpr int D = N::D, FF = N::FF;
+    linear<D, D, Finish::RESIDUAL>(team, c, n, b.o, l.wo, l.bo, b.s, b.x);
+    norm<D>(team, c, n, b.s, l.scale2, l.shift2, b.n, b.stats, epsilon);
+    linear<D, FF, Finish::GELU>(team, c, n, b.n, l.wu, l.bu, b.u, b.slope);
+    linear<FF, D, Finish::RESIDUAL>(team, c, n, b.u, l.wd, l.bd, b.y, b.s);
+  }
+
+  // dy, the gradient of Y, becomes that of S; d_o gets that of O. dn is room for rows of D.
+  template <class Team>
+  COMPFAST_DEVICE static void behind_gradient(const Team& team, Chip c, int n, const LayerPlaces& l,
+                                              const Behind& b, Rows dy, Rows dn, float* g) {
+    constexpr int D = N::D, FF = N::FF;
+    constexpr Rows none{0, 0};
+    const Rows du = rows(B::du, FF), d_o = rows(B::d_o, D);
+    weight_gradient<FF, D>(team, c, n, dy, b.u, g + l.wd, g + l.bd);
+    input_gradient<FF, D, false, true>(team, c, n, dy, l.wd, du, b.slope);
+    weight_gradient<D, FF>(team, c, n, du, b.n, g + l.wu, g + l.bu);
+    input_gradient<D, FF, false, false>(team, c, n, du, l.wu, dn, none);
+    norm_gradient<D, true>(team, c, n, dn, b.s, l.scale2, b.stats, dy, g + l.scale2, g + l.shift2);
+    weight_gradient<D, D>(team, c, n, dy, b.o, g + l.wo, g + l.bo);
+    input_gradient<D, D, false, false>(team, c, n, dy, l.wo, d_o, none);
+  }
+
   template <class Team>
   COMPFAST_DEVICE static void forward(const Team& team, Chip c, int sequences,
                                       const int32_t* tokens, float epsilon) {
-    constexpr int D = N::D, FF = N::FF;
+    constexpr int D = N::D;
     constexpr Rows none{0, 0};
     const int n = sequences * N::T;
     constexpr LayerPlaces a = P.layer[0], b = P.layer[1];
@@ -62,13 +102,7 @@ struct Resident {
                                     none);
     attention<N, N::T>(team, c, sequences, rows(B::qkv, 3 * D), rows(B::qkv + D, 3 * D),
                        rows(B::qkv + 2 * D, 3 * D), rows(B::p, N::KEYS), rows(B::o, D));
-    linear<D, D, Finish::RESIDUAL>(team, c, n, rows(B::o, D), a.wo, a.bo, rows(B::s, D),
-                                   rows(B::x0, D));
-    norm<D>(team, c, n, rows(B::s, D), a.scale2, a.shift2, rows(B::n2, D), AT + B::stats2, epsilon);
-    linear<D, FF, Finish::GELU>(team, c, n, rows(B::n2, D), a.wu, a.bu, rows(B::u, FF),
-                                rows(B::slope, FF));
-    linear<FF, D, Finish::RESIDUAL>(team, c, n, rows(B::u, FF), a.wd, a.bd, rows(B::x1, D),
-                                    rows(B::s, D));
+    behind(team, c, n, a, behind_first(), epsilon);
 
     norm<D>(team, c, n, rows(B::x1, D), b.scale1, b.shift1, rows(B::n1b, D), AT + B::stats1b,
             epsilon);
@@ -78,14 +112,7 @@ struct Resident {
                                     none);
     attention<N, 1>(team, c, sequences, rows(B::qb, D), rows(B::kv, 2 * D), rows(B::kv + D, 2 * D),
                     rows(B::pb, N::KEYS), rows(B::ob, D));
-    linear<D, D, Finish::RESIDUAL>(team, c, sequences, rows(B::ob, D), b.wo, b.bo, rows(B::sb, D),
-                                   last(B::x1, D));
-    norm<D>(team, c, sequences, rows(B::sb, D), b.scale2, b.shift2, rows(B::n2b, D),
-            AT + B::stats2b, epsilon);
-    linear<D, FF, Finish::GELU>(team, c, sequences, rows(B::n2b, D), b.wu, b.bu, rows(B::ub, FF),
-                                rows(B::slope_b, FF));
-    linear<FF, D, Finish::RESIDUAL>(team, c, sequences, rows(B::ub, FF), b.wd, b.bd, rows(B::x2, D),
-                                    rows(B::sb, D));
+    behind(team, c, sequences, b, behind_last(), epsilon);
     norm<D>(team, c, sequences, rows(B::x2, D), P.scale, P.shift, rows(B::nf, D), AT + B::stats_f,
             epsilon);
     linear<D, N::V, Finish::PLAIN>(team, c, sequences, rows(B::nf, D), P.wh, P.bh, rows(B::z, N::V),
@@ -96,26 +123,19 @@ struct Resident {
   template <class Team>
   COMPFAST_DEVICE static void backward(const Team& team, Chip c, int sequences,
                                        const int32_t* tokens, float* g) {
-    constexpr int D = N::D, FF = N::FF;
+    constexpr int D = N::D;
     constexpr Rows none{0, 0};
     const int n = sequences * N::T;
     constexpr LayerPlaces a = P.layer[0], b = P.layer[1];
     const Rows dz = rows(B::z, N::V), dxb = rows(B::dxb, D), dnb = rows(B::dnb, D);
-    const Rows du = rows(B::du, FF), dn = rows(B::dn, D), dx = rows(B::dx1, D);
+    const Rows dn = rows(B::dn, D), dx = rows(B::dx1, D);
     const Rows d_o = rows(B::d_o, D), ds = rows(B::ds, N::KEYS);
     weight_gradient<D, N::V>(team, c, sequences, dz, rows(B::nf, D), g + P.wh, g + P.bh);
     input_gradient<D, N::V, false, false>(team, c, sequences, dz, P.wh, dnb, none);
     norm_gradient<D, false>(team, c, sequences, dnb, rows(B::x2, D), P.scale, AT + B::stats_f, dxb,
                             g + P.scale, g + P.shift);
 
-    weight_gradient<FF, D>(team, c, sequences, dxb, rows(B::ub, FF), g + b.wd, g + b.bd);
-    input_gradient<FF, D, false, true>(team, c, sequences, dxb, b.wd, du, rows(B::slope_b, FF));
-    weight_gradient<D, FF>(team, c, sequences, du, rows(B::n2b, D), g + b.wu, g + b.bu);
-    input_gradient<D, FF, false, false>(team, c, sequences, du, b.wu, dnb, none);
-    norm_gradient<D, true>(team, c, sequences, dnb, rows(B::sb, D), b.scale2, AT + B::stats2b, dxb,
-                           g + b.scale2, g + b.shift2);
-    weight_gradient<D, D>(team, c, sequences, dxb, rows(B::ob, D), g + b.wo, g + b.bo);
-    input_gradient<D, D, false, false>(team, c, sequences, dxb, b.wo, d_o, none);
+    behind_gradient(team, c, sequences, b, behind_last(), dxb, dnb, g);
     const Rows dqb = rows(B::dqb, D), dkv = rows(B::dqkv, 2 * D), dv = rows(B::dqkv + D, 2 * D);
     attention_gradient<N, 1>(team, c, sequences, rows(B::qb, D), rows(B::kv, 2 * D),
                              rows(B::kv + D, 2 * D), rows(B::pb, N::KEYS), d_o, ds, dqb, dkv, dv);
@@ -128,14 +148,7 @@ struct Resident {
     const Rows asked = last(B::dx1, D);
     team.each(sequences * D, [=](int i) { c[asked(i / D) + i % D] += c[dxb(i / D) + i % D]; });
 
-    weight_gradient<FF, D>(team, c, n, dx, rows(B::u, FF), g + a.wd, g + a.bd);
-    input_gradient<FF, D, false, true>(team, c, n, dx, a.wd, du, rows(B::slope, FF));
-    weight_gradient<D, FF>(team, c, n, du, rows(B::n2, D), g + a.wu, g + a.bu);
-    input_gradient<D, FF, false, false>(team, c, n, du, a.wu, dn, none);
-    norm_gradient<D, true>(team, c, n, dn, rows(B::s, D), a.scale2, AT + B::stats2, dx,
-                           g + a.scale2, g + a.shift2);
-    weight_gradient<D, D>(team, c, n, dx, rows(B::o, D), g + a.wo, g + a.bo);
-    input_gradient<D, D, false, false>(team, c, n, dx, a.wo, d_o, none);
+    behind_gradient(team, c, n, a, behind_first(), dx, dn, g);
     const Rows dqkv = rows(B::dqkv, 3 * D);
     attention_gradient<N, N::T>(team, c, sequences, rows(B::qkv, 3 * D), rows(B::qkv + D, 3 * D),
                                 rows(B::qkv + 2 * D, 3 * D), rows(B::p, N::KEYS), d_o, ds, dqkv,
