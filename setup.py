@@ -24,6 +24,8 @@ COMPILER = "a C++17 compiler (GCC >= 11 or Clang >= 14; set CXX to choose one)"
 
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
+        if ext.optional:
+            return  # CMake makes it beside the first where it finds what it takes
         pybind11 = _pybind11_folder()
         cmake, ninja = _tool("cmake"), _tool("ninja")
         _check_cmake(cmake)
@@ -95,4 +97,10 @@ if int(setuptools.__version__.split(".")[0]) < SETUPTOOLS:
         f" pip install 'setuptools>={SETUPTOOLS}'"
     )
 
-setup(ext_modules=[Extension("compfast._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[
+        Extension("compfast._native", sources=[]),
+        Extension("compfast._cuda", sources=[], optional=True),
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+)
