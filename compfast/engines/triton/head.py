@@ -11,7 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from compfast.engines.triton.block import (
+from compfast.engines.triton.common import LINEAR, normal_gradient, power, product
+from compfast.engines.triton.cross_entropy import answers, loss_rows
+from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.tiles import (
     add_matrix,
     add_sums,
     anew,
@@ -22,9 +25,6 @@ from compfast.engines.triton.block import (
     scaled_normal,
     vector,
 )
-from compfast.engines.triton.common import LINEAR, normal_gradient, power, product
-from compfast.engines.triton.cross_entropy import answers, loss_rows
-from compfast.engines.triton.launch import Launch, Rows
 
 WIDEST = 256  # tokens of the vocabulary
 
