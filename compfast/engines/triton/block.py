@@ -31,9 +31,10 @@ from compfast.engines.triton.tiles import (
 )
 
 _OPTIONS = {"enable_fp_fusion": True, "num_warps": 8, "num_stages": 1}
-_ROWS = 32  # of a tile of keys, more where one sequence is longer
-WIDEST = 32  # of D, d_k and d_v; at 64 the backward kernel spills
-LONGEST = 64  # positions
+# Rows of a tile. Backward holds about ten such tiles at once; with 32 rows it spills.
+_ROWS, _BACK_ROWS = 32, 16
+WIDEST = 32  # of D, d_k and d_v
+LONGEST = _BACK_ROWS  # positions; a tile holds whole sequences
 
 
 @triton.jit
@@ -150,11 +151,12 @@ class Layer:
         # the tensors of the FFN half, and its norms, lie behind those of the attention half
         self.size = size
         self.split = offsets["norm2.weight" if model.norm == "pre" else "norm1.weight"]
-        self.group, keys, queries = group_of(length, last, _ROWS)
+        self.length, self.last = length, last
+        # fp32 products keep whole operands in registers, which more threads share
+        self.back = {**_OPTIONS, "num_warps": 8 if precision == "fp32" else 4}
         heads, d_k, d_v, ff = model.heads, model.d_k, model.d_v, model.d_ff
         self.constants: dict[str, Any] = {
             "T": length,
-            "G": self.group,
             "D": model.d_model,
             "H": heads,
             "D_K": d_k,
@@ -175,13 +177,15 @@ class Layer:
             "ACTIVATION": model.activation,
             "PRECISION": LINEAR[precision],
             "INNER_PRECISION": ATTENTION[precision],
-            "Q_ROWS": queries,
-            "K_ROWS": keys,
             "WIDE": power(model.d_model),
             "WIDE_K": power(d_k),
             "WIDE_V": power(d_v),
-            "COLUMNS": min(64, power(ff)),
+            "COLUMNS": min(32, power(ff)),
         }
+
+    def _groups(self, rows: int) -> dict[str, int]:
+        group, keys, queries = group_of(self.length, self.last, rows)
+        return {"G": group, "K_ROWS": keys, "Q_ROWS": queries}
 
     def forward(
         self, x: Rows, params: torch.Tensor, s: Rows, r: Rows, y: Rows, live: torch.Tensor
@@ -195,9 +199,10 @@ class Layer:
             "y": y.pointer,
             "live": live,
         }
-        constants = {**self.constants, "SEQUENCES": sequences, "P": params.stride(0)}
-        grid = (triton.cdiv(sequences, self.group), len(live))
-        return _launch(_forward, grid, pointers, constants)
+        groups = self._groups(_ROWS)
+        constants = {**self.constants, **groups, "SEQUENCES": sequences, "P": params.stride(0)}
+        grid = (triton.cdiv(sequences, groups["G"]), len(live))
+        return _launch(_forward, grid, pointers, constants, _OPTIONS)
 
     def backward(
         self,
@@ -218,13 +223,15 @@ class Layer:
             **constants,
             "N": s.count,
             "SIZE": self.size,
-            "ROWS": _ROWS,
-            "SHARE": triton.cdiv(s.count, _ROWS * parts) * _ROWS,
+            "ROWS": _BACK_ROWS,
+            "SHARE": triton.cdiv(s.count, _BACK_ROWS * parts) * _BACK_ROWS,
         }
+        groups = self._groups(_BACK_ROWS)
         below = {
             **constants,
+            **groups,
             "SEQUENCES": sequences,
-            "SHARE": triton.cdiv(sequences, self.group * parts),
+            "SHARE": triton.cdiv(sequences, groups["G"] * parts),
         }
         return (
             _launch(
@@ -232,12 +239,14 @@ class Layer:
                 (parts, len(live)),
                 {"s": s.pointer, "r": r.pointer, "dy": dy.pointer, **both},
                 above,
+                self.back,
             ),
             _launch(
                 attention_backward,
                 (parts, len(live)),
                 {"x": x.pointer, "ds": dy.pointer, "dx": dx.pointer, **both},
                 below,
+                self.back,
             ),
         )
 
@@ -247,10 +256,11 @@ def _launch(
     grid: tuple[int, ...],
     pointers: dict[str, torch.Tensor],
     constants: dict[str, Any],
+    options: dict[str, Any],
 ) -> Launch:
     """With those of the layer's constants that the kernel takes."""
     wanted = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    return Launch(kernel, grid, pointers, wanted, _OPTIONS)
+    return Launch(kernel, grid, pointers, wanted, options)
 
 
 _PLACES = {

@@ -20,7 +20,7 @@ def fits(model: ModelConfig, length: int, precision: str) -> bool:
     """Whether a layer's tiles stay on chip (tests/test_triton_aot.py holds the report)."""
     widths = (model.d_model, model.d_k or 0, model.d_v or 0)
     narrow = max(widths) <= block.WIDEST and (model.vocab_size or 0) <= WIDEST
-    return narrow and length <= block.LONGEST and precision == "fp32"
+    return narrow and length <= block.LONGEST
 
 
 class FusedProgram:
