@@ -96,7 +96,8 @@ def _forward(
         top = higher
     whole = tl.where(total == 0.0, 1.0, total)
     _put_chunk(o + m * SO + head * D_V, out / whole[:, None], q_at, q_in, chunk, LDO, D_V, CHUNK)
-    tl.store(sums + m * SL + q_at * LDL + head, top + tl.log(whole), mask=q_in & (chunk == 0))
+    first = i < tl.where(chunk == 0, EACH, 0)
+    tl.store(sums + m * SL + q_at * LDL + head, top + tl.log(whole), mask=first)
 
 
 @triton.jit
