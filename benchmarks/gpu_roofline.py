@@ -11,7 +11,8 @@ least        bytes of device memory that no design avoids: parameters and both m
 design       bytes that ours moves: the above; parameters once more forward and backward; every
              workspace buffer three times (written, read by the next launch, read by backward);
              PARTS partial gradients written, read and summed, the sum read
-on chip      operands that the products read from shared memory, tiles of TILE by TILE
+on chip      operands that the products read from shared memory, in tiles of TILE rows and columns
+             (FUSED_TILE in the fused layers)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 from benchmarks.triton_resources import spec_of, step_of
 from compfast.engines.arithmetic import step_flops
+from compfast.engines.triton.fused import FusedProgram
 from compfast.models.plan import transformer_plan
 
 # NVIDIA H100 SXM data sheet: dense, operations a second; bytes a second of HBM3
@@ -30,7 +32,7 @@ HBM = 3.35e12
 SHARED = 132 * 128 * 1.98e9
 
 FLOAT = 4
-TILE = 64
+TILE, FUSED_TILE = 64, 16
 OPERAND = {"fp32": 4, "tf32": 4, "bf16": 2}  # bytes
 
 ASSUMED = {
@@ -43,7 +45,7 @@ ASSUMED = {
 }
 
 # shape -> members trained at once
-MEMBERS = {"tiny": 512, "d64": 512, "paper": 64}
+MEMBERS = {"tiny": 512, "d64": 512, "d128": 512, "paper": 64}
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def on_paper(shape: str, precision: str) -> Paper:
     operations = sum(counted.values())
     _, parts, size = step.program.gradients.shape
     workspace = sum(tensor.numel() for tensor in step.program.workspace())
+    tile = FUSED_TILE if isinstance(step.program, FusedProgram) else TILE
     least = 6 * size * FLOAT
     gradients = (2 * parts + 2) * size * FLOAT
     return Paper(
@@ -97,7 +100,7 @@ def on_paper(shape: str, precision: str) -> Paper:
         operations=members * operations,
         least=members * least,
         design=members * (least + 2 * size * FLOAT + gradients + 3 * workspace * FLOAT),
-        on_chip=members * operations // 2 * 2 * OPERAND[precision] // TILE,
+        on_chip=members * operations // 2 * 2 * OPERAND[precision] // tile,
     )
 
 

@@ -52,6 +52,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("tiny", {}),
     "replica": ("replica", {}),
     "d64": ("tiny", {"d_model": 64, "heads": 2}),
+    "d128": ("tiny", {"d_model": 128, "heads": 4}),
     "paper": ("paper", {}),
 }
 # products that the optimiser, the sampling and the gathers have none of

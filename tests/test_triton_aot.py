@@ -56,7 +56,7 @@ def test_the_table_is_whole_and_shows_no_spill() -> None:
     rows = committed()
     check(rows)
     found = {tuple(row[name] for name in KEY[:3]) for row in rows}
-    shapes, precisions = ("tiny", "replica", "d64", "paper"), ("fp32", "tf32", "bf16")
+    shapes, precisions = ("tiny", "replica", "d64", "d128", "paper"), ("fp32", "tf32", "bf16")
     wanted = {(s, p, a) for s in shapes for p in precisions for a in ("80", "90", "100")}
     assert found == wanted
 
@@ -67,7 +67,7 @@ def test_a_step_compiles_as_the_table_says(shape: str, precision: str, architect
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["tiny", "replica", "d64", "paper"])
+@pytest.mark.parametrize("shape", ["tiny", "replica", "d64", "d128", "paper"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_every_step_compiles_as_the_table_says(shape: str, precision: str) -> None:
     same_as_table(compiled(shape, precision, "80,90,100"))

@@ -20,6 +20,12 @@ def test_a_tiny_step_is_a_handful_of_launches(precision: str) -> None:
     assert len(step_launches("tiny", precision)) <= FEW
 
 
+@pytest.mark.parametrize("shape", ["d64", "d128"])
+def test_so_is_a_step_of_wider_members(shape: str) -> None:
+    """Layers are fused to width 128; the paper's 400 takes a launch an op."""
+    assert len(step_launches(shape, "fp32")) <= FEW < len(step_launches("paper", "fp32"))
+
+
 def test_bytes_and_operations_of_tiny_by_hand() -> None:
     """Pre-norm, L 2, d 32, FFN 64, T 9, B 256, V 112: every tensor's rows padded to 16."""
     from benchmarks.triton_resources import spec_of
@@ -32,7 +38,7 @@ def test_bytes_and_operations_of_tiny_by_hand() -> None:
     batch = spec.training.batch_size
     counted = step_flops(transformer_plan(spec.model, absorb=False), length, batch)
     assert row.operations == 512 * sum(counted.values())
-    assert row.on_chip == row.operations * 4 // 64
+    assert row.on_chip == row.operations * 4 // 16
     assert row.design > row.least
 
 

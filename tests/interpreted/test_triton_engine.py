@@ -31,7 +31,16 @@ pytestmark = pytest.mark.filterwarnings(
 STEPS = 3
 # fused: layers in one kernel, for narrow members; ops: one launch an op, for all others
 QUICK = {
-    "fused": ("default", "one_layer_post", "own_head_sizes", "tied_all_post", "not_causal"),
+    "fused": (
+        "default",
+        "one_layer_post",
+        "own_head_sizes",
+        "tied_all_post",
+        "not_causal",
+        "four_heads",  # from here on in chunks of columns
+        "wide_post",
+        "pre_all_positions",
+    ),
     "ops": ("one_layer", "paper_form"),
 }
 WAYS = tuple(QUICK)

@@ -3,9 +3,9 @@
 X [M, B T, D] -> Y [M, N, D] with N = B T, or B where only each sequence's last row is asked.
     pre:  S = X + attention(norm1(X)),         Y = S + ffn(norm2(S))
     post: S = X + attention(X), U = norm1(S),  R = U + ffn(U), Y = norm2(R)
-One program holds a group of whole sequences (as in attention.py) in registers and walks heads and
-FFN columns. Forward leaves S (and R), from which backward computes the rest anew; see
-block_backward.py.
+One program has a group of whole sequences (as in attention.py) and walks heads, columns of the FFN
+and, for wide members, chunks of columns of X with the weights that belong to them. Forward
+(block_forward.py) leaves S (and R), from which backward (block_backward.py) computes the rest anew.
 """
 
 from __future__ import annotations
@@ -15,121 +15,20 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 
 from compfast.engines.layout import pad
-from compfast.engines.triton.attention import group_of, sight, softmax_rows
+from compfast.engines.triton.attention import group_of
 from compfast.engines.triton.block_backward import attention_backward, ffn_backward
-from compfast.engines.triton.common import ATTENTION, LINEAR, activated, power, product
-from compfast.engines.triton.launch import Launch, Rows
-from compfast.engines.triton.tiles import (
-    matrix,
-    put_rows,
-    rows_of,
-    scaled_normal,
-    vector,
-)
+from compfast.engines.triton.block_forward import layer_forward
+from compfast.engines.triton.common import ATTENTION, LINEAR, power
+from compfast.engines.triton.launch import Launch, Rows, roomy
 
-_OPTIONS = {"enable_fp_fusion": True, "num_warps": 8, "num_stages": 1}
-# Rows of a tile. Backward holds about ten such tiles at once; with 32 rows it spills.
+# Rows of a tile. Backward holds about ten such tiles at once.
 _ROWS, _BACK_ROWS = 32, 16
-WIDEST = 32  # of D, d_k and d_v
+_CHUNK = 32  # columns of X held at a time
+WIDEST = 128  # of D
+WIDEST_HEAD = 64  # of d_k and d_v
 LONGEST = _BACK_ROWS  # positions; a tile holds whole sequences
-
-
-@triton.jit
-def _forward(
-    x,  # [M, B T, LDX]
-    params,  # [M, P] from the layer's first tensor on
-    s,  # [M, N, LDX]
-    r,  # [M, N, LDX]; post-norm
-    y,  # [M, N, LDX]
-    live,  # [M]
-    SEQUENCES: tl.constexpr, T: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
-    D: tl.constexpr, H: tl.constexpr, D_K: tl.constexpr, D_V: tl.constexpr, FF: tl.constexpr,
-    LDX: tl.constexpr, LDD: tl.constexpr, LDO: tl.constexpr, LDF: tl.constexpr,
-    SCALE1: tl.constexpr, SHIFT1: tl.constexpr, SCALE2: tl.constexpr, SHIFT2: tl.constexpr,
-    WQ: tl.constexpr, WK: tl.constexpr, WV: tl.constexpr, WO: tl.constexpr,
-    BQ: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BO: tl.constexpr,
-    WU: tl.constexpr, WD: tl.constexpr, BU: tl.constexpr, BD: tl.constexpr,
-    SOFTEN: tl.constexpr, EPSILON: tl.constexpr, PRE: tl.constexpr, LAST: tl.constexpr,
-    CAUSAL: tl.constexpr, BIASES: tl.constexpr, FFN_BIASES: tl.constexpr,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, INNER_PRECISION: tl.constexpr,
-    Q_ROWS: tl.constexpr, K_ROWS: tl.constexpr, WIDE: tl.constexpr, WIDE_K: tl.constexpr,
-    WIDE_V: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    m = tl.program_id(1).to(tl.int64)
-    if tl.load(live + m) == 0:
-        return
-    group = tl.program_id(0)
-    i, j = tl.arange(0, Q_ROWS), tl.arange(0, K_ROWS)
-    each: tl.constexpr = 1 if LAST else T
-    q_at, k_at = group * G * each + i, group * G * T + j
-    q_in = (i < G * each) & (q_at < SEQUENCES * each)
-    k_in = (j < G * T) & (k_at < SEQUENCES * T)
-    x += m * SEQUENCES * T * LDX
-    params += m * P
-    out = m * SEQUENCES * each * LDX
-
-    keyed = rows_of(x, k_at, k_in, LDX, D, WIDE)
-    asking = keyed
-    if LAST:
-        asking = rows_of(x, q_at * T + T - 1, q_in, LDX, D, WIDE)
-    total = asking
-    if PRE:
-        keyed, _normal, _rate = scaled_normal(
-            keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
-        )
-        if LAST:
-            asking, _normal, _rate = scaled_normal(
-                asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
-            )
-        else:
-            asking = keyed
-    seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
-    if BIASES:
-        total += vector(params + BO, D, WIDE)
-    for head in range(H):
-        row = params + head * D_K * LDD
-        q = product(asking, tl.trans(matrix(row + WQ, D_K, D, LDD, WIDE_K, WIDE)), PRECISION)
-        k = product(keyed, tl.trans(matrix(row + WK, D_K, D, LDD, WIDE_K, WIDE)), PRECISION)
-        row = params + head * D_V * LDD
-        v = product(keyed, tl.trans(matrix(row + WV, D_V, D, LDD, WIDE_V, WIDE)), PRECISION)
-        if BIASES:
-            q += vector(params + BQ + head * D_K, D_K, WIDE_K)
-            k += vector(params + BK + head * D_K, D_K, WIDE_K)
-            v += vector(params + BV + head * D_V, D_V, WIDE_V)
-        weight = softmax_rows(product(q, tl.trans(k), INNER_PRECISION) * SOFTEN, seen)
-        mixed = product(weight, v, INNER_PRECISION)
-        w = matrix(params + WO + head * D_V, D, D_V, LDO, WIDE, WIDE_V)
-        total += product(mixed, tl.trans(w), PRECISION)
-    put_rows(s + out, total, q_at, q_in, LDX, D, WIDE, False)
-
-    if PRE:
-        h, _normal, _rate = scaled_normal(total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON)
-    else:
-        h, _normal, _rate = scaled_normal(total, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
-        total = h
-    if FFN_BIASES:
-        total += vector(params + BD, D, WIDE)
-    for start in range(0, FF, COLUMNS):
-        c = start + tl.arange(0, COLUMNS)
-        d = tl.arange(0, WIDE)
-        at = params + WU + c[:, None] * LDD + d[None, :]
-        w = tl.load(at, mask=(c < FF)[:, None] & (d < D)[None, :], other=0.0)
-        up = product(h, tl.trans(w), PRECISION)
-        if FFN_BIASES:
-            up += tl.load(params + BU + c, mask=c < FF, other=0.0)[None, :]
-        up, _slope = activated(up, ACTIVATION)
-        at = params + WD + d[:, None] * LDF + c[None, :]
-        w = tl.load(at, mask=(d < D)[:, None] & (c < FF)[None, :], other=0.0)
-        total += product(up, tl.trans(w), PRECISION)
-    if not PRE:
-        put_rows(r + out, total, q_at, q_in, LDX, D, WIDE, False)
-        total, _normal, _rate = scaled_normal(
-            total, params + SCALE2, params + SHIFT2, D, WIDE, EPSILON
-        )
-    put_rows(y + out, total, q_at, q_in, LDX, D, WIDE, False)
 
 
 class Layer:
@@ -153,7 +52,8 @@ class Layer:
         self.split = offsets["norm2.weight" if model.norm == "pre" else "norm1.weight"]
         self.length, self.last = length, last
         # fp32 products keep whole operands in registers, which more threads share
-        self.back = {**_OPTIONS, "num_warps": 8 if precision == "fp32" else 4}
+        warps = 4 if precision != "fp32" else 16 if model.d_model > _CHUNK else 8
+        self.back = roomy(warps)
         heads, d_k, d_v, ff = model.heads, model.d_k, model.d_v, model.d_ff
         self.constants: dict[str, Any] = {
             "T": length,
@@ -177,7 +77,7 @@ class Layer:
             "ACTIVATION": model.activation,
             "PRECISION": LINEAR[precision],
             "INNER_PRECISION": ATTENTION[precision],
-            "WIDE": power(model.d_model),
+            "WIDE": min(_CHUNK, power(model.d_model)),
             "WIDE_K": power(d_k),
             "WIDE_V": power(d_v),
             "COLUMNS": min(32, power(ff)),
@@ -202,7 +102,7 @@ class Layer:
         groups = self._groups(_ROWS)
         constants = {**self.constants, **groups, "SEQUENCES": sequences, "P": params.stride(0)}
         grid = (triton.cdiv(sequences, groups["G"]), len(live))
-        return _launch(_forward, grid, pointers, constants, _OPTIONS)
+        return _launch(layer_forward, grid, pointers, constants, roomy(8))
 
     def backward(
         self,
@@ -212,6 +112,7 @@ class Layer:
         r: Rows,
         dy: Rows,
         dx: Rows,
+        scratch: Rows,
         gradients: torch.Tensor,
         live: torch.Tensor,
     ) -> tuple[Launch, Launch]:
@@ -237,7 +138,7 @@ class Layer:
             _launch(
                 ffn_backward,
                 (parts, len(live)),
-                {"s": s.pointer, "r": r.pointer, "dy": dy.pointer, **both},
+                {"s": s.pointer, "r": r.pointer, "dy": dy.pointer, "dh": scratch.pointer, **both},
                 above,
                 self.back,
             ),

@@ -8,16 +8,19 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.attention import sight, softmax_rows
-from compfast.engines.triton.common import activated, normal_gradient, product, put
+from compfast.engines.triton.common import activated, product
 from compfast.engines.triton.tiles import (
     add_matrix,
     add_sums,
     anew,
     clear,
     matrix,
+    norm_back,
+    norm_gradients,
+    normed,
     put_rows,
     rows_of,
-    scaled_normal,
+    statistics,
     vector,
 )
 
@@ -28,6 +31,7 @@ def ffn_backward(
     s,  # [M, N, LDX]
     r,  # [M, N, LDX]; post-norm
     dy,  # [M, N, LDX]: d loss/dY in, d loss/dS out
+    dh,  # [M, N, LDX]: scratch
     grads,  # [M, PARTS, P] from the layer's first tensor on
     live,  # [M]
     PARTS: tl.constexpr, SPLIT: tl.constexpr, SIZE: tl.constexpr, SHARE: tl.constexpr,
@@ -43,67 +47,86 @@ def ffn_backward(
     if tl.load(live + m) == 0:
         return
     part = tl.program_id(0)
-    d = tl.arange(0, WIDE)
+    scale: tl.constexpr = SCALE2 if PRE else SCALE1
+    shift: tl.constexpr = SHIFT2 if PRE else SHIFT1
     s += m * N * LDX
     r += m * N * LDX
     dy += m * N * LDX
+    dh += m * N * LDX
+    first_param = params + m * P
     first_grad = grads + (m * PARTS + part) * P
     clear(first_grad + SPLIT, SIZE - SPLIT, 1024)
     for start in range(part * SHARE, (part + 1) * SHARE, ROWS):
         # Another thread of this program may have written what this one now adds to.
         tl.debug_barrier()
         nothing = anew(live + m)
-        params_here = params + m * P + nothing
-        grads_here = first_grad + nothing
+        params = first_param + nothing
+        grads = first_grad + nothing
+        # not known beforehand, so that the chunks' loops are not unrolled
+        stop = D + nothing if D > WIDE else D
         n = start + tl.arange(0, ROWS)
         n_in = n < N
-        dt = rows_of(dy, n, n_in, LDX, D, WIDE)
         if not PRE:
-            t = rows_of(r, n, n_in, LDX, D, WIDE)
-            h, normal, rate = scaled_normal(
-                t, params_here + SCALE2, params_here + SHIFT2, D, WIDE, EPSILON
-            )
-            add_sums(grads_here + SCALE2, dt * normal, D, WIDE)
-            add_sums(grads_here + SHIFT2, dt, D, WIDE)
-            dt = normal_gradient(dt * vector(params_here + SCALE2, D, WIDE), normal, rate, D)
-        t = rows_of(s, n, n_in, LDX, D, WIDE)
-        scale: tl.constexpr = SCALE2 if PRE else SCALE1
-        shift: tl.constexpr = SHIFT2 if PRE else SHIFT1
-        h, normal, rate = scaled_normal(
-            t, params_here + scale, params_here + shift, D, WIDE, EPSILON
-        )
-
-        dh = tl.zeros((ROWS, WIDE), tl.float32)
-        for column in range(0, FF, COLUMNS):
-            c = column + tl.arange(0, COLUMNS)
-            inside = (c < FF)[:, None] & (d < D)[None, :]
-            at = c[:, None] * LDD + d[None, :]
-            w = tl.load(params_here + WU + at, mask=inside, other=0.0)
-            up = product(h, tl.trans(w), PRECISION)
+            mean, rate = statistics(r, n, n_in, LDX, D, WIDE, EPSILON)
+            total, along = norm_gradients(
+                dy, r, n, n_in, mean, rate, params + SCALE2, grads + SCALE2, grads + SHIFT2,
+                LDX, D, WIDE,
+            )  # fmt: skip
+            tl.debug_barrier()
+            for c in range(0, D, WIDE):
+                dt = norm_back(
+                    dy, r, n, n_in, c, mean, rate, total, along, params + SCALE2, LDX, D, WIDE
+                )
+                put_rows(dy, dt, n, n_in, c, False, LDX, D, WIDE)
+                put_rows(dh, dt, n, n_in, c, False, LDX, D, WIDE)
+            tl.debug_barrier()
+        mean, rate = statistics(s, n, n_in, LDX, D, WIDE, EPSILON)
+        for f in range(0, FF, COLUMNS):
+            up = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for c in range(0, stop, WIDE):
+                h = normed(
+                    s, n, n_in, c, mean, rate, params + scale, params + shift, LDX, D, WIDE, True
+                )
+                w = matrix(params + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
+                up += product(h, tl.trans(w), PRECISION)
             if FFN_BIASES:
-                up += tl.load(params_here + BU + c, mask=c < FF, other=0.0)[None, :]
+                up += vector(params + BU, f, FF, COLUMNS)
             up, slope = activated(up, ACTIVATION)
-            d_inside = (d < D)[:, None] & (c < FF)[None, :]
-            d_at = d[:, None] * LDF + c[None, :]
-            put(grads_here + WD + d_at, product(tl.trans(dt), up, PRECISION), d_inside, True)
-            w_down = tl.load(params_here + WD + d_at, mask=d_inside, other=0.0)
-            dz = product(dt, w_down, PRECISION) * slope
-            put(grads_here + WU + at, product(tl.trans(dz), h, PRECISION), inside, True)
+            dz = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for c in range(0, stop, WIDE):
+                dt = rows_of(dy, n, n_in, c, LDX, D, WIDE)
+                dw = product(tl.trans(dt), up, PRECISION)
+                add_matrix(grads + WD, dw, c, f, D, FF, LDF, WIDE, COLUMNS)
+                w = matrix(params + WD, c, f, D, FF, LDF, WIDE, COLUMNS)
+                dz += product(dt, w, PRECISION)
+            dz *= slope
             if FFN_BIASES:
-                put(grads_here + BU + c, tl.sum(dz, axis=0), c < FF, True)
-            # once more: kept from above it would cost registers
-            w = tl.load(params_here + anew(live + m) + WU + at, mask=inside, other=0.0)
-            dh += product(dz, w, PRECISION)
-        if FFN_BIASES:
-            add_sums(grads_here + BD, dt, D, WIDE)
-        if not PRE:
-            dh += dt
-        add_sums(grads_here + scale, dh * normal, D, WIDE)
-        add_sums(grads_here + shift, dh, D, WIDE)
-        ds = normal_gradient(dh * vector(params_here + scale, D, WIDE), normal, rate, D)
-        if PRE:
-            ds += dt
-        put_rows(dy, ds, n, n_in, LDX, D, WIDE, False)
+                add_sums(grads + BU, dz, f, FF, COLUMNS)
+            for c in range(0, stop, WIDE):
+                h = normed(
+                    s, n, n_in, c, mean, rate, params + scale, params + shift, LDX, D, WIDE, True
+                )
+                dw = product(tl.trans(dz), h, PRECISION)
+                add_matrix(grads + WU, dw, f, c, FF, D, LDD, COLUMNS, WIDE)
+                w = matrix(params + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
+                again = (f > 0) | (not PRE)
+                value = product(dz, w, PRECISION)
+                put_rows(dh, value, n, n_in, c, again, LDX, D, WIDE)
+        tl.debug_barrier()
+        total, along = norm_gradients(
+            dh, s, n, n_in, mean, rate, params + scale, grads + scale, grads + shift, LDX, D, WIDE
+        )
+        tl.debug_barrier()
+        for c in range(0, D, WIDE):
+            ds = norm_back(
+                dh, s, n, n_in, c, mean, rate, total, along, params + scale, LDX, D, WIDE
+            )
+            dt = rows_of(dy, n, n_in, c, LDX, D, WIDE)
+            if FFN_BIASES:
+                add_sums(grads + BD, dt, c, D, WIDE)
+            if PRE:
+                ds += dt
+            put_rows(dy, ds, n, n_in, c, False, LDX, D, WIDE)
 
 
 @triton.jit
@@ -148,106 +171,115 @@ def attention_backward(
         q_at, k_at = group * G * each + i, group * G * T + j
         q_in = (i < G * each) & (q_at < SEQUENCES * each)
         k_in = (j < G * T) & (k_at < SEQUENCES * T)
+        x_at = q_at * T + T - 1 if LAST else q_at
 
-        dt = rows_of(ds, q_at, q_in, LDX, D, WIDE)
-        if BIASES:
-            add_sums(grads + BO, dt, D, WIDE)
-        keyed = rows_of(x, k_at, k_in, LDX, D, WIDE)
-        asking = keyed
-        if LAST:
-            asking = rows_of(x, q_at * T + T - 1, q_in, LDX, D, WIDE)
+        k_mean = tl.zeros((K_ROWS,), tl.float32)
+        k_rate = k_mean
         if PRE:
-            keyed, _normal, _rate = scaled_normal(
-                keyed, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
-            )
-            if LAST:
-                asking, _normal, _rate = scaled_normal(
-                    asking, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
-                )
-            else:
-                asking = keyed
-        dk_rows = tl.zeros((K_ROWS, WIDE), tl.float32)
-        dq_rows = tl.zeros((Q_ROWS, WIDE), tl.float32)
+            k_mean, k_rate = statistics(x, k_at, k_in, LDX, D, WIDE, EPSILON)
+        q_mean = tl.zeros((Q_ROWS,), tl.float32)
+        q_rate = q_mean
+        if PRE and LAST:
+            q_mean, q_rate = statistics(x, x_at, q_in, LDX, D, WIDE, EPSILON)
+        # not known beforehand, so that the chunks' loops are not unrolled
+        stop = D + nothing if D > WIDE else D
         for head in range(H):
-            at_k, at_v = head * D_K * LDD, head * D_V * LDD
-            w = matrix(params + WQ + at_k, D_K, D, LDD, WIDE_K, WIDE)
-            q = product(asking, tl.trans(w), PRECISION)
-            w = matrix(params + WK + at_k, D_K, D, LDD, WIDE_K, WIDE)
-            k = product(keyed, tl.trans(w), PRECISION)
-            w = matrix(params + WV + at_v, D_V, D, LDD, WIDE_V, WIDE)
-            v = product(keyed, tl.trans(w), PRECISION)
+            at_k, at_v, at_o = head * D_K * LDD, head * D_V * LDD, head * D_V
+            q = tl.zeros((Q_ROWS, WIDE_K), tl.float32)
+            k = tl.zeros((K_ROWS, WIDE_K), tl.float32)
+            v = tl.zeros((K_ROWS, WIDE_V), tl.float32)
+            for c in range(0, stop, WIDE):
+                keyed = normed(
+                    x, k_at, k_in, c, k_mean, k_rate, params + SCALE1, params + SHIFT1,
+                    LDX, D, WIDE, PRE,
+                )  # fmt: skip
+                asking = keyed
+                if LAST:
+                    asking = normed(
+                        x, x_at, q_in, c, q_mean, q_rate, params + SCALE1, params + SHIFT1,
+                        LDX, D, WIDE, PRE,
+                    )  # fmt: skip
+                w = matrix(params + WQ + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                q += product(asking, tl.trans(w), PRECISION)
+                w = matrix(params + WK + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                k += product(keyed, tl.trans(w), PRECISION)
+                w = matrix(params + WV + at_v, 0, c, D_V, D, LDD, WIDE_V, WIDE)
+                v += product(keyed, tl.trans(w), PRECISION)
             if BIASES:
-                q += vector(params + BQ + head * D_K, D_K, WIDE_K)
-                k += vector(params + BK + head * D_K, D_K, WIDE_K)
-                v += vector(params + BV + head * D_V, D_V, WIDE_V)
+                q += vector(params + BQ + head * D_K, 0, D_K, WIDE_K)
+                k += vector(params + BK + head * D_K, 0, D_K, WIDE_K)
+                v += vector(params + BV + head * D_V, 0, D_V, WIDE_V)
             seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
             weight = softmax_rows(product(q, tl.trans(k), INNER_PRECISION) * SOFTEN, seen)
             mixed = product(weight, v, INNER_PRECISION)
-            dw = product(tl.trans(dt), mixed, PRECISION)
-            add_matrix(grads + WO + head * D_V, dw, D, D_V, LDO, WIDE, WIDE_V)
-            w = matrix(params + WO + head * D_V, D, D_V, LDO, WIDE, WIDE_V)
-            d_mixed = product(dt, w, PRECISION)
+            d_mixed = tl.zeros((Q_ROWS, WIDE_V), tl.float32)
+            for c in range(0, stop, WIDE):
+                dt = rows_of(ds, q_at, q_in, c, LDX, D, WIDE)
+                dw = product(tl.trans(dt), mixed, PRECISION)
+                add_matrix(grads + WO + at_o, dw, c, 0, D, D_V, LDO, WIDE, WIDE_V)
+                w = matrix(params + WO + at_o, c, 0, D, D_V, LDO, WIDE, WIDE_V)
+                d_mixed += product(dt, w, PRECISION)
             d_weight = product(d_mixed, tl.trans(v), INNER_PRECISION)
-            # each gradient goes to its weight and its rows before the next is made
             dv = product(tl.trans(weight), d_mixed, INNER_PRECISION)
-            add_matrix(
-                grads + WV + at_v, product(tl.trans(dv), keyed, PRECISION),
-                D_V, D, LDD, WIDE_V, WIDE,
-            )  # fmt: skip
-            if BIASES:
-                add_sums(grads + BV + head * D_V, dv, D_V, WIDE_V)
-            # the weights once more: kept from above they would cost registers
-            params = first_param + anew(live + m)
-            w = matrix(params + WV + at_v, D_V, D, LDD, WIDE_V, WIDE)
-            dk_rows += product(dv, w, PRECISION)
             along = tl.sum(weight * d_weight, axis=1)
             d_scores = weight * (d_weight - along[:, None]) * SOFTEN
             dq = product(d_scores, k, INNER_PRECISION)
-            add_matrix(
-                grads + WQ + at_k, product(tl.trans(dq), asking, PRECISION),
-                D_K, D, LDD, WIDE_K, WIDE,
-            )  # fmt: skip
-            w = matrix(params + WQ + at_k, D_K, D, LDD, WIDE_K, WIDE)
-            dq_rows += product(dq, w, PRECISION)
             dk = product(tl.trans(d_scores), q, INNER_PRECISION)
-            add_matrix(
-                grads + WK + at_k, product(tl.trans(dk), keyed, PRECISION),
-                D_K, D, LDD, WIDE_K, WIDE,
-            )  # fmt: skip
-            w = matrix(params + WK + at_k, D_K, D, LDD, WIDE_K, WIDE)
-            dk_rows += product(dk, w, PRECISION)
             if BIASES:
-                add_sums(grads + BQ + head * D_K, dq, D_K, WIDE_K)
-                add_sums(grads + BK + head * D_K, dk, D_K, WIDE_K)
-
-        x_anew = x + anew(live + m)
-        if LAST:
-            if PRE:
-                t = rows_of(x_anew, k_at, k_in, LDX, D, WIDE)
-                _h, key_normal, key_rate = scaled_normal(
-                    t, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON
-                )
-                add_sums(grads + SCALE1, dk_rows * key_normal, D, WIDE)
-                add_sums(grads + SHIFT1, dk_rows, D, WIDE)
-                scale = vector(params + SCALE1, D, WIDE)
-                dk_rows = normal_gradient(dk_rows * scale, key_normal, key_rate, D)
-            put_rows(dx, dk_rows, k_at, k_in, LDX, D, WIDE, False)
+                add_sums(grads + BQ + head * D_K, dq, 0, D_K, WIDE_K)
+                add_sums(grads + BK + head * D_K, dk, 0, D_K, WIDE_K)
+                add_sums(grads + BV + head * D_V, dv, 0, D_V, WIDE_V)
             tl.debug_barrier()
-        else:
-            dq_rows += dk_rows
+            nothing = anew(live + m)
+            params = first_param + nothing
+            grads = first_grad + nothing
+            for c in range(0, stop, WIDE):
+                keyed = normed(
+                    x, k_at, k_in, c, k_mean, k_rate, params + SCALE1, params + SHIFT1,
+                    LDX, D, WIDE, PRE,
+                )  # fmt: skip
+                dw = product(tl.trans(dv), keyed, PRECISION)
+                add_matrix(grads + WV + at_v, dw, 0, c, D_V, D, LDD, WIDE_V, WIDE)
+                w = matrix(params + WV + at_v, 0, c, D_V, D, LDD, WIDE_V, WIDE)
+                d_rows = product(dv, w, PRECISION)
+                dw = product(tl.trans(dk), keyed, PRECISION)
+                add_matrix(grads + WK + at_k, dw, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                w = matrix(params + WK + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                d_rows += product(dk, w, PRECISION)
+                asking = keyed
+                if LAST:
+                    asking = normed(
+                        x, x_at, q_in, c, q_mean, q_rate, params + SCALE1, params + SHIFT1,
+                        LDX, D, WIDE, PRE,
+                    )  # fmt: skip
+                dw = product(tl.trans(dq), asking, PRECISION)
+                add_matrix(grads + WQ + at_k, dw, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                w = matrix(params + WQ + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                if LAST:
+                    put_rows(dx, d_rows, k_at, k_in, c, head > 0, LDX, D, WIDE)
+                    tl.debug_barrier()
+                    d_rows = product(dq, w, PRECISION)
+                    put_rows(dx, d_rows, x_at, q_in, c, True, LDX, D, WIDE)
+                    tl.debug_barrier()
+                else:
+                    d_rows += product(dq, w, PRECISION)
+                    put_rows(dx, d_rows, k_at, k_in, c, head > 0, LDX, D, WIDE)
+        tl.debug_barrier()
         if PRE:
-            # read and normalised once more: kept over the heads it would cost registers
-            if LAST:
-                t = rows_of(x_anew, q_at * T + T - 1, q_in, LDX, D, WIDE)
-            else:
-                t = rows_of(x_anew, k_at, k_in, LDX, D, WIDE)
-            h, normal, rate = scaled_normal(t, params + SCALE1, params + SHIFT1, D, WIDE, EPSILON)
-            add_sums(grads + SCALE1, dq_rows * normal, D, WIDE)
-            add_sums(grads + SHIFT1, dq_rows, D, WIDE)
-            scale = vector(params + SCALE1, D, WIDE)
-            dq_rows = normal_gradient(dq_rows * scale, normal, rate, D)
-        dq_rows += dt
-        if LAST:
-            put_rows(dx, dq_rows, q_at * T + T - 1, q_in, LDX, D, WIDE, True)
-        else:
-            put_rows(dx, dq_rows, q_at, q_in, LDX, D, WIDE, False)
+            total, along = norm_gradients(
+                dx, x, k_at, k_in, k_mean, k_rate, params + SCALE1, grads + SCALE1, grads + SHIFT1,
+                LDX, D, WIDE,
+            )  # fmt: skip
+            tl.debug_barrier()
+            for c in range(0, D, WIDE):
+                d_rows = norm_back(
+                    dx, x, k_at, k_in, c, k_mean, k_rate, total, along, params + SCALE1,
+                    LDX, D, WIDE,
+                )  # fmt: skip
+                put_rows(dx, d_rows, k_at, k_in, c, False, LDX, D, WIDE)
+            tl.debug_barrier()
+        for c in range(0, D, WIDE):
+            dt = rows_of(ds, q_at, q_in, c, LDX, D, WIDE)
+            if BIASES:
+                add_sums(grads + BO, dt, c, D, WIDE)
+            put_rows(dx, dt, x_at, q_in, c, True, LDX, D, WIDE)

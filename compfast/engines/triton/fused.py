@@ -18,8 +18,8 @@ from compfast.engines.triton.parts import parts_of
 
 def fits(model: ModelConfig, length: int, precision: str) -> bool:
     """Whether a layer's tiles stay on chip (tests/test_triton_aot.py holds the report)."""
-    widths = (model.d_model, model.d_k or 0, model.d_v or 0)
-    narrow = max(widths) <= block.WIDEST and (model.vocab_size or 0) <= WIDEST
+    heads = max(model.d_k or 0, model.d_v or 0) <= block.WIDEST_HEAD
+    narrow = model.d_model <= block.WIDEST and heads and (model.vocab_size or 0) <= WIDEST
     return narrow and length <= block.LONGEST
 
 
@@ -52,6 +52,7 @@ class FusedProgram:
         self._x = [self._buffer(each) for each in steps]
         d_x = [self._buffer(each) for each in steps]
         layers = [self._layer(i, last=last and i == model.layers - 1) for i in range(model.layers)]
+        scratch = self._buffer(length)
         self.embed = self._embed()
         around, back = [], []
         for i, (layer, start) in enumerate(layers):
@@ -61,7 +62,7 @@ class FusedProgram:
             here = params[:, start:]
             around.append(layer.forward(x, here, s, r, y, live))
             down = self.gradients[:, :, start:]
-            back.append(layer.backward(x, here, s, r, d_x[i + 1], d_x[i], down, live))
+            back.append(layer.backward(x, here, s, r, d_x[i + 1], d_x[i], scratch, down, live))
         self.logits, ending = self._logits()
         self.forward = [self.embed, *around, *ending]
         self.train = [

@@ -54,3 +54,12 @@ class Launch:
 
     def run(self) -> None:
         self.kernel[self.grid](**self.pointers, **self.constants, **self.options)
+
+
+def roomy(warps: int) -> dict[str, Any]:
+    """Options of a fused kernel: all registers that so many warps of one program may have.
+
+    Left to itself ptxas sometimes stops at 128 and spills a few values for programs side by side.
+    """
+    most = min(255, 65536 // (32 * warps))
+    return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": 1, "maxnreg": most}
