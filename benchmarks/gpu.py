@@ -304,19 +304,21 @@ def _timed(run: Step, count: int, setting: Setting) -> float:
         for _ in range(count):
             run()
         return 1e3 * (time.perf_counter() - start) / count
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event  # torch gives it no types
+    begin, end = (event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(count):
         run()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / count
+    return float(begin.elapsed_time(end)) / count
 
 
 def _with_precision(spec: MemberSpec, precision: str) -> MemberSpec:
     import dataclasses
 
-    training: Any = dataclasses.replace(spec.training, precision=precision)
+    wanted: Any = precision
+    training = dataclasses.replace(spec.training, precision=wanted)
     return dataclasses.replace(spec, training=training)
 
 

@@ -279,7 +279,8 @@ def bias_case(m: int, b: int, t: int, h: int, k: int, k_v: int, *, last: bool = 
     def weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
         scores = q.transpose(2, 3) @ k.transpose(2, 3).mT * q.shape[-1] ** -0.5
         scores = scores + bias[:, None, :, apart]  # [M, B, H, each, T]
-        return scores.masked_fill(apart > t - 1, -torch.inf).softmax(-1)
+        hidden: Tensor = scores.masked_fill(apart > t - 1, -torch.inf)
+        return hidden.softmax(-1)
 
     def run(impl: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return (weights(q, k, bias) @ v.transpose(2, 3)).transpose(2, 3)

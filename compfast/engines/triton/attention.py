@@ -25,6 +25,10 @@ from compfast.engines.triton.launch import Launch, Rows
 LONGEST = 128
 
 
+def _options(warps: int) -> dict[str, Any]:
+    return {"enable_fp_fusion": True, "num_warps": warps}
+
+
 @triton.jit
 def softmax_rows(scores, seen):
     """Softmax over the entries `seen`, zero elsewhere; a row that sees nothing is zero."""
@@ -237,7 +241,7 @@ def forward(
     pointers = {"q": q.pointer, "k": k.pointer, "v": v.pointer, "o": o.pointer}
     pointers |= {"bias": live if bias is None else bias, "live": live}
     grid, constants = constants_of(q, k, v, o, bias, **how)
-    return Launch(_forward, (*grid, len(live)), pointers, constants)
+    return Launch(_forward, (*grid, len(live)), pointers, constants, _options(8))
 
 
 def backward(
@@ -266,7 +270,8 @@ def backward(
         "live": live,
     }
     grid, constants = constants_of(q, k, v, do, bias, **how)
-    return Launch(_backward, (*grid, len(live)), pointers, constants)
+    warps = 16 if how["precision"] == "fp32" else 8
+    return Launch(_backward, (*grid, len(live)), pointers, constants, _options(warps))
 
 
 def group_of(length: int, last: bool, rows: int = 64) -> tuple[int, int, int]:
@@ -317,7 +322,8 @@ def constants_of(
         "CAUSAL": causal,
         "Q_ROWS": queries,
         "K_ROWS": keys,
-        "INNER": min(32, power(max(d_k, d_v))),
+        # three products an operand pair hold twice the operands
+        "INNER": min(16 if precision == "bf16" else 32, power(max(d_k, d_v))),
         "PRECISION": ATTENTION[precision],
     }
     return (triton.cdiv(sequences, group), heads), constants

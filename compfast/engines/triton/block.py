@@ -51,9 +51,11 @@ class Layer:
         self.size = size
         self.split = offsets["norm2.weight" if model.norm == "pre" else "norm1.weight"]
         self.length, self.last = length, last
-        # fp32 products keep whole operands in registers, which more threads share
-        warps = 4 if precision != "fp32" else 16 if model.d_model > _CHUNK else 8
-        self.back = roomy(warps)
+        # fp32 products keep whole operands in registers: more threads share them, and chunks are
+        # half as wide in attention's backward, which has most of them
+        exact = precision == "fp32"
+        self.back = roomy(8 if exact else 4)
+        self.narrower = {"WIDE": 16} if exact and model.d_model > _CHUNK else {}
         heads, d_k, d_v, ff = model.heads, model.d_k, model.d_v, model.d_ff
         self.constants: dict[str, Any] = {
             "T": length,
@@ -130,6 +132,7 @@ class Layer:
         groups = self._groups(_BACK_ROWS)
         below = {
             **constants,
+            **self.narrower,
             **groups,
             "SEQUENCES": sequences,
             "SHARE": triton.cdiv(sequences, groups["G"] * parts),

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.common import ATTENTION, power, product, put
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, roomy
 from compfast.engines.triton.linear import share
 
 
@@ -217,4 +217,4 @@ def backward(
         parts,
         len(live),
     )
-    return Launch(_backward, grid, pointers, constants)
+    return Launch(_backward, grid, pointers, constants, roomy(4))

@@ -57,9 +57,8 @@ class Launch:
 
 
 def roomy(warps: int) -> dict[str, Any]:
-    """Options of a fused kernel: all registers that so many warps of one program may have.
+    """Options of a kernel of up to 8 warps that wants all registers a thread can have.
 
-    Left to itself ptxas sometimes stops at 128 and spills a few values for programs side by side.
+    Left to itself ptxas sometimes stops at 128 to run programs side by side, and spills a few.
     """
-    most = min(255, 65536 // (32 * warps))
-    return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": 1, "maxnreg": most}
+    return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": 1, "maxnreg": 255}
