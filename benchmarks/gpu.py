@@ -28,14 +28,15 @@ import triton
 from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.operations import step_flops
 from benchmarks.peers.module import make_nets
 from benchmarks.peers.stacked import stacked_losses
 from benchmarks.peers.stacked_adamw import StackedAdamW
 from benchmarks.peers.torch_common import initial_tensors
 from benchmarks.problem import Problem, make_problem
 from compfast.config import MemberSpec
+from compfast.engines.arithmetic import step_flops
 from compfast.engines.triton import TritonEngine
+from compfast.models.plan import transformer_plan
 
 RESULTS = Path(__file__).parent / "results" / "gpu.csv"
 # Dense peaks of one device, TFLOP/s, NVIDIA data sheets (SXM): fp32 vector, tf32, bf16
@@ -57,6 +58,7 @@ class Row:
     commit: str
     when: str
     what: str
+    launches: int  # kernels of one step; 1 for a kernel, 0 for peers, which nobody counts
     d: int
     precision: str
     members: int
@@ -64,7 +66,7 @@ class Row:
     milliseconds: float  # of one launch, or of one step of all members
     spread: float  # largest minus smallest sample over the median
     member_steps: float  # a second; 0 for single kernels
-    tflops: float  # useful operations (benchmarks/operations.py); 0 for single kernels
+    tflops: float  # useful operations (compfast/engines/arithmetic.py); 0 for single kernels
     share: float  # of the device's dense peak, 0 where it is not known
 
 
@@ -79,6 +81,10 @@ class Setting:
 
     def problem(self) -> Problem:
         return make_problem(self.d, self.members, batch_size=self.batch)
+
+    def one(self) -> Problem:
+        """Its first member alone."""
+        return make_problem(self.d, 1, batch_size=self.batch)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
             for row in measure(setting):
                 found.append(row)
                 print(
-                    f"d {row.d:4d} {row.precision} {row.what:34s} {row.milliseconds:10.3f} ms"
+                    f"d {row.d:4d} {row.precision} {row.what:34s} {row.launches:3d} launches"
+                    f" {row.milliseconds:10.3f} ms"
                     f" {row.member_steps:12.0f} member-steps/s {row.tflops:8.2f} TFLOP/s"
                     f" {100 * row.share:5.1f} %",
                     flush=True,
@@ -124,10 +131,12 @@ def measure(setting: Setting) -> Iterator[Row]:
     for launch in step.launches:
         name = f"{launch.kernel.fn.__module__.split('.')[-1]}{launch.kernel.fn.__name__}"
         names[name] = names.get(name, 0) + 1
-        yield _row(setting, f"kernel {name} {names[name]}", launch.run, whole=False)
-    yield _row(setting, "triton, launches one by one", step.launch)
+        what = f"kernel {name} {names[name]}"
+        yield _row(setting, what, launch.run, whole=False, launches=1)
+    count = engine.launches()
+    yield _row(setting, "triton, launches one by one", step.launch, launches=count)
     if step._graph is not None:
-        yield _row(setting, "triton, CUDA graph", step.run)
+        yield _row(setting, "triton, CUDA graph", step.run, launches=count)
     del engine, step
     tokens, targets = (torch.from_numpy(x).long().to(setting.device) for x in problem.batch(0))
     for name, make in _PEERS.items():
@@ -248,13 +257,14 @@ def _products(setting: Setting) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _row(setting: Setting, what: str, run: Step, *, whole: bool = True) -> Row:
+def _row(setting: Setting, what: str, run: Step, *, whole: bool = True, launches: int = 0) -> Row:
     samples = _samples(run, setting)
     median = statistics.median(samples)
     problem_flops = 0
     if whole:
-        model = setting.problem().model
-        problem_flops = setting.members * step_flops(model, 9, setting.batch)
+        one = setting.one()
+        flops = step_flops(transformer_plan(one.model), one.positions, setting.batch)
+        problem_flops = setting.members * sum(flops.values())
     on_gpu = setting.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else "interpreter on the CPU"
     peak = next((p[setting.precision] for name, p in PEAKS.items() if name in device), 0.0)
@@ -266,6 +276,7 @@ def _row(setting: Setting, what: str, run: Step, *, whole: bool = True) -> Row:
         commit=machine.commit(),
         when=machine.now(),
         what=what,
+        launches=launches,
         d=setting.d,
         precision=setting.precision,
         members=setting.members,
@@ -293,19 +304,21 @@ def _timed(run: Step, count: int, setting: Setting) -> float:
         for _ in range(count):
             run()
         return 1e3 * (time.perf_counter() - start) / count
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event  # torch gives it no types
+    begin, end = (event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(count):
         run()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / count
+    return float(begin.elapsed_time(end)) / count
 
 
 def _with_precision(spec: MemberSpec, precision: str) -> MemberSpec:
     import dataclasses
 
-    training: Any = dataclasses.replace(spec.training, precision=precision)
+    wanted: Any = precision
+    training = dataclasses.replace(spec.training, precision=wanted)
     return dataclasses.replace(spec, training=training)
 
 

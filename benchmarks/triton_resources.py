@@ -52,6 +52,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("tiny", {}),
     "replica": ("replica", {}),
     "d64": ("tiny", {"d_model": 64, "heads": 2}),
+    "d128": ("tiny", {"d_model": 128, "heads": 4}),
     "paper": ("paper", {}),
 }
 # products that the optimiser, the sampling and the gathers have none of
@@ -87,12 +88,30 @@ class Resources:
         return not self.kernel.startswith(_PLAIN)
 
 
+def spec_of(shape: str, precision: str) -> MemberSpec:
+    """A member of one of SHAPES."""
+    name, changes = SHAPES[shape]
+    overlay = preset(name)
+    training = {**overlay.get("training", {}), "precision": precision, "steps": 100}
+    config = Config(
+        task=TaskConfig(**overlay.get("task", {})),
+        model=ModelConfig(**{**overlay.get("model", {}), **changes}),
+        optimizer=OptimizerConfig(**overlay.get("optimizer", {})),
+        training=TrainingConfig(**training),
+    )
+    return member_specs(config)[0]
+
+
 def step_launches(shape: str, precision: str) -> list[Launch]:
     """The launches of one training step, on tensors without storage."""
-    spec = _spec(shape, precision)
-    flat, meta = flat_layout(spec), torch.device("meta")
-    tables = make_tables([spec])
-    return Step([spec], flat, tables, Members.zeros(1, flat.size, meta)).launches
+    return step_of(spec_of(shape, precision)).launches
+
+
+def step_of(spec: MemberSpec) -> Step:
+    """One member's training step on tensors without storage."""
+    flat = flat_layout(spec)
+    members = Members.zeros(1, flat.size, torch.device("meta"))
+    return Step([spec], flat, make_tables([spec]), members)
 
 
 def distinct(launches: Iterable[Launch]) -> Iterator[tuple[str, int, Launch]]:
@@ -200,19 +219,6 @@ def main() -> int:
 _FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.int32: "i32", torch.int64: "i64"}
 _Plain = argparse.RawDescriptionHelpFormatter
-
-
-def _spec(shape: str, precision: str) -> MemberSpec:
-    name, changes = SHAPES[shape]
-    overlay = preset(name)
-    training = {**overlay.get("training", {}), "precision": precision, "steps": 100}
-    config = Config(
-        task=TaskConfig(**overlay.get("task", {})),
-        model=ModelConfig(**{**overlay.get("model", {}), **changes}),
-        optimizer=OptimizerConfig(**overlay.get("optimizer", {})),
-        training=TrainingConfig(**training),
-    )
-    return member_specs(config)[0]
 
 
 def _signature(launch: Launch) -> tuple[dict[str, str], tuple[str, ...]]:

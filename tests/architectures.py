@@ -48,6 +48,7 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
     "blocks_of_queries": (40, {"d_model": 20, "heads": 2, "loss_positions": "all"}),
     "long_heads_all": (20, {"heads": 4, "d_k": 9, "d_v": 6, "loss_positions": "all"}),
     "spare_positions": (7, {"max_positions": 12, "d_model": 20}),
+    "wide_post": (5, {"norm": "post", "d_model": 72, "heads": 2, "layers": 1}),
     "not_causal": (9, {"causal": False, "heads": 2}),
 }
 

@@ -17,14 +17,15 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.usefixtures("native_extension")
-def test_kernels_under_the_interpreter() -> None:
-    _pytest(str(TESTS / "interpreted" / "test_triton_ops.py"))
+@pytest.mark.parametrize("name", sorted(p.name for p in (TESTS / "interpreted").glob("test_*.py")))
+def test_under_the_interpreter(name: str) -> None:
+    _pytest(str(TESTS / "interpreted" / name), "-m", "not slow")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("native_extension")
-def test_everything_under_the_interpreter() -> None:
-    _pytest(str(TESTS / "interpreted"), "-m", "slow or not slow")
+def test_the_rest_under_the_interpreter() -> None:
+    _pytest(str(TESTS / "interpreted"), "-m", "slow")
 
 
 def _pytest(*arguments: str) -> None:

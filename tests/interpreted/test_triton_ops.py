@@ -20,6 +20,8 @@ from torch import Tensor
 
 from compfast.engines.triton import (
     attention,
+    attention_bias,
+    attention_tiled,
     cross_entropy,
     embedding,
     layer_norm,
@@ -145,7 +147,9 @@ def norm_kernel(t: Tensors, dy: Tensor) -> Tensors:
     }
 
 
-def attention_kernel(causal: bool, last: bool = False) -> Run:
+def attention_kernel(causal: bool, last: bool = False, *, tiled: bool = False) -> Run:
+    """With a bias of relative positions where the case has one."""
+
     def kernel(t: Tensors, dy: Tensor) -> Tensors:
         m, b, length, heads, _ = t["k"].shape
         each = 1 if last else length
@@ -156,12 +160,28 @@ def attention_kernel(causal: bool, last: bool = False) -> Run:
         q, k, v = rows(t["q"], each, 3), rows(t["k"], length, 0), rows(t["v"], length, 7)
         o, do = buffer(m, b * each, v.width, each), rows(dy, each, 1)
         dq, dk, dv = (buffer(m, x.count, x.width, x.each, column=x.column) for x in (q, k, v))
-        how = {"heads": heads, "causal": causal, "precision": "fp32"}
-        run(
-            attention.forward(q, k, v, o, live(m), **how),
-            attention.backward(do, q, k, v, dq, dk, dv, live(m), **how),
-        )
-        found = {"out": inside(o).reshape(dy.shape)}
+        how: Any = {"heads": heads, "causal": causal, "precision": "fp32"}
+        found = {}
+        if tiled:
+            sums = buffer(m, b * each, heads, each)
+            run(
+                attention_tiled.forward(q, k, v, o, sums, live(m), **how),
+                *attention_tiled.backward(do, o, sums, q, k, v, dq, dk, dv, live(m), **how),
+            )
+        else:
+            bias = None
+            if "bias" in t:
+                bias = t["bias"].reshape(m, -1).contiguous()
+                d_bias = torch.full((m, PARTS, bias.shape[1]), torch.nan)
+                run(
+                    attention_bias.bias_gradient(do, q, k, v, bias, d_bias, live(m), **how),
+                )
+                found["bias"] = d_bias.sum(1).reshape(t["bias"].shape)
+            run(
+                attention.forward(q, k, v, o, live(m), bias=bias, **how),
+                attention.backward(do, q, k, v, dq, dk, dv, live(m), bias=bias, **how),
+            )
+        found["out"] = inside(o).reshape(dy.shape)
         for name, rows_ in (("q", dq), ("k", dk), ("v", dv)):
             found[name] = inside(rows_).reshape(t[name].shape)
         return found
@@ -243,6 +263,43 @@ def last_query_case(m: int, b: int, t: int, h: int, k: int, k_v: int) -> Case:
     return Case(run, inputs, bands)
 
 
+def bias_case(m: int, b: int, t: int, h: int, k: int, k_v: int, *, last: bool = False) -> Case:
+    """Causal attention with a bias [m, h, 2 t - 1] of relative positions, or its last query's."""
+    each, i = (1, torch.tensor([t - 1])) if last else (t, torch.arange(t))
+    apart = torch.arange(t)[None, :] - i[:, None] + t - 1  # [each, t]
+
+    def inputs(g: torch.Generator) -> Tensors:
+        return {
+            "q": op_cases.normal(g, m, b, each, h, k),
+            "k": op_cases.normal(g, m, b, t, h, k),
+            "v": op_cases.normal(g, m, b, t, h, k_v),
+            "bias": op_cases.normal(g, m, h, 2 * t - 1),
+        }
+
+    def weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        scores = q.transpose(2, 3) @ k.transpose(2, 3).mT * q.shape[-1] ** -0.5
+        scores = scores + bias[:, None, :, apart]  # [M, B, H, each, T]
+        hidden: Tensor = scores.masked_fill(apart > t - 1, -torch.inf)
+        return hidden.softmax(-1)
+
+    def run(impl: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return (weights(q, k, bias) @ v.transpose(2, 3)).transpose(2, 3)
+
+    def bands(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensors:
+        p = weights(q, k, bias)
+        q, k, v, dy = (x.abs().transpose(2, 3) for x in (q, k, v, dy))
+        dp = dy @ v.mT
+        ds = p * (dp + (p * dp).sum(-1, keepdim=True))
+        scaled = ds * q.shape[-1] ** -0.5
+        found = {"out": p @ v, "q": scaled @ k, "k": scaled.mT @ q, "v": p.mT @ dy}
+        summed = torch.zeros_like(bias)
+        flat_ds = ds.sum(1).flatten(2)  # [M, H, each T]
+        summed.index_add_(2, apart.flatten(), flat_ds)
+        return {**{name: value.transpose(2, 3) for name, value in found.items()}, "bias": summed}
+
+    return Case(run, inputs, bands)
+
+
 def long_case() -> Case:
     return op_cases.attention_case(1, 1, 100, 1, 8, 8, causal=True)
 
@@ -267,6 +324,21 @@ KERNELS = {
     "attention_long": Kernel(long_case(), attention_kernel(True)),
     "attention_last_query": Kernel(
         last_query_case(3, 9, 9, 2, 40, 7), attention_kernel(True, True)
+    ),
+    "attention_bias": Kernel(bias_case(2, 9, 9, 2, 5, 6), attention_kernel(True)),
+    "attention_bias_last_query": Kernel(
+        bias_case(2, 9, 9, 2, 5, 6, last=True), attention_kernel(True, True)
+    ),
+    "attention_tiled": Kernel(
+        op_cases.attention_case(1, 2, 131, 2, 5, 70, causal=True),
+        attention_kernel(True, tiled=True),
+    ),
+    "attention_tiled_all_seen": Kernel(
+        op_cases.attention_case(2, 1, 70, 1, 40, 3, causal=False),
+        attention_kernel(False, tiled=True),
+    ),
+    "attention_tiled_last_query": Kernel(
+        last_query_case(2, 3, 140, 2, 6, 7), attention_kernel(True, True, tiled=True)
     ),
     "cross_entropy": Kernel(CASES["cross_entropy"], loss_kernel),
     "cross_entropy_whole_vectors": Kernel(CASES["cross_entropy_whole_vectors"], loss_kernel),

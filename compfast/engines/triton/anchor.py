@@ -2,7 +2,8 @@
 
 tokens [M, B, T] and targets [M, B], int32, of each member's own seed and step. Sequence b owns
 words [b W, (b + 1) W) of its stream: pair, (key, position), T noise words. Drawn data sets take
-sequence j = feistel(row of the epoch), whose stream is (seed, DRAWN, j).
+sequence j = feistel(row of the epoch), whose stream is (seed, DRAWN, j). The same launch may embed
+what it has drawn.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import triton
 import triton.language as tl
 
 from compfast import philox
+from compfast.engines.triton.embedding import gather
 from compfast.engines.triton.launch import Launch
 
+_EMBEDDING = ("D", "STEP", "FIRST", "SP", "LD", "SX", "LDX")
 _TRAIN, _DRAWN, _AUX = (tl.constexpr(i) for i in (philox.TRAIN, philox.DRAWN, philox.AUX))
 
 
@@ -60,6 +63,9 @@ def _draw(
     step,  # [M] int64
     tokens,  # [M, B, T] int32
     targets,  # [M, B] int32
+    token,  # as in embedding.py, and so are position and x
+    position,
+    x,
     live,  # [M]
     B: tl.constexpr,
     T: tl.constexpr,
@@ -73,6 +79,16 @@ def _draw(
     HALF: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
+    EMBED: tl.constexpr,
+    D: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
+    SP: tl.constexpr,
+    LD: tl.constexpr,
+    SX: tl.constexpr,
+    LDX: tl.constexpr,
+    STRIP: tl.constexpr,
+    WIDE_D: tl.constexpr,
 ):
     m = tl.program_id(1).to(tl.int64)
     if tl.load(live + m) == 0:
@@ -80,16 +96,15 @@ def _draw(
     b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     t = tl.arange(0, WIDE)[None, :]
     key, now = tl.load(seed + m), tl.load(step + m).to(tl.int32)
+    purpose: tl.constexpr = _DRAWN if TOTAL > 0 else _TRAIN
     if TOTAL > 0:
         # rows past B stay inside the epoch, so that their walk ends
         row = now % (TOTAL // B) * B + tl.minimum(b, B - 1)
         stream = feistel(key, now // (TOTAL // B), row, TOTAL, HALF)
-        purpose: tl.constexpr = _DRAWN
         first = b * 0
         pair = stream // GROUP_SIZE
     else:
         stream = b * 0 + now
-        purpose: tl.constexpr = _TRAIN
         first = b * W
         pair = integer(word(key, stream, purpose, 0, first), PAIRS)
     combo = integer(word(key, stream, purpose, 0, first + 1), COMBOS)
@@ -103,6 +118,16 @@ def _draw(
     inside = (b < B)[:, None] & (t < T)
     tl.store(tokens + m * B * T + b[:, None] * T + t, drawn, mask=inside)
     tl.store(targets + m * B + b, item + tl.load(pairs + pair * 3 + 2), mask=b < B)
+    if EMBED:
+        tl.debug_barrier()  # tokens that other threads of this program have written
+        each: tl.constexpr = T // STEP
+        for start in range(0, ROWS * each, STRIP):
+            i = start + tl.arange(0, STRIP)
+            n = tl.program_id(0) * ROWS * each + i
+            gather(
+                tokens + m * B * T, token + m * SP, position + m * SP, x + m * SX,
+                n, (i < ROWS * each) & (n < B * each), T, D, STEP, FIRST, LD, LDX, WIDE_D,
+            )  # fmt: skip
 
 
 def draw(
@@ -112,8 +137,12 @@ def draw(
     tokens: torch.Tensor,
     targets: torch.Tensor,
     live: torch.Tensor,
+    embed: Launch | None = None,
 ) -> Launch:
-    """`table`: `AnchorTask.stream_table()`, with its pairs and combos on the device."""
+    """`table`: `AnchorTask.stream_table()`, with its pairs and combos on the device.
+
+    `embed`: an `embedding.forward` of these tokens, which then need not be launched.
+    """
     members, batch, length = tokens.shape
     total = table["total"]
     rows = 32
@@ -130,6 +159,10 @@ def draw(
         "HALF": max(1, ((total - 1).bit_length() + 1) // 2) if total else 0,
         "ROWS": rows,
         "WIDE": triton.next_power_of_2(length),
+        "EMBED": embed is not None,
+        **{name: 0 if embed is None else embed.constants[name] for name in _EMBEDDING},
+        "STRIP": 0 if embed is None else embed.constants["ROWS"],
+        "WIDE_D": 0 if embed is None else embed.constants["WIDE"],
     }
     pointers = {
         "pairs": table["pairs"],
@@ -138,6 +171,10 @@ def draw(
         "step": step,
         "tokens": tokens,
         "targets": targets,
+        **{
+            name: tokens if embed is None else embed.pointers[name]
+            for name in ("token", "position", "x")
+        },
         "live": live,
     }
     return Launch(_draw, (triton.cdiv(batch, rows), members), pointers, constants)

@@ -1,10 +1,12 @@
-"""Ensemble attention, softmax(Q K^T / sqrt(d_k) + mask) V, with the tile of scores on chip.
+"""Ensemble attention, softmax(Q K^T / sqrt(d_k) + bias + mask) V, the tile of scores on chip.
 
 Q [M, N, H d_k], K [M, B T, H d_k], V [M, B T, H d_v], O [M, N, H d_v]; heads side by side. One
 program holds one (member, group of whole sequences, head): as many sequences as fill a tile of
 64 or 128 key rows, side by side and masked from each other, so that short sequences are not
 padded. N is B T, or B where only each sequence's last row is asked (its query sees every key).
-Head sizes are walked in chunks. Backward recomputes the weights P. T up to 128.
+Head sizes are walked in chunks. Backward recomputes the weights P. T up to 128; attention_tiled.py
+has no bound. The bias is of relative positions, [M, H, 2 T - 1], entry j - i + T - 1 for query i
+and key j; attention_bias.py has its gradient.
 Source: Vaswani et al. 2017; dS = P * (dP - rowsum(P * dP)) as in Dao et al. 2022.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -20,6 +23,10 @@ from compfast.engines.triton.common import ATTENTION, power, product
 from compfast.engines.triton.launch import Launch, Rows
 
 LONGEST = 128
+
+
+def _options(warps: int) -> dict[str, Any]:
+    return {"enable_fp_fusion": True, "num_warps": warps}
 
 
 @triton.jit
@@ -48,7 +55,14 @@ def sight(q, k, LAST: tl.constexpr, T: tl.constexpr, G: tl.constexpr, CAUSAL: tl
 
 
 @triton.jit
-def _scores(
+def relative(bias, q, k, LAST: tl.constexpr, T: tl.constexpr):
+    """The bias of query rows q [Q, 1] and key rows k [1, K] of a group, [Q, K]; bias [2 T - 1]."""
+    apart = k % T + q * 0 if LAST else k % T - q % T + (T - 1)
+    return tl.load(bias + apart)
+
+
+@triton.jit
+def row_scores(
     q,
     k,
     q_at,
@@ -81,6 +95,7 @@ def _forward(
     k,  # [M, B T, LDK]
     v,  # [M, B T, LDV]
     o,  # [M, N, LDO]
+    bias,  # [M, H, 2 T - 1]
     live,  # [M]
     SEQUENCES: tl.constexpr,
     T: tl.constexpr,
@@ -95,6 +110,8 @@ def _forward(
     LDV: tl.constexpr,
     SO: tl.constexpr,
     LDO: tl.constexpr,
+    SB: tl.constexpr,
+    BIAS: tl.constexpr,
     SCALE: tl.constexpr,
     LAST: tl.constexpr,
     CAUSAL: tl.constexpr,
@@ -112,11 +129,15 @@ def _forward(
     q_at, k_at = group * G * each + i, group * G * T + j
     q_in = (i < G * each) & (q_at < SEQUENCES * each)
     k_in = (j < G * T) & (k_at < SEQUENCES * T)
-    scores = _scores(
+    scores = row_scores(
         q + m * SQ + head * D_K, k + m * SK + head * D_K,
         q_at, k_at, q_in, k_in, LDQ, LDK, D_K, Q_ROWS, K_ROWS, INNER, PRECISION,
     )  # fmt: skip
-    weight = softmax_rows(scores * SCALE, sight(i[:, None], j[None, :], LAST, T, G, CAUSAL))
+    scores *= SCALE
+    if BIAS:
+        at = m * SB + head * (2 * T - 1)
+        scores += relative(bias + at, i[:, None], j[None, :], LAST, T)
+    weight = softmax_rows(scores, sight(i[:, None], j[None, :], LAST, T, G, CAUSAL))
     for start in range(0, D_V, INNER):
         d = start + tl.arange(0, INNER)
         at = m * SV + head * D_V + k_at[:, None] * LDV + d[None, :]
@@ -135,6 +156,7 @@ def _backward(
     dq,  # like q
     dk,  # like k
     dv,  # like v
+    bias,  # [M, H, 2 T - 1]
     live,
     SEQUENCES: tl.constexpr,
     T: tl.constexpr,
@@ -149,6 +171,8 @@ def _backward(
     LDV: tl.constexpr,
     SO: tl.constexpr,
     LDO: tl.constexpr,
+    SB: tl.constexpr,
+    BIAS: tl.constexpr,
     SCALE: tl.constexpr,
     LAST: tl.constexpr,
     CAUSAL: tl.constexpr,
@@ -168,9 +192,15 @@ def _backward(
     k_in = (j < G * T) & (k_at < SEQUENCES * T)
     q += m * SQ + head * D_K
     k += m * SK + head * D_K
-    scores = _scores(q, k, q_at, k_at, q_in, k_in, LDQ, LDK, D_K, Q_ROWS, K_ROWS, INNER, PRECISION)
+    scores = row_scores(
+        q, k, q_at, k_at, q_in, k_in, LDQ, LDK, D_K, Q_ROWS, K_ROWS, INNER, PRECISION
+    )
     seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
-    weight = softmax_rows(scores * SCALE, seen)
+    scores *= SCALE
+    if BIAS:
+        at = m * SB + head * (2 * T - 1)
+        scores += relative(bias + at, i[:, None], j[None, :], LAST, T)
+    weight = softmax_rows(scores, seen)
     d_weight = tl.zeros((Q_ROWS, K_ROWS), tl.float32)
     for start in range(0, D_V, INNER):
         d = start + tl.arange(0, INNER)
@@ -197,15 +227,35 @@ def _backward(
         tl.store(out, product(tl.trans(d_scores), a, PRECISION), mask=k_inside)
 
 
-def forward(q: Rows, k: Rows, v: Rows, o: Rows, live: Any, **how: Any) -> Launch:
-    """`how`: heads, causal, precision."""
-    pointers = {"q": q.pointer, "k": k.pointer, "v": v.pointer, "o": o.pointer, "live": live}
-    grid, constants = _constants(q, k, v, o, **how)
-    return Launch(_forward, (*grid, len(live)), pointers, constants)
+def forward(
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    o: Rows,
+    live: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    **how: Any,
+) -> Launch:
+    """`how`: heads, causal, precision; `bias` [M, >= H (2 T - 1)]: a view into [M, P]."""
+    pointers = {"q": q.pointer, "k": k.pointer, "v": v.pointer, "o": o.pointer}
+    pointers |= {"bias": live if bias is None else bias, "live": live}
+    grid, constants = constants_of(q, k, v, o, bias, **how)
+    return Launch(_forward, (*grid, len(live)), pointers, constants, _options(8))
 
 
 def backward(
-    do: Rows, q: Rows, k: Rows, v: Rows, dq: Rows, dk: Rows, dv: Rows, live: Any, **how: Any
+    do: Rows,
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    dq: Rows,
+    dk: Rows,
+    dv: Rows,
+    live: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    **how: Any,
 ) -> Launch:
     """Writes dq, dk and dv, which lie as q, k and v do; `how` as in `forward`."""
     pointers = {
@@ -216,10 +266,12 @@ def backward(
         "dq": dq.pointer,
         "dk": dk.pointer,
         "dv": dv.pointer,
+        "bias": live if bias is None else bias,
         "live": live,
     }
-    grid, constants = _constants(q, k, v, do, **how)
-    return Launch(_backward, (*grid, len(live)), pointers, constants)
+    grid, constants = constants_of(q, k, v, do, bias, **how)
+    warps = 16 if how["precision"] == "fp32" else 8
+    return Launch(_backward, (*grid, len(live)), pointers, constants, _options(warps))
 
 
 def group_of(length: int, last: bool, rows: int = 64) -> tuple[int, int, int]:
@@ -234,9 +286,18 @@ def group_of(length: int, last: bool, rows: int = 64) -> tuple[int, int, int]:
     return sequences, keys, power(sequences) if last else keys
 
 
-def _constants(
-    q: Rows, k: Rows, v: Rows, o: Rows, *, heads: int, causal: bool, precision: str
+def constants_of(
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    o: Rows,
+    bias: torch.Tensor | None,
+    *,
+    heads: int,
+    causal: bool,
+    precision: str,
 ) -> tuple[tuple[int, int], dict[str, Any]]:
+    """((groups, heads), what the kernels here and in attention_bias.py know)."""
     length, last = k.each, q.each < k.each
     sequences, (group, keys, queries) = k.count // length, group_of(length, last)
     d_k, d_v = q.width // heads, v.width // heads
@@ -254,12 +315,15 @@ def _constants(
         "LDV": v.ld,
         "SO": o.stride,
         "LDO": o.ld,
+        "SB": 0 if bias is None else bias.stride(0),
+        "BIAS": bias is not None,
         "SCALE": 1.0 / math.sqrt(d_k),
         "LAST": last,
         "CAUSAL": causal,
         "Q_ROWS": queries,
         "K_ROWS": keys,
-        "INNER": min(32, power(max(d_k, d_v))),
+        # three products an operand pair hold twice the operands
+        "INNER": min(16 if precision == "bf16" else 32, power(max(d_k, d_v))),
         "PRECISION": ATTENTION[precision],
     }
     return (triton.cdiv(sequences, group), heads), constants

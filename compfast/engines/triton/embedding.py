@@ -12,8 +12,34 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.common import ATTENTION, power, product, put
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, roomy
 from compfast.engines.triton.linear import share
+
+
+@triton.jit
+def gather(
+    tokens,  # [B T] of one member, and so are the tables and X
+    token,
+    position,
+    x,
+    n,  # [ROWS]
+    inside,  # [ROWS]
+    T: tl.constexpr,
+    D: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
+    LD: tl.constexpr,
+    LDX: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Rows n of X."""
+    d = tl.arange(0, WIDE)[None, :]
+    whole = inside[:, None] & (d < D)
+    source = n * STEP + FIRST
+    ids = tl.load(tokens + source, mask=inside, other=0)
+    a = tl.load(token + ids[:, None] * LD + d, mask=whole, other=0.0)
+    b = tl.load(position + (source % T)[:, None] * LD + d, mask=whole, other=0.0)
+    tl.store(x + n[:, None] * LDX + d, a + b, mask=whole)
 
 
 @triton.jit
@@ -40,13 +66,10 @@ def _forward(
     if tl.load(live + m) == 0:
         return
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    d = tl.arange(0, WIDE)[None, :]
-    inside = (n < N)[:, None] & (d < D)
-    source = n * STEP + FIRST
-    ids = tl.load(tokens + m * S_TOKENS + source, mask=n < N, other=0)
-    a = tl.load(token + m * SP + ids[:, None] * LD + d, mask=inside, other=0.0)
-    b = tl.load(position + m * SP + (source % T)[:, None] * LD + d, mask=inside, other=0.0)
-    tl.store(x + m * SX + n[:, None] * LDX + d, a + b, mask=inside)
+    gather(
+        tokens + m * S_TOKENS, token + m * SP, position + m * SP, x + m * SX,
+        n, n < N, T, D, STEP, FIRST, LD, LDX, WIDE,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -194,4 +217,4 @@ def backward(
         parts,
         len(live),
     )
-    return Launch(_backward, grid, pointers, constants)
+    return Launch(_backward, grid, pointers, constants, roomy(4))

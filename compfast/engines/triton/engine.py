@@ -89,8 +89,10 @@ class TritonEngine:
 
     def state(self) -> State:
         m = self._members
-        named = [self._flat.unpack(_array(x)) for x in (m.params, m.exp_avg, m.exp_avg_sq)]
-        return State(*named, _array(m.step).copy(), _array(m.status).copy())
+        flats = (m.params, m.exp_avg, m.exp_avg_sq)
+        params, exp_avg, exp_avg_sq = (self._flat.unpack(_array(x)) for x in flats)
+        step, status = _array(m.step).copy(), _array(m.status).copy()
+        return State(params, exp_avg, exp_avg_sq, step, status)
 
     def launches(self) -> int:
         """Kernel launches of one optimiser step."""
@@ -144,7 +146,7 @@ class TritonEngine:
             program.targets.copy_(torch.from_numpy(np.ascontiguousarray(targets, np.int32)))
             squares = torch.zeros((len(rows), adamw.programs(self._flat.size)), device=self._device)
             last = adamw.reduce(program.gradients, squares, live)
-            for launch in (*program.train, last):
+            for launch in (program.embed, *program.train, last):
                 launch.run()
             losses.append(_array(program.losses.sum(1)))
             flats.append(_array(program.gradients[:, 0]))

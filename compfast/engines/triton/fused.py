@@ -1,4 +1,4 @@
-"""The same plan as program.py's for narrow members, in two launches a layer and four around them.
+"""The same plan as program.py's for narrow members, in three launches a layer and three around.
 
 Known runs of records are a layer each (block.py); final norm, output layer and loss are one
 kernel (head.py). What is computed is the plan's, only the sums' order differs.
@@ -18,13 +18,13 @@ from compfast.engines.triton.parts import parts_of
 
 def fits(model: ModelConfig, length: int, precision: str) -> bool:
     """Whether a layer's tiles stay on chip (tests/test_triton_aot.py holds the report)."""
-    widths = (model.d_model, model.d_k or 0, model.d_v or 0)
-    narrow = max(widths) <= block.WIDEST and (model.vocab_size or 0) <= WIDEST
-    return narrow and length <= block.LONGEST and precision == "fp32"
+    heads = max(model.d_k or 0, model.d_v or 0) <= block.WIDEST_HEAD
+    narrow = model.d_model <= block.WIDEST and heads and (model.vocab_size or 0) <= WIDEST
+    return narrow and length <= block.LONGEST
 
 
 class FusedProgram:
-    """See `program.Program`: the same tensors, `forward` and `train`."""
+    """See `program.Program`: the same tensors, `embed`, `forward` and `train`."""
 
     def __init__(
         self,
@@ -52,7 +52,8 @@ class FusedProgram:
         self._x = [self._buffer(each) for each in steps]
         d_x = [self._buffer(each) for each in steps]
         layers = [self._layer(i, last=last and i == model.layers - 1) for i in range(model.layers)]
-        embed = self._embed()
+        scratch = self._buffer(length)
+        self.embed = self._embed()
         around, back = [], []
         for i, (layer, start) in enumerate(layers):
             x, y, each = self._x[i], self._x[i + 1], steps[i + 1]
@@ -61,14 +62,13 @@ class FusedProgram:
             here = params[:, start:]
             around.append(layer.forward(x, here, s, r, y, live))
             down = self.gradients[:, :, start:]
-            back.append(layer.backward(x, here, s, r, d_x[i + 1], d_x[i], down, live))
+            back.append(layer.backward(x, here, s, r, d_x[i + 1], d_x[i], scratch, down, live))
         self.logits, ending = self._logits()
-        self.forward = [embed, *around, *ending]
+        self.forward = [self.embed, *around, *ending]
         self.train = [
-            embed,
             *around,
             self._head(self._x[-1], d_x[-1]),
-            *reversed(back),
+            *(launch for pair in reversed(back) for launch in pair),
             self._embed_backward(d_x[0]),
         ]
 

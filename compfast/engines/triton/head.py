@@ -11,20 +11,22 @@ import torch
 import triton
 import triton.language as tl
 
-from compfast.engines.triton.block import (
+from compfast.engines.triton.common import LINEAR, power, product
+from compfast.engines.triton.cross_entropy import answers, loss_rows
+from compfast.engines.triton.launch import Launch, Rows, roomy
+from compfast.engines.triton.tiles import (
     add_matrix,
     add_sums,
     anew,
     clear,
     matrix,
+    norm_back,
+    norm_gradients,
+    normed,
     put_rows,
-    rows_of,
-    scaled_normal,
+    statistics,
     vector,
 )
-from compfast.engines.triton.common import LINEAR, normal_gradient, power, product
-from compfast.engines.triton.cross_entropy import answers, loss_rows
-from compfast.engines.triton.launch import Launch, Rows
 
 WIDEST = 256  # tokens of the vocabulary
 
@@ -74,38 +76,57 @@ def _head(
     if BIAS:
         clear(d_bias + first, V, TALL)
     if NORM:
-        clear(d_scale + first, D, WIDE)
-        clear(d_shift + first, D, WIDE)
+        clear(d_scale + first, D, 128)
+        clear(d_shift + first, D, 128)
     column = tl.arange(0, TALL)[None, :]
     loss = tl.zeros((ROWS,), tl.float32)
+    x += m * N * LDX
+    dx += m * N * LDX
     for start in range(0, SHARE, ROWS):
         # Another thread of this program may have written what this one now adds to.
         tl.debug_barrier()
         nothing = anew(live + m)
-        base = first + nothing
-        w = matrix(weight + m * P + nothing, V, D, LDW, TALL, WIDE)
+        base, here = first + nothing, m * P + nothing
         n = part * SHARE + start + tl.arange(0, ROWS)
         inside = n < N
-        h = rows_of(x + m * N * LDX, n, inside, LDX, D, WIDE)
+        mean = tl.zeros((ROWS,), tl.float32)
+        rate = mean
         if NORM:
-            h, normal, rate = scaled_normal(h, scale + m * P, shift + m * P, D, WIDE, EPSILON)
-        logits = product(h, tl.trans(w), PRECISION)
+            mean, rate = statistics(x, n, inside, LDX, D, WIDE, EPSILON)
+        # not known beforehand, so that the chunks' loops are not unrolled
+        stop = D + nothing if D > WIDE else D
+        logits = tl.zeros((ROWS, TALL), tl.float32)
+        for c in range(0, stop, WIDE):
+            h = normed(x, n, inside, c, mean, rate, scale + here, shift + here, LDX, D, WIDE, NORM)
+            w = matrix(weight + here, 0, c, V, D, LDW, TALL, WIDE)
+            logits += product(h, tl.trans(w), PRECISION)
         if BIAS:
-            logits += vector(bias + m * P, V, TALL)
+            logits += vector(bias + here, 0, V, TALL)
         answer = answers(tokens + m * B * T, targets + m * B, n, inside, T, ALL)
         value, gradient = loss_rows(logits, column < V, answer, column)
         loss += tl.where(inside, value, 0.0) * EACH
         gradient = tl.where(inside[:, None], gradient * EACH, 0.0)
-        dw = product(tl.trans(gradient), h, PRECISION)
-        add_matrix(d_weight + base, dw, V, D, LDW, TALL, WIDE)
         if BIAS:
-            add_sums(d_bias + base, gradient, V, TALL)
-        dh = product(gradient, w, PRECISION)
+            add_sums(d_bias + base, gradient, 0, V, TALL)
+        for c in range(0, stop, WIDE):
+            h = normed(x, n, inside, c, mean, rate, scale + here, shift + here, LDX, D, WIDE, NORM)
+            dw = product(tl.trans(gradient), h, PRECISION)
+            add_matrix(d_weight + base, dw, 0, c, V, D, LDW, TALL, WIDE)
+            w = matrix(weight + here, 0, c, V, D, LDW, TALL, WIDE)
+            dh = product(gradient, w, PRECISION)
+            put_rows(dx, dh, n, inside, c, False, LDX, D, WIDE)
         if NORM:
-            add_sums(d_scale + base, dh * normal, D, WIDE)
-            add_sums(d_shift + base, dh, D, WIDE)
-            dh = normal_gradient(dh * vector(scale + m * P, D, WIDE), normal, rate, D)
-        put_rows(dx + m * N * LDX, dh, n, inside, LDX, D, WIDE, False)
+            tl.debug_barrier()
+            total, along = norm_gradients(
+                dx, x, n, inside, mean, rate, scale + here, d_scale + base, d_shift + base,
+                LDX, D, WIDE,
+            )  # fmt: skip
+            tl.debug_barrier()
+            for c in range(0, D, WIDE):
+                dh = norm_back(
+                    dx, x, n, inside, c, mean, rate, total, along, scale + here, LDX, D, WIDE
+                )
+                put_rows(dx, dh, n, inside, c, False, LDX, D, WIDE)
     tl.store(losses + m * PARTS + part, tl.sum(loss, axis=0))
 
 
@@ -152,9 +173,8 @@ def head(
         "EPSILON": epsilon,
         "PRECISION": LINEAR[precision],
         "ROWS": rows,
-        "WIDE": power(x.width),
+        "WIDE": min(16 if precision == "fp32" else 32, power(x.width)),
         "TALL": power(vocabulary),
     }
     pointers |= {"losses": losses, "live": live}
-    options = {"enable_fp_fusion": True, "num_warps": 8}
-    return Launch(_head, (parts, len(live)), pointers, constants, options)
+    return Launch(_head, (parts, len(live)), pointers, constants, roomy(8))

@@ -54,3 +54,11 @@ class Launch:
 
     def run(self) -> None:
         self.kernel[self.grid](**self.pointers, **self.constants, **self.options)
+
+
+def roomy(warps: int) -> dict[str, Any]:
+    """Options of a kernel of up to 8 warps that wants all registers a thread can have.
+
+    Left to itself ptxas sometimes stops at 128 to run programs side by side, and spills a few.
+    """
+    return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": 1, "maxnreg": 255}

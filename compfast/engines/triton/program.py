@@ -14,6 +14,7 @@ import torch
 from compfast.engines.layout import FlatLayout, pad
 from compfast.engines.triton import (
     attention,
+    attention_tiled,
     cross_entropy,
     embedding,
     layer_norm,
@@ -33,9 +34,10 @@ def _how(op: Op) -> dict[str, Any]:
 class Program:
     """One plan's launches over `params` [C, P], for `tokens` [C, B, T] and `targets` [C, B].
 
-    `forward` fills the logits; `train` also leaves losses [C, .] whose rows add up to the mean
-    loss, and gradients [C, PARTS, P] whose parts add up to its gradient. Members whose `live`
-    entry is zero are left out.
+    `embed` fills the first buffer, `forward` that and all up to the logits; `train` goes on from
+    `embed` and leaves losses [C, .] whose rows add up to the mean loss, and gradients
+    [C, PARTS, P] whose parts add up to its gradient. Members whose `live` entry is zero are left
+    out.
     """
 
     def __init__(
@@ -64,25 +66,34 @@ class Program:
             for op in plan.ops
             if op.output is not None and op.attributes.get("activation")
         }
+        long = length > attention.LONGEST
+        self.sums = {
+            op.output.buffer: self._rows(op.output.buffer, op.attributes["heads"])
+            for op in plan.ops
+            if op.output is not None and op.kind == "attention" and long
+        }
         self.d_values: dict[str, Rows] = {}
         self.logits = self.values[plan.ops[-1].inputs[0].buffer]
-        shape = (members, cross_entropy.programs(self.logits))
-        self.losses = torch.zeros(shape, device=device)
+        programs = cross_entropy.programs(self.logits)
+        self.losses = torch.zeros((members, programs), device=device)
         self.forward = [launch for op in plan.ops for launch in self._forward(op)]
         self.used: set[str] = set()  # tensors that have a gradient already
         backward = [launch for op in reversed(plan.ops) for launch in self._backward(op)]
-        self.train = [*self.forward, *backward]
+        self.embed = self.forward[0]
+        self.train = [*self.forward[1:], *backward]
 
     def workspace(self) -> list[torch.Tensor]:
         """Every buffer whose contents before a step do not matter."""
-        named = (self.values, self.slopes, self.d_values)
+        named = (self.values, self.slopes, self.sums, self.d_values)
         return [self.losses, *(rows.tensor for part in named for rows in part.values())]
 
     def _buffer(self, name: str) -> Rows:
-        buffer = self.plan.buffer(name)
-        each = self.length if buffer.rows == "all" else 1
-        shape = (len(self.params), self.batch * each, pad(buffer.width))
-        return Rows(torch.empty(shape, device=self.params.device), buffer.width, each)
+        return self._rows(name, self.plan.buffer(name).width)
+
+    def _rows(self, name: str, width: int) -> Rows:
+        each = self.length if self.plan.buffer(name).rows == "all" else 1
+        shape = (len(self.params), self.batch * each, pad(width))
+        return Rows(torch.empty(shape, device=self.params.device), width, each)
 
     def _view(self, view: View, of: dict[str, Rows]) -> Rows:
         whole = of[view.buffer]
@@ -126,7 +137,12 @@ class Program:
             )
         else:
             q, k, v = inputs
-            yield attention.forward(q, k, v, y, self.live, **_how(op), precision=self.precision)
+            how = {**_how(op), "precision": self.precision}
+            sums = self.sums.get(op.output.buffer)
+            if sums is None:
+                yield attention.forward(q, k, v, y, self.live, **how)
+            else:
+                yield attention_tiled.forward(q, k, v, y, sums, self.live, **how)
 
     def _backward(self, op: Op) -> Iterator[Launch]:
         if op.output is None:
@@ -142,14 +158,18 @@ class Program:
             yield from self._linear_backward(op)
         else:
             self._need_sole_consumer(op)
-            yield attention.backward(
-                self._view(op.output, self.d_values),
-                *(self._view(view, self.values) for view in op.inputs),
-                *(self._gradient_of(op, i)[0] for i in range(3)),
-                self.live,
-                **_how(op),
-                precision=self.precision,
-            )
+            q, k, v = (self._view(view, self.values) for view in op.inputs)
+            dq, dk, dv = (self._gradient_of(op, i)[0] for i in range(3))
+            do = self._view(op.output, self.d_values)
+            how = {**_how(op), "precision": self.precision}
+            sums = self.sums.get(op.output.buffer)
+            if sums is None:
+                yield attention.backward(do, q, k, v, dq, dk, dv, self.live, **how)
+            else:
+                o = self._view(op.output, self.values)
+                yield from attention_tiled.backward(
+                    do, o, sums, q, k, v, dq, dk, dv, self.live, **how
+                )
 
     def _gradient_of(self, op: Op, index: int) -> tuple[Rows, bool, bool]:
         """(d loss/d input, whether this op adds to it, whether it must be zeroed first)."""

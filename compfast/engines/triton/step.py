@@ -6,6 +6,7 @@ every step of a training.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +39,17 @@ class Members:
 
     @classmethod
     def zeros(cls, count: int, size: int, device: torch.device) -> Members:
-        flats = [torch.zeros((count, size), device=device) for _ in range(3)]
+        def flat() -> torch.Tensor:
+            return torch.zeros((count, size), device=device)
+
         step = torch.zeros(count, dtype=torch.int64, device=device)
-        return cls(*flats, step, torch.zeros(count, dtype=torch.uint8, device=device))
+        status = torch.zeros(count, dtype=torch.uint8, device=device)
+        return cls(flat(), flat(), flat(), step, status)
 
     def rows(self, start: int, stop: int) -> Members:
         """A view of some of them."""
-        every = (self.params, self.exp_avg, self.exp_avg_sq, self.step, self.status)
-        return Members(*(tensor[start:stop] for tensor in every))
+        names = (each.name for each in dataclasses.fields(self))
+        return Members(**{name: getattr(self, name)[start:stop] for name in names})
 
 
 def program_for(
@@ -72,7 +76,8 @@ class Step:
     ) -> None:
         first, device = specs[0], members.params.device
         count = len(specs)
-        self.members, self._graph = members, None
+        self.members = members
+        self._graph: Any = None  # a torch.cuda.CUDAGraph
         self.live = torch.zeros(count, dtype=torch.int32, device=device)
         self.program = program_for(
             first, flat, members.params, self.live, first.training.batch_size
@@ -113,7 +118,7 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.launch()
-        self._graph: Any = graph
+        self._graph = graph
 
     def _draw(self, specs: Sequence[MemberSpec]) -> Launch:
         device = self.live.device
@@ -122,7 +127,8 @@ class Step:
             table[name] = torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
         seeds = torch.tensor([spec.seed for spec in specs], dtype=torch.int64, device=device)
         p = self.program
-        return anchor.draw(table, seeds, self.members.step, p.tokens, p.targets, self.live)
+        now = self.members.step
+        return anchor.draw(table, seeds, now, p.tokens, p.targets, self.live, p.embed)
 
     def _optimise(
         self, specs: Sequence[MemberSpec], flat: FlatLayout, tables: Tables
