@@ -111,11 +111,13 @@ def second_process(folder: Path, random: Random) -> None:
     path = folder / "run"
     process = start(path)
     resume = random.random() < 0.5
-    code, _, stderr = finish(path, *(["--resume"] if resume else []))
-    alive = process.poll() is None
+    # Held in the middle of its training, else it may be done before the second looks.
+    process.send_signal(signal.SIGSTOP)
+    try:
+        code, _, stderr = finish(path, *(["--resume"] if resume else []))
+    finally:
+        process.send_signal(signal.SIGCONT)
     _, first = process.communicate(timeout=LIMIT)
-    if not alive:
-        raise Missed
     assert code == (4 if resume else 2), stderr
     check_sentence(stderr, "in use by another process" if resume else "is not empty")
     assert process.returncode == 0, first
