@@ -2,10 +2,13 @@
 
     python -m benchmarks.triton_resources            print the table of every shape
     python -m benchmarks.triton_resources --write    and put it into triton_resources.csv
+    python -m benchmarks.triton_resources --check    in seconds: are they still these kernels?
 
 One row a kernel of a preset's training step, architecture and precision. Spills are the local
 memory instructions, `tensor` the tensor-core instructions (HMMA, HGMMA, UTC*MMA, OMMA, QMMA) of
-the disassembly. The rows name the versions of Triton and ptxas that they belong to.
+the disassembly. The rows name the versions of Triton and ptxas that they belong to, and `ir` is a
+digest of what those compile: Triton's first form of the kernel, its constants in place, and its
+options. The same `ir` and versions give the same machine code.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import csv
 import dataclasses
 import functools
+import hashlib
 import re
 import subprocess
 import sys
@@ -25,9 +29,11 @@ from typing import Any
 
 import torch
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
+from triton.compiler.compiler import make_backend
 
 from compfast.config import (
     Config,
@@ -37,7 +43,8 @@ from compfast.config import (
     TaskConfig,
     TrainingConfig,
 )
-from compfast.engines.triton.launch import Launch
+from compfast.engines.triton import attention, attention_bias
+from compfast.engines.triton.launch import Launch, Rows
 from compfast.engines.triton.step import Members, Step, flat_layout
 from compfast.grid import member_specs
 from compfast.presets import preset
@@ -47,15 +54,21 @@ TABLE = Path(__file__).with_name("triton_resources.csv")
 ARCHITECTURES = (80, 90, 100)
 PRECISIONS = ("fp32", "tf32", "bf16")
 
-# shape -> preset, changes of the model; "paper" runs one launch an op, the others fused layers
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "tiny": ("tiny", {}),
-    "replica": ("replica", {}),
-    "d64": ("tiny", {"d_model": 64, "heads": 2}),
-    "d128": ("tiny", {"d_model": 128, "heads": 4}),
-    "paper": ("paper", {}),
+# shape -> preset, changes of the model, tokens a sequence where not the preset's. "paper",
+# "t128" and "long", whose attention is tiled (in fp32 from 129 positions), run one launch an op,
+# the others fused layers.
+SHAPES: dict[str, tuple[str, dict[str, Any], int | None]] = {
+    "tiny": ("tiny", {}, None),
+    "replica": ("replica", {}, None),
+    "d64": ("tiny", {"d_model": 64, "heads": 2}, None),
+    "d128": ("tiny", {"d_model": 128, "heads": 4}, None),
+    "paper": ("paper", {}, None),
+    "t128": ("tiny", {"d_model": 128, "heads": 2, "max_positions": 128}, 128),
+    "long": ("tiny", {"d_model": 128, "heads": 2, "max_positions": 144}, 144),
 }
+BIAS = "bias"  # attention with a relative position bias, which no preset has
 # products that the optimiser, the sampling and the gathers have none of
+ALL = (*SHAPES, BIAS)
 _PLAIN = ("adamw.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "embedding._forward")
 _BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -76,6 +89,7 @@ class Resources:
     stack: int  # bytes a thread
     shared: int  # bytes a block
     tensor: int
+    ir: str
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -90,11 +104,12 @@ class Resources:
 
 def spec_of(shape: str, precision: str) -> MemberSpec:
     """A member of one of SHAPES."""
-    name, changes = SHAPES[shape]
+    name, changes, length = SHAPES[shape]
     overlay = preset(name)
+    task = overlay.get("task", {}) | ({} if length is None else {"seq_len": length})
     training = {**overlay.get("training", {}), "precision": precision, "steps": 100}
     config = Config(
-        task=TaskConfig(**overlay.get("task", {})),
+        task=TaskConfig(**task),
         model=ModelConfig(**{**overlay.get("model", {}), **changes}),
         optimizer=OptimizerConfig(**overlay.get("optimizer", {})),
         training=TrainingConfig(**training),
@@ -103,7 +118,9 @@ def spec_of(shape: str, precision: str) -> MemberSpec:
 
 
 def step_launches(shape: str, precision: str) -> list[Launch]:
-    """The launches of one training step, on tensors without storage."""
+    """The launches of one training step, or of attention with a bias, on empty tensors."""
+    if shape == BIAS:
+        return bias_launches(precision)
     return step_of(spec_of(shape, precision)).launches
 
 
@@ -112,6 +129,25 @@ def step_of(spec: MemberSpec) -> Step:
     flat = flat_layout(spec)
     members = Members.zeros(1, flat.size, torch.device("meta"))
     return Step([spec], flat, make_tables([spec]), members)
+
+
+def bias_launches(precision: str, sequences: int = 128, length: int = 9) -> list[Launch]:
+    """Attention and the gradient of its bias, two heads of 32, every query and only the last."""
+
+    def rows(each: int) -> Rows:
+        return Rows(torch.empty((1, sequences * each, 64), device="meta"), 64, each)
+
+    live = torch.empty(1, dtype=torch.int32, device="meta")
+    bias = torch.empty((1, 2 * (2 * length - 1)), device="meta")
+    d_bias = torch.empty((1, 4, 2 * (2 * length - 1)), device="meta")
+    how: dict[str, Any] = {"heads": 2, "causal": True, "precision": precision}
+    made = []
+    for each in (length, 1):
+        q, k, v, o = rows(each), rows(length), rows(length), rows(each)
+        made.append(attention.forward(q, k, v, o, live, bias=bias, **how))
+        made.append(attention.backward(o, q, k, v, q, k, v, live, bias=bias, **how))
+        made.append(attention_bias.bias_gradient(o, q, k, v, bias, d_bias, live, **how))
+    return made
 
 
 def distinct(launches: Iterable[Launch]) -> Iterator[tuple[str, int, Launch]]:
@@ -126,18 +162,36 @@ def distinct(launches: Iterable[Launch]) -> Iterator[tuple[str, int, Launch]]:
             yield name, len(forms) - 1, launch
 
 
-def compiled(launch: Launch, architecture: int) -> Any:
-    """Triton's compiled kernel, as a GPU of this architecture would get it."""
+def source_of(launch: Launch) -> ASTSource:
+    """What Triton compiles when this launch runs."""
     types, aligned = _signature(launch)
     names = launch.kernel.arg_names
-    source = ASTSource(
+    return ASTSource(
         fn=launch.kernel,
         signature={name: types.get(name, "constexpr") for name in names},
         constexprs=dict(launch.constants),
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
+
+
+def digest(launch: Launch) -> str:
+    """Of Triton's first form of the kernel, which no architecture changes, and its options."""
+    target = GPUTarget("cuda", ARCHITECTURES[0], 32)
+    backend = make_backend(target)
+    options = backend.parse_options(dict(launch.options))
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    codegen, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+    module = source_of(launch).make_ir(target, options, codegen, modules, context)
+    text = module.str_nodebug() + repr(sorted(launch.options.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def compiled(launch: Launch, architecture: int) -> Any:
+    """Triton's compiled kernel, as a GPU of this architecture would get it."""
     target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options=dict(launch.options))
+    return triton.compile(source_of(launch), target=target, options=dict(launch.options))
 
 
 def resources(
@@ -164,21 +218,52 @@ def resources(
         stack=found["STACK"],
         shared=made.metadata.shared,
         tensor=len(re.findall(r"\b(?:HMMA|HGMMA|OMMA|QMMA|UTC\w*MMA)\b", code)),
+        ir=digest(launch),
     )
+
+
+Work = tuple[str, str, str, int, Launch]  # shape, precision, kernel, form, launch
+
+
+def kernels(shapes: Iterable[str], precisions: Iterable[str]) -> Iterator[Work]:
+    """What the table is about; kernels that no precision changes stand under fp32 alone."""
+    for shape in shapes:
+        for precision in precisions:
+            for kernel, form, launch in distinct(step_launches(shape, precision)):
+                if precision == "fp32" or not kernel.startswith(_PLAIN):
+                    yield shape, precision, kernel, form, launch
 
 
 def report(
     shapes: Iterable[str], precisions: Iterable[str], architectures: Iterable[int]
 ) -> Iterator[Resources]:
-    """The rows of these shapes; kernels that no precision changes stand under fp32 alone."""
+    """The rows of these shapes, every kernel compiled."""
     architectures = tuple(architectures)
-    for shape in shapes:
-        for precision in precisions:
-            for kernel, form, launch in distinct(step_launches(shape, precision)):
-                if precision != "fp32" and kernel.startswith(_PLAIN):
-                    continue
-                for architecture in architectures:
-                    yield resources(shape, precision, architecture, kernel, form, launch)
+    for shape, precision, kernel, form, launch in kernels(shapes, precisions):
+        for architecture in architectures:
+            yield resources(shape, precision, architecture, kernel, form, launch)
+
+
+def changes() -> list[str]:
+    """What sets the committed table apart from today's kernels; nothing is compiled.
+
+    Rows of other versions of Triton are not compared: their `ir` may be spelled otherwise.
+    """
+    here = {
+        (shape, precision, architecture, kernel, form): found
+        for shape, precision, kernel, form, launch in kernels(ALL, PRECISIONS)
+        for found in [digest(launch)]
+        for architecture in ARCHITECTURES
+    }
+    table = {row.key[2:]: row for row in committed().values()}
+    found = [f"{key} is not in the table" for key in here.keys() - table.keys()]
+    found += [f"{key} is in the table only" for key in table.keys() - here.keys()]
+    found += [
+        f"{key} has changed since it was compiled"
+        for key in here.keys() & table.keys()
+        if table[key].triton == triton.__version__ and table[key].ir != here[key]
+    ]
+    return sorted(found)
 
 
 def committed() -> dict[tuple[Any, ...], Resources]:
@@ -196,16 +281,21 @@ def versions(architecture: int) -> tuple[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
     parser.add_argument("--write", action="store_true", help="replace the committed table")
-    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--check", action="store_true", help="compile nothing, compare digests")
+    parser.add_argument("--shapes", default=",".join(ALL))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--architectures", default=",".join(map(str, ARCHITECTURES)))
     given = parser.parse_args()
+    if given.check:
+        found = changes()
+        print("\n".join(found) or f"{len(committed())} rows, every kernel as it was compiled")
+        return 1 if found else 0
     architectures = [int(a) for a in given.architectures.split(",")]
-    found = report(given.shapes.split(","), given.precisions.split(","), architectures)
+    measured = report(given.shapes.split(","), given.precisions.split(","), architectures)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_FIELDS)
     rows = []
-    for row in found:
+    for row in measured:
         rows.append(row)
         writer.writerow(dataclasses.astuple(row))
         sys.stdout.flush()
@@ -232,7 +322,7 @@ def _signature(launch: Launch) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def _parsed(row: dict[str, str]) -> Resources:
-    texts = ("triton", "ptxas", "shape", "precision", "kernel")
+    texts = ("triton", "ptxas", "shape", "precision", "kernel", "ir")
     values: dict[str, Any] = {k: v if k in texts else int(v) for k, v in row.items()}
     return Resources(**values)
 

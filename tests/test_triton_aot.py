@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,10 @@ TABLE = ROOT / "benchmarks" / "triton_resources.csv"
 KEY = ("shape", "precision", "architecture", "kernel", "form")
 MEASURED = ("registers", "spills", "stack", "shared", "tensor")
 PLAIN = ("adamw.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "embedding._forward")
+
+SHAPES = ("tiny", "replica", "d64", "d128", "paper", "t128", "long", "bias")
+PRECISIONS = ("fp32", "tf32", "bf16")
+ARCHITECTURES = ("80", "90", "100")
 
 Row = dict[str, str]
 
@@ -32,13 +37,17 @@ def committed() -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def compiled(shape: str, precision: str, architecture: str) -> list[Row]:
-    command = [sys.executable, "-m", "benchmarks.triton_resources"]
-    command += ["--shapes", shape, "--precisions", precision, "--architectures", architecture]
+def run(*flags: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.triton_resources", *flags]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    environment["PYTHONPATH"] = str(root)
+    return subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def compiled(shape: str, precision: str, architecture: str) -> list[Row]:
+    done = run("--shapes", shape, "--precisions", precision, "--architectures", architecture)
     assert done.returncode == 0, done.stdout + done.stderr
     return list(csv.DictReader(done.stdout.splitlines()))
 
@@ -56,21 +65,37 @@ def test_the_table_is_whole_and_shows_no_spill() -> None:
     rows = committed()
     check(rows)
     found = {tuple(row[name] for name in KEY[:3]) for row in rows}
-    shapes, precisions = ("tiny", "replica", "d64", "d128", "paper"), ("fp32", "tf32", "bf16")
-    wanted = {(s, p, a) for s in shapes for p in precisions for a in ("80", "90", "100")}
+    wanted = {(s, p, a) for s in SHAPES for p in PRECISIONS for a in ARCHITECTURES}
     assert found == wanted
 
 
-@pytest.mark.parametrize(("shape", "precision", "architecture"), [("tiny", "bf16", "90")])
-def test_a_step_compiles_as_the_table_says(shape: str, precision: str, architecture: str) -> None:
-    same_as_table(compiled(shape, precision, architecture))
+def test_the_table_is_of_today_s_kernels() -> None:
+    """All of them, by digest: the same input of the same compiler gives the same figures."""
+    done = run("--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_changed_kernel_is_found(tmp_path: Path) -> None:
+    for folder in ("compfast", "benchmarks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True)
+    source = tmp_path / "compfast/engines/triton/layer_norm.py"
+    source.write_text(source.read_text().replace("normal * a + b", "normal * a - b"))
+    done = run("--check", root=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "layer_norm._forward" in done.stdout
+    assert "has changed since it was compiled" in done.stdout
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_compiles_as_the_table_says(architecture: str) -> None:
+    same_as_table(compiled("tiny", "bf16", architecture))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["tiny", "replica", "d64", "d128", "paper"])
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_step_compiles_as_the_table_says(shape: str, precision: str) -> None:
-    same_as_table(compiled(shape, precision, "80,90,100"))
+    same_as_table(compiled(shape, precision, ",".join(ARCHITECTURES)))
 
 
 def test_a_spill_a_scalar_product_and_a_drift_are_found() -> None:

@@ -20,13 +20,12 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.common import ATTENTION, power, product
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, roomy
 
 LONGEST = 128
-
-
-def _options(warps: int) -> dict[str, Any]:
-    return {"enable_fp_fusion": True, "num_warps": warps}
+ON_CHIP = {"fp32": 128, "tf32": 64, "bf16": 64}
+"""Positions up to which the tile of scores and its gradients stay in registers, by precision
+(benchmarks/triton_resources.csv); above, attention_tiled.py is the one without spills."""
 
 
 @triton.jit
@@ -115,6 +114,7 @@ def _forward(
     SCALE: tl.constexpr,
     LAST: tl.constexpr,
     CAUSAL: tl.constexpr,
+    TILES: tl.constexpr,
     Q_ROWS: tl.constexpr,
     K_ROWS: tl.constexpr,
     INNER: tl.constexpr,
@@ -123,8 +123,8 @@ def _forward(
     m = tl.program_id(2).to(tl.int64)
     if tl.load(live + m) == 0:
         return
-    group, head = tl.program_id(0), tl.program_id(1)
-    i, j = tl.arange(0, Q_ROWS), tl.arange(0, K_ROWS)
+    group, head = tl.program_id(0) // TILES, tl.program_id(1)
+    i, j = tl.program_id(0) % TILES * Q_ROWS + tl.arange(0, Q_ROWS), tl.arange(0, K_ROWS)
     each: tl.constexpr = 1 if LAST else T
     q_at, k_at = group * G * each + i, group * G * T + j
     q_in = (i < G * each) & (q_at < SEQUENCES * each)
@@ -135,8 +135,8 @@ def _forward(
     )  # fmt: skip
     scores *= SCALE
     if BIAS:
-        at = m * SB + head * (2 * T - 1)
-        scores += relative(bias + at, i[:, None], j[None, :], LAST, T)
+        diagonals = bias + m * SB + head * (2 * T - 1)
+        scores += relative(diagonals, i[:, None], j[None, :], LAST, T)
     weight = softmax_rows(scores, sight(i[:, None], j[None, :], LAST, T, G, CAUSAL))
     for start in range(0, D_V, INNER):
         d = start + tl.arange(0, INNER)
@@ -145,6 +145,14 @@ def _forward(
         at = m * SO + head * D_V + q_at[:, None] * LDO + d[None, :]
         out = product(weight, b, PRECISION)
         tl.store(o + at, out, mask=q_in[:, None] & (d < D_V)[None, :])
+
+
+@triton.jit
+def put_or_add(pointer, value, mask, tile, TILES: tl.constexpr):
+    """Store the first query tile's share, add the later ones'."""
+    if TILES > 1:
+        value += tl.load(pointer, mask=mask & (tile > 0), other=0.0)
+    tl.store(pointer, value, mask=mask)
 
 
 @triton.jit
@@ -176,6 +184,7 @@ def _backward(
     SCALE: tl.constexpr,
     LAST: tl.constexpr,
     CAUSAL: tl.constexpr,
+    TILES: tl.constexpr,
     Q_ROWS: tl.constexpr,
     K_ROWS: tl.constexpr,
     INNER: tl.constexpr,
@@ -185,46 +194,51 @@ def _backward(
     if tl.load(live + m) == 0:
         return
     group, head = tl.program_id(0), tl.program_id(1)
-    i, j = tl.arange(0, Q_ROWS), tl.arange(0, K_ROWS)
+    j = tl.arange(0, K_ROWS)
     each: tl.constexpr = 1 if LAST else T
-    q_at, k_at = group * G * each + i, group * G * T + j
-    q_in = (i < G * each) & (q_at < SEQUENCES * each)
+    k_at = group * G * T + j
     k_in = (j < G * T) & (k_at < SEQUENCES * T)
     q += m * SQ + head * D_K
     k += m * SK + head * D_K
-    scores = row_scores(
-        q, k, q_at, k_at, q_in, k_in, LDQ, LDK, D_K, Q_ROWS, K_ROWS, INNER, PRECISION
-    )
-    seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
-    scores *= SCALE
-    if BIAS:
-        at = m * SB + head * (2 * T - 1)
-        scores += relative(bias + at, i[:, None], j[None, :], LAST, T)
-    weight = softmax_rows(scores, seen)
-    d_weight = tl.zeros((Q_ROWS, K_ROWS), tl.float32)
-    for start in range(0, D_V, INNER):
-        d = start + tl.arange(0, INNER)
-        at = m * SO + head * D_V + q_at[:, None] * LDO + d[None, :]
-        a = tl.load(do + at, mask=q_in[:, None] & (d < D_V)[None, :], other=0.0)
-        inside = k_in[:, None] & (d < D_V)[None, :]
-        at = m * SV + head * D_V + k_at[:, None] * LDV + d[None, :]
-        b = tl.load(v + at, mask=inside, other=0.0)
-        d_weight += product(a, tl.trans(b), PRECISION)
-        tl.store(dv + at, product(tl.trans(weight), a, PRECISION), mask=inside)
-    along = tl.sum(weight * d_weight, axis=1)
-    d_scores = weight * (d_weight - along[:, None]) * SCALE
-    for start in range(0, D_K, INNER):
-        d = start + tl.arange(0, INNER)
-        q_inside = q_in[:, None] & (d < D_K)[None, :]
-        k_inside = k_in[:, None] & (d < D_K)[None, :]
-        q_here = q_at[:, None] * LDQ + d[None, :]
-        k_here = k_at[:, None] * LDK + d[None, :]
-        b = tl.load(k + k_here, mask=k_inside, other=0.0)
-        out = dq + m * SQ + head * D_K + q_here
-        tl.store(out, product(d_scores, b, PRECISION), mask=q_inside)
-        a = tl.load(q + q_here, mask=q_inside, other=0.0)
-        out = dk + m * SK + head * D_K + k_here
-        tl.store(out, product(tl.trans(d_scores), a, PRECISION), mask=k_inside)
+    for tile in range(TILES):
+        # Another thread of this program may have written what this one now adds to.
+        tl.debug_barrier()
+        i = tile * Q_ROWS + tl.arange(0, Q_ROWS)
+        q_at = group * G * each + i
+        q_in = (i < G * each) & (q_at < SEQUENCES * each)
+        scores = row_scores(
+            q, k, q_at, k_at, q_in, k_in, LDQ, LDK, D_K, Q_ROWS, K_ROWS, INNER, PRECISION
+        )
+        seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
+        scores *= SCALE
+        if BIAS:
+            diagonals = bias + m * SB + head * (2 * T - 1)
+            scores += relative(diagonals, i[:, None], j[None, :], LAST, T)
+        weight = softmax_rows(scores, seen)
+        d_weight = tl.zeros((Q_ROWS, K_ROWS), tl.float32)
+        for start in range(0, D_V, INNER):
+            d = start + tl.arange(0, INNER)
+            at = m * SO + head * D_V + q_at[:, None] * LDO + d[None, :]
+            a = tl.load(do + at, mask=q_in[:, None] & (d < D_V)[None, :], other=0.0)
+            inside = k_in[:, None] & (d < D_V)[None, :]
+            at = m * SV + head * D_V + k_at[:, None] * LDV + d[None, :]
+            b = tl.load(v + at, mask=inside, other=0.0)
+            d_weight += product(a, tl.trans(b), PRECISION)
+            put_or_add(dv + at, product(tl.trans(weight), a, PRECISION), inside, tile, TILES)
+        along = tl.sum(weight * d_weight, axis=1)
+        d_scores = weight * (d_weight - along[:, None]) * SCALE
+        for start in range(0, D_K, INNER):
+            d = start + tl.arange(0, INNER)
+            q_inside = q_in[:, None] & (d < D_K)[None, :]
+            k_inside = k_in[:, None] & (d < D_K)[None, :]
+            q_here = q_at[:, None] * LDQ + d[None, :]
+            k_here = k_at[:, None] * LDK + d[None, :]
+            b = tl.load(k + k_here, mask=k_inside, other=0.0)
+            out = dq + m * SQ + head * D_K + q_here
+            tl.store(out, product(d_scores, b, PRECISION), mask=q_inside)
+            a = tl.load(q + q_here, mask=q_inside, other=0.0)
+            out = dk + m * SK + head * D_K + k_here
+            put_or_add(out, product(tl.trans(d_scores), a, PRECISION), k_inside, tile, TILES)
 
 
 def forward(
@@ -240,8 +254,9 @@ def forward(
     """`how`: heads, causal, precision; `bias` [M, >= H (2 T - 1)]: a view into [M, P]."""
     pointers = {"q": q.pointer, "k": k.pointer, "v": v.pointer, "o": o.pointer}
     pointers |= {"bias": live if bias is None else bias, "live": live}
-    grid, constants = constants_of(q, k, v, o, bias, **how)
-    return Launch(_forward, (*grid, len(live)), pointers, constants, _options(8))
+    (groups, heads), constants = constants_of(q, k, v, o, bias, **how)
+    grid = (groups * constants["TILES"], heads)
+    return Launch(_forward, (*grid, len(live)), pointers, constants, roomy(8))
 
 
 def backward(
@@ -270,20 +285,31 @@ def backward(
         "live": live,
     }
     grid, constants = constants_of(q, k, v, do, bias, **how)
-    warps = 16 if how["precision"] == "fp32" else 8
-    return Launch(_backward, (*grid, len(live)), pointers, constants, _options(warps))
+    return Launch(_backward, (*grid, len(live)), pointers, constants, roomy(8))
 
 
 def group_of(length: int, last: bool, rows: int = 64) -> tuple[int, int, int]:
-    """(sequences of one program, rows of its key tile, rows of its query tile).
+    """(sequences of one program, rows of its key tile, rows of a query tile).
 
-    The key tile has `rows` rows, or as many more as one sequence needs.
+    The key tile has `rows` rows, or 128 where one sequence needs them: then there are query tiles
+    of 32, one after the other, as 128 x 128 scores and their gradients do not stay in registers.
     """
     if length > LONGEST:
         raise ValueError(f"attention over {length} positions; the tile holds {LONGEST}")
     keys = power(length, rows)
     sequences = keys // length
-    return sequences, keys, power(sequences) if last else keys
+    if last:
+        return sequences, keys, power(sequences)
+    return sequences, keys, 32 if keys == LONGEST else keys
+
+
+def layout_of(q: Rows, k: Rows, v: Rows, o: Rows, heads: int) -> dict[str, Any]:
+    """Head sizes, the scores' factor and the buffers' strides, as every kernel names them."""
+    constants: dict[str, Any] = {"D_K": q.width // heads, "D_V": v.width // heads}
+    constants["SCALE"] = 1.0 / math.sqrt(constants["D_K"])
+    for name, rows in zip("QKVO", (q, k, v, o), strict=True):
+        constants |= {f"S{name}": rows.stride, f"LD{name}": rows.ld}
+    return constants
 
 
 def constants_of(
@@ -300,30 +326,21 @@ def constants_of(
     """((groups, heads), what the kernels here and in attention_bias.py know)."""
     length, last = k.each, q.each < k.each
     sequences, (group, keys, queries) = k.count // length, group_of(length, last)
-    d_k, d_v = q.width // heads, v.width // heads
+    known = layout_of(q, k, v, o, heads)
     constants = {
+        **known,
         "SEQUENCES": sequences,
         "T": length,
         "G": group,
-        "D_K": d_k,
-        "D_V": d_v,
-        "SQ": q.stride,
-        "LDQ": q.ld,
-        "SK": k.stride,
-        "LDK": k.ld,
-        "SV": v.stride,
-        "LDV": v.ld,
-        "SO": o.stride,
-        "LDO": o.ld,
         "SB": 0 if bias is None else bias.stride(0),
         "BIAS": bias is not None,
-        "SCALE": 1.0 / math.sqrt(d_k),
         "LAST": last,
         "CAUSAL": causal,
+        "TILES": 1 if last else keys // queries,
         "Q_ROWS": queries,
         "K_ROWS": keys,
-        # three products an operand pair hold twice the operands
-        "INNER": min(16 if precision == "bf16" else 32, power(max(d_k, d_v))),
+        # registers: FMA wants every operand in every thread, three products twice the operands
+        "INNER": min(32 if precision == "tf32" else 16, power(max(known["D_K"], known["D_V"]))),
         "PRECISION": ATTENTION[precision],
     }
     return (triton.cdiv(sequences, group), heads), constants

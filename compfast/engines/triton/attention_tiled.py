@@ -9,17 +9,16 @@ Source: Dao et al. 2022 (FlashAttention), equations 1 and 4.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from compfast.engines.triton.attention import row_scores
+from compfast.engines.triton.attention import layout_of, row_scores
 from compfast.engines.triton.common import ATTENTION, power, product
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, roomy
 
-_TILE = 64  # queries or keys
+_TILE = 32  # queries or keys
 _CHUNK = 64  # columns of a head that a program accumulates, at most
 
 
@@ -228,7 +227,7 @@ def forward(q: Rows, k: Rows, v: Rows, o: Rows, sums: Rows, live: Any, **how: An
     chunk, chunks = _chunks(v.width // heads)
     constants |= {"CHUNKS": chunks, "CHUNK": chunk}
     grid = (_programs(q, constants["Q_ROWS"]), heads * chunks, len(live))
-    return Launch(_forward, grid, pointers, constants)
+    return Launch(_forward, grid, pointers, constants, roomy(8))
 
 
 def backward(
@@ -262,6 +261,7 @@ def backward(
         (_programs(q, constants["Q_ROWS"]), heads * chunks, len(live)),
         {**pointers, "dq": dq.pointer, "live": live},
         {**constants, "CHUNKS": chunks, "CHUNK": chunk},
+        roomy(8),
     )
     chunk, chunks = _chunks(max(d_k, d_v))
     keyed = Launch(
@@ -269,6 +269,7 @@ def backward(
         (_programs(k, constants["K_ROWS"]), heads * chunks, len(live)),
         {**pointers, "dk": dk.pointer, "dv": dv.pointer, "live": live},
         {**constants, "CHUNKS": chunks, "CHUNK": chunk},
+        roomy(8),
     )
     return asked, keyed
 
@@ -295,27 +296,17 @@ def _constants(
     causal: bool,
     precision: str,
 ) -> tuple[dict[str, Any], int]:
-    d_k, d_v = q.width // heads, v.width // heads
+    known = layout_of(q, k, v, o, heads)
     constants = {
+        **known,
         "T": k.each,
         "EACH": q.each,
-        "D_K": d_k,
-        "D_V": d_v,
-        "SQ": q.stride,
-        "LDQ": q.ld,
-        "SK": k.stride,
-        "LDK": k.ld,
-        "SV": v.stride,
-        "LDV": v.ld,
-        "SO": o.stride,
-        "LDO": o.ld,
         "SL": sums.stride,
         "LDL": sums.ld,
-        "SCALE": 1.0 / math.sqrt(d_k),
         "CAUSAL": causal,
         "Q_ROWS": min(_TILE, power(q.each)),
         "K_ROWS": _TILE,
-        "INNER": min(32, power(max(d_k, d_v))),
+        "INNER": min(32, power(max(known["D_K"], known["D_V"]))),
         "PRECISION": ATTENTION[precision],
     }
     return constants, heads

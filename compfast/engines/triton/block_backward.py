@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.attention import sight, softmax_rows
+from compfast.engines.triton.block_heads import head_projections
 from compfast.engines.triton.common import activated, product
 from compfast.engines.triton.tiles import (
     add_matrix,
@@ -17,6 +18,7 @@ from compfast.engines.triton.tiles import (
     matrix,
     norm_back,
     norm_gradients,
+    norm_through,
     normed,
     put_rows,
     rows_of,
@@ -68,16 +70,13 @@ def ffn_backward(
         n_in = n < N
         if not PRE:
             mean, rate = statistics(r, n, n_in, LDX, D, WIDE, EPSILON)
-            total, along = norm_gradients(
+            norm_through(
                 dy, r, n, n_in, mean, rate, params + SCALE2, grads + SCALE2, grads + SHIFT2,
                 LDX, D, WIDE,
             )  # fmt: skip
             tl.debug_barrier()
             for c in range(0, D, WIDE):
-                dt = norm_back(
-                    dy, r, n, n_in, c, mean, rate, total, along, params + SCALE2, LDX, D, WIDE
-                )
-                put_rows(dy, dt, n, n_in, c, False, LDX, D, WIDE)
+                dt = rows_of(dy, n, n_in, c, LDX, D, WIDE)
                 put_rows(dh, dt, n, n_in, c, False, LDX, D, WIDE)
             tl.debug_barrier()
         mean, rate = statistics(s, n, n_in, LDX, D, WIDE, EPSILON)
@@ -185,30 +184,11 @@ def attention_backward(
         stop = D + nothing if D > WIDE else D
         for head in range(H):
             at_k, at_v, at_o = head * D_K * LDD, head * D_V * LDD, head * D_V
-            q = tl.zeros((Q_ROWS, WIDE_K), tl.float32)
-            k = tl.zeros((K_ROWS, WIDE_K), tl.float32)
-            v = tl.zeros((K_ROWS, WIDE_V), tl.float32)
-            for c in range(0, stop, WIDE):
-                keyed = normed(
-                    x, k_at, k_in, c, k_mean, k_rate, params + SCALE1, params + SHIFT1,
-                    LDX, D, WIDE, PRE,
-                )  # fmt: skip
-                asking = keyed
-                if LAST:
-                    asking = normed(
-                        x, x_at, q_in, c, q_mean, q_rate, params + SCALE1, params + SHIFT1,
-                        LDX, D, WIDE, PRE,
-                    )  # fmt: skip
-                w = matrix(params + WQ + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
-                q += product(asking, tl.trans(w), PRECISION)
-                w = matrix(params + WK + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
-                k += product(keyed, tl.trans(w), PRECISION)
-                w = matrix(params + WV + at_v, 0, c, D_V, D, LDD, WIDE_V, WIDE)
-                v += product(keyed, tl.trans(w), PRECISION)
-            if BIASES:
-                q += vector(params + BQ + head * D_K, 0, D_K, WIDE_K)
-                k += vector(params + BK + head * D_K, 0, D_K, WIDE_K)
-                v += vector(params + BV + head * D_V, 0, D_V, WIDE_V)
+            q, k, v = head_projections(
+                x, k_at, k_in, k_mean, k_rate, x_at, q_in, q_mean, q_rate, params, head, stop,
+                D, D_K, D_V, LDX, LDD, SCALE1, SHIFT1, WQ, WK, WV, BQ, BK, BV, PRE, LAST, BIASES,
+                PRECISION, Q_ROWS, K_ROWS, WIDE, WIDE_K, WIDE_V,
+            )  # fmt: skip
             seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
             weight = softmax_rows(product(q, tl.trans(k), INNER_PRECISION) * SOFTEN, seen)
             mixed = product(weight, v, INNER_PRECISION)
@@ -266,17 +246,10 @@ def attention_backward(
                     put_rows(dx, d_rows, k_at, k_in, c, head > 0, LDX, D, WIDE)
         tl.debug_barrier()
         if PRE:
-            total, along = norm_gradients(
+            norm_through(
                 dx, x, k_at, k_in, k_mean, k_rate, params + SCALE1, grads + SCALE1, grads + SHIFT1,
                 LDX, D, WIDE,
             )  # fmt: skip
-            tl.debug_barrier()
-            for c in range(0, D, WIDE):
-                d_rows = norm_back(
-                    dx, x, k_at, k_in, c, k_mean, k_rate, total, along, params + SCALE1,
-                    LDX, D, WIDE,
-                )  # fmt: skip
-                put_rows(dx, d_rows, k_at, k_in, c, False, LDX, D, WIDE)
             tl.debug_barrier()
         for c in range(0, D, WIDE):
             dt = rows_of(ds, q_at, q_in, c, LDX, D, WIDE)

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.attention import sight, softmax_rows
+from compfast.engines.triton.block_heads import head_projections
 from compfast.engines.triton.common import activated, product
 from compfast.engines.triton.tiles import (
     anew,
@@ -71,31 +72,11 @@ def layer_forward(
     tl.debug_barrier()
     seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
     for head in range(H):
-        at_k, at_v = params + head * D_K * LDD, params + head * D_V * LDD
-        q = tl.zeros((Q_ROWS, WIDE_K), tl.float32)
-        k = tl.zeros((K_ROWS, WIDE_K), tl.float32)
-        v = tl.zeros((K_ROWS, WIDE_V), tl.float32)
-        for c in range(0, stop, WIDE):
-            keyed = normed(
-                x, k_at, k_in, c, k_mean, k_rate, params + SCALE1, params + SHIFT1,
-                LDX, D, WIDE, PRE,
-            )  # fmt: skip
-            asking = keyed
-            if LAST:
-                asking = normed(
-                    x, x_at, q_in, c, q_mean, q_rate, params + SCALE1, params + SHIFT1,
-                    LDX, D, WIDE, PRE,
-                )  # fmt: skip
-            w = matrix(at_k + WQ, 0, c, D_K, D, LDD, WIDE_K, WIDE)
-            q += product(asking, tl.trans(w), PRECISION)
-            w = matrix(at_k + WK, 0, c, D_K, D, LDD, WIDE_K, WIDE)
-            k += product(keyed, tl.trans(w), PRECISION)
-            w = matrix(at_v + WV, 0, c, D_V, D, LDD, WIDE_V, WIDE)
-            v += product(keyed, tl.trans(w), PRECISION)
-        if BIASES:
-            q += vector(params + BQ + head * D_K, 0, D_K, WIDE_K)
-            k += vector(params + BK + head * D_K, 0, D_K, WIDE_K)
-            v += vector(params + BV + head * D_V, 0, D_V, WIDE_V)
+        q, k, v = head_projections(
+            x, k_at, k_in, k_mean, k_rate, x_at, q_in, q_mean, q_rate, params, head, stop,
+            D, D_K, D_V, LDX, LDD, SCALE1, SHIFT1, WQ, WK, WV, BQ, BK, BV, PRE, LAST, BIASES,
+            PRECISION, Q_ROWS, K_ROWS, WIDE, WIDE_K, WIDE_V,
+        )  # fmt: skip
         weight = softmax_rows(product(q, tl.trans(k), INNER_PRECISION) * SOFTEN, seen)
         mixed = product(weight, v, INNER_PRECISION)
         for c in range(0, stop, WIDE):

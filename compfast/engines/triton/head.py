@@ -20,8 +20,7 @@ from compfast.engines.triton.tiles import (
     anew,
     clear,
     matrix,
-    norm_back,
-    norm_gradients,
+    norm_through,
     normed,
     put_rows,
     statistics,
@@ -117,16 +116,10 @@ def _head(
             put_rows(dx, dh, n, inside, c, False, LDX, D, WIDE)
         if NORM:
             tl.debug_barrier()
-            total, along = norm_gradients(
+            norm_through(
                 dx, x, n, inside, mean, rate, scale + here, d_scale + base, d_shift + base,
                 LDX, D, WIDE,
             )  # fmt: skip
-            tl.debug_barrier()
-            for c in range(0, D, WIDE):
-                dh = norm_back(
-                    dx, x, n, inside, c, mean, rate, total, along, scale + here, LDX, D, WIDE
-                )
-                put_rows(dx, dh, n, inside, c, False, LDX, D, WIDE)
     tl.store(losses + m * PARTS + part, tl.sum(loss, axis=0))
 
 

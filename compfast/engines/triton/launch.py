@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from compfast.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -17,6 +19,14 @@ class Rows:
     width: int
     each: int
     column: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tensor.shape[1] * self.tensor.shape[2] > 2**31 - 1:
+            rows, ld = self.tensor.shape[1:]
+            raise UsageError(
+                f"one member's {rows:,} rows of {ld} columns are more than the triton engine can"
+                f" address, {2**31 - 1:,} numbers; a smaller batch or shorter sequences are needed"
+            )
 
     @property
     def pointer(self) -> torch.Tensor:
@@ -56,9 +66,10 @@ class Launch:
         self.kernel[self.grid](**self.pointers, **self.constants, **self.options)
 
 
-def roomy(warps: int) -> dict[str, Any]:
+def roomy(warps: int, stages: int = 1) -> dict[str, Any]:
     """Options of a kernel of up to 8 warps that wants all registers a thread can have.
 
-    Left to itself ptxas sometimes stops at 128 to run programs side by side, and spills a few.
+    Left to itself ptxas sometimes stops at 64 or 128 to run programs side by side, and spills a
+    few. `stages`: of the pipeline that copies a loop's tiles ahead.
     """
-    return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": 1, "maxnreg": 255}
+    return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": stages, "maxnreg": 255}

@@ -6,6 +6,7 @@ R and Y [M, N, D_out]. A buffer with more rows a sequence than Y is read at each
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.common import LINEAR, activated, power, product, put
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, roomy
 
 
 @triton.jit
@@ -224,7 +225,7 @@ def forward(
         "live": live,
     }
     grid = (triton.cdiv(y.count, rows), triton.cdiv(y.width, columns), len(live))
-    return Launch(_forward, grid, pointers, constants)
+    return Launch(_forward, grid, pointers, constants, roomy(4, 3))
 
 
 def input_gradient(
@@ -266,7 +267,7 @@ def input_gradient(
     }
     grid = (triton.cdiv(dy.count, rows), triton.cdiv(dx.width, columns), len(live))
     # with 4 warps the fp32 tile spills a few values on sm_90
-    options = {"enable_fp_fusion": True, "num_warps": 8 if precision == "fp32" else 4}
+    options = roomy(8 if precision == "fp32" else 4, 3)
     return Launch(_input_gradient, grid, pointers, constants, options)
 
 
@@ -312,7 +313,9 @@ def weight_gradient(
         "live": live,
     }
     grid = (triton.cdiv(dy.width, rows) * tiles, parts, len(live))
-    return Launch(_weight_gradient, grid, pointers, constants)
+    launch = Launch(_weight_gradient, grid, pointers, constants)
+    # fp32's tile does without, and asked for all registers ptxas spills a few of it on sm_80
+    return launch if precision == "fp32" else dataclasses.replace(launch, options=roomy(4, 3))
 
 
 def share(rows: int, parts: int) -> int:

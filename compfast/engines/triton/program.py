@@ -66,7 +66,7 @@ class Program:
             for op in plan.ops
             if op.output is not None and op.attributes.get("activation")
         }
-        long = length > attention.LONGEST
+        long = length > attention.ON_CHIP[precision]
         self.sums = {
             op.output.buffer: self._rows(op.output.buffer, op.attributes["heads"])
             for op in plan.ops

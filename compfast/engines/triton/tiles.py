@@ -151,3 +151,16 @@ def norm_back(
     g = rows_of(d, n, inside, start, LD, D, WIDE) * vector(scale, start, D, WIDE)
     normal = normal_of(x, n, inside, start, mean, rate, LD, D, WIDE)
     return (g - total[:, None] - normal * along[:, None]) * rate[:, None]
+
+
+@triton.jit
+def norm_through(
+    d, x, n, inside, mean, rate, scale, d_scale, d_shift,
+    LD: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """`norm_gradients`; then rows n of `d` become d loss/dX. The caller waits before it reads."""
+    total, along = norm_gradients(d, x, n, inside, mean, rate, scale, d_scale, d_shift, LD, D, WIDE)
+    tl.debug_barrier()
+    for c in range(0, D, WIDE):
+        dx = norm_back(d, x, n, inside, c, mean, rate, total, along, scale, LD, D, WIDE)
+        put_rows(d, dx, n, inside, c, False, LD, D, WIDE)
