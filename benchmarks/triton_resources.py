@@ -4,11 +4,11 @@
     python -m benchmarks.triton_resources --write    and put it into triton_resources.csv
     python -m benchmarks.triton_resources --check    in seconds: are they still these kernels?
 
-One row a kernel of a preset's training step, architecture and precision. Spills are the local
-memory instructions, `tensor` the tensor-core instructions (HMMA, HGMMA, UTC*MMA, OMMA, QMMA) of
-the disassembly. The rows name the versions of Triton and ptxas that they belong to, and `ir` is a
-digest of what those compile: Triton's first form of the kernel, its constants in place, and its
-options. The same `ir` and versions give the same machine code.
+One row a kernel of a preset's training step or evaluation, architecture and precision. Spills are
+the local memory instructions, `tensor` the tensor-core instructions (HMMA, HGMMA, UTC*MMA, OMMA,
+QMMA) of the disassembly. The rows name the versions of Triton and ptxas that they belong to, and
+`ir` is a digest of what those compile: Triton's first form of the kernel, its constants in place,
+and its options. The same `ir` and versions give the same machine code.
 """
 
 from __future__ import annotations
@@ -118,10 +118,16 @@ def spec_of(shape: str, precision: str) -> MemberSpec:
 
 
 def step_launches(shape: str, precision: str) -> list[Launch]:
-    """The launches of one training step, or of attention with a bias, on empty tensors."""
+    """The launches of one training step, on tensors without storage."""
+    return step_of(spec_of(shape, precision)).launches
+
+
+def all_launches(shape: str, precision: str) -> list[Launch]:
+    """Those of a training step and of an evaluation, or of attention with a bias."""
     if shape == BIAS:
         return bias_launches(precision)
-    return step_of(spec_of(shape, precision)).launches
+    step = step_of(spec_of(shape, precision))
+    return [*step.launches, *step.program.forward]
 
 
 def step_of(spec: MemberSpec) -> Step:
@@ -229,7 +235,7 @@ def kernels(shapes: Iterable[str], precisions: Iterable[str]) -> Iterator[Work]:
     """What the table is about; kernels that no precision changes stand under fp32 alone."""
     for shape in shapes:
         for precision in precisions:
-            for kernel, form, launch in distinct(step_launches(shape, precision)):
+            for kernel, form, launch in distinct(all_launches(shape, precision)):
                 if precision == "fp32" or not kernel.startswith(_PLAIN):
                     yield shape, precision, kernel, form, launch
 

@@ -25,7 +25,6 @@ def anchor_batch(
 ) -> tuple[Int32, Int32]:
     """Tokens [batch, T] and targets [batch] of one training step."""
 
-def prepare_thread() -> None: ...
 def fill_normal(seed: int, tensor: int, std: float, out: Float32) -> None: ...
 
 # The kernels as single operations (compfast/ops): sizes, then addresses of contiguous tensors,

@@ -6,7 +6,6 @@
 #include <pybind11/stl.h>
 
 #include <cstdlib>
-#include <exception>
 
 #include "anchor.h"
 #include "bindings_ops.h"
@@ -277,16 +276,9 @@ void py_fill_normal(uint64_t seed, uint32_t tensor, double std, Array<float>& ou
   fill_normal(seed, tensor, std, count, data);
 }
 
-// Places the C++ library's thread-local data of this thread now: at its first exception there may
-// be no memory left for it, and then the C library ends the process.
-void prepare_thread() { (void)std::uncaught_exceptions(); }
-
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  prepare_thread();
-  m.def("prepare_thread", prepare_thread,
-        "Where a thread that calls this module begins: makes running out of memory an exception.");
   m.def("compiled_isas", [] { return names(compiled_kernels()); });
   m.def("supported_isas", [] { return names(supported_kernels()); });
   m.def("selected_isa", [] { return std::string(select_kernels(forced_isa()).isa); });

@@ -106,7 +106,7 @@ class NativeEngine:
 
         members = range(len(self.specs))
         try:
-            with ThreadPoolExecutor(self._workers, initializer=_native.prepare_thread) as pool:
+            with ThreadPoolExecutor(self._workers) as pool:
                 for _ in pool.map(draw, members):
                     pass
         except RuntimeError:  # the system grants no further thread

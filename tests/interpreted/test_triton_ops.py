@@ -329,6 +329,7 @@ KERNELS = {
     "attention_bias_last_query": Kernel(
         bias_case(2, 9, 9, 2, 5, 6, last=True), attention_kernel(True, True)
     ),
+    "attention_bias_query_tiles": Kernel(bias_case(1, 2, 70, 2, 5, 6), attention_kernel(True)),
     "attention_tiled": Kernel(
         op_cases.attention_case(1, 2, 131, 2, 5, 70, causal=True),
         attention_kernel(True, tiled=True),
