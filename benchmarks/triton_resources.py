@@ -96,11 +96,6 @@ class Resources:
         row = dataclasses.astuple(self)
         return row[: row.index(self.kernel) + 2]
 
-    @property
-    def multiplies(self) -> bool:
-        """Whether it has matrix products, which belong on tensor cores in tf32 and bf16 mode."""
-        return not self.kernel.startswith(_PLAIN)
-
 
 def spec_of(shape: str, precision: str) -> MemberSpec:
     """A member of one of SHAPES."""

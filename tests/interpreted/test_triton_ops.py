@@ -28,6 +28,7 @@ from compfast.engines.triton import (
     linear,
 )
 from compfast.engines.triton.launch import Launch, Rows
+from compfast.errors import UsageError
 
 # NumPy warns where NaN is computed with.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -436,3 +437,9 @@ def test_two_uses_of_a_weight_add_up() -> None:
 def test_positions_past_the_tile_are_refused() -> None:
     with pytest.raises(ValueError, match="129 positions; the tile holds 128"):
         attention.group_of(129, False)
+
+
+def test_a_buffer_past_32_bit_offsets_is_refused() -> None:
+    with pytest.raises(UsageError, match="smaller batch or shorter sequences"):
+        Rows(torch.empty((1, 2**20, 2**11), device="meta"), 2**11, 1)
+    Rows(torch.empty((1, 2**20, 2**11 - 16), device="meta"), 2**11 - 16, 1)

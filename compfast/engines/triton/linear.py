@@ -6,7 +6,6 @@ R and Y [M, N, D_out]. A buffer with more rows a sequence than Y is read at each
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -313,9 +312,9 @@ def weight_gradient(
         "live": live,
     }
     grid = (triton.cdiv(dy.width, rows) * tiles, parts, len(live))
-    launch = Launch(_weight_gradient, grid, pointers, constants)
     # fp32's tile does without, and asked for all registers ptxas spills a few of it on sm_80
-    return launch if precision == "fp32" else dataclasses.replace(launch, options=roomy(4, 3))
+    options = {"enable_fp_fusion": True} if precision == "fp32" else roomy(4, 3)
+    return Launch(_weight_gradient, grid, pointers, constants, options)
 
 
 def share(rows: int, parts: int) -> int:
