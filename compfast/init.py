@@ -7,7 +7,6 @@ d_in and the 1/sqrt(2L) of residual projections: arXiv 2501.08537.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from decimal import Decimal, localcontext
 from functools import lru_cache
 
@@ -20,7 +19,6 @@ from compfast.params import Tensor, parameter_table
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-FillNormal = Callable[[int, int, float, Float32], None]
 
 
 def initial_std(spec: MemberSpec) -> Float64:
@@ -29,19 +27,28 @@ def initial_std(spec: MemberSpec) -> Float64:
     return np.array([_std(tensor, spec.init, spec.model) for tensor in table])
 
 
-def initial_parameters(
-    spec: MemberSpec, std: Float64, normal: FillNormal | None = None
-) -> dict[str, Float32]:
+def initial_parameters(spec: MemberSpec, std: Float64) -> dict[str, Float32]:
     """name -> float32 array of the tensor's shape; `std` [tensors] as in `initial_std`.
-
-    `normal(seed, tensor id, std, out)` may fill a flat tensor in place of the NumPy reference.
 
     Element e (row-major) takes word or normal e of the stream (seed, INIT, tensor id, 0). It is
     computed in float64 and rounded to float32 once: std * z for normal tensors; for biases with
     init.bias = uniform (2 u - 1) / sqrt(fan_in) with a float32 uniform u, which is PyTorch's law.
     """
     table = parameter_table(spec.model)
-    return {t.name: _values(t, spec, float(s), normal) for t, s in zip(table, std, strict=True)}
+    return {t.name: initial_values(t, spec, float(s)) for t, s in zip(table, std, strict=True)}
+
+
+def initial_values(tensor: Tensor, spec: MemberSpec, std: float = 0.0) -> Float32:
+    """One tensor of `initial_parameters`; `std` counts for normal ones only."""
+    stream = (spec.seed, philox.INIT, tensor.id, 0)
+    if tensor.init == "normal":
+        flat = (std * philox.normals(*stream, tensor.size)).astype(np.float32)
+    elif tensor.init == "bias" and spec.init.bias == "uniform":
+        u = philox.uniforms(philox.words(*stream, 0, tensor.size)).astype(np.float64)
+        flat = ((2.0 * u - 1.0) / math.sqrt(tensor.fan_in)).astype(np.float32)
+    else:
+        flat = np.full(tensor.size, 1.0 if tensor.init == "one" else 0.0, dtype=np.float32)
+    return flat.reshape(tensor.shape)
 
 
 def _std(tensor: Tensor, init: InitConfig, model: ModelConfig) -> float:
@@ -59,18 +66,3 @@ def _power(base: int, exponent: float) -> float:
     with localcontext() as context:
         context.prec = 40
         return float(Decimal(base) ** Decimal(exponent))
-
-
-def _values(tensor: Tensor, spec: MemberSpec, std: float, normal: FillNormal | None) -> Float32:
-    stream = (spec.seed, philox.INIT, tensor.id, 0)
-    if tensor.init == "normal" and normal is not None:
-        flat = np.empty(tensor.size, dtype=np.float32)
-        normal(spec.seed, tensor.id, std, flat)
-    elif tensor.init == "normal":
-        flat = (std * philox.normals(*stream, tensor.size)).astype(np.float32)
-    elif tensor.init == "bias" and spec.init.bias == "uniform":
-        u = philox.uniforms(philox.words(*stream, 0, tensor.size)).astype(np.float64)
-        flat = ((2.0 * u - 1.0) / math.sqrt(tensor.fan_in)).astype(np.float32)
-    else:
-        flat = np.full(tensor.size, 1.0 if tensor.init == "one" else 0.0, dtype=np.float32)
-    return flat.reshape(tensor.shape)

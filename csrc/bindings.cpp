@@ -11,7 +11,6 @@
 #include "bindings_ops.h"
 #include "bindings_roofline.h"
 #include "group.h"
-#include "init.h"
 #include "isa.h"
 
 namespace py = pybind11;
@@ -269,13 +268,6 @@ Array<uint32_t> py_philox(const std::array<uint32_t, 4>& counter, uint64_t seed)
   return out;
 }
 
-void py_fill_normal(uint64_t seed, uint32_t tensor, double std, Array<float>& out) {
-  float* data = out.mutable_data();
-  const int64_t count = out.size();
-  py::gil_scoped_release release;
-  fill_normal(seed, tensor, std, count, data);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -286,8 +278,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("philox", &py_philox);
   m.def("feistel", &feistel);
   m.def("anchor_batch", &py_anchor_batch);
-  m.def("fill_normal", &py_fill_normal, py::arg("seed"), py::arg("tensor"), py::arg("std"),
-        py::arg("out").noconvert());
   bind_ops(m);
   bind_roofline(m);
   py::class_<PyGroup>(m, "Group")

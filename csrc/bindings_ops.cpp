@@ -6,14 +6,15 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "init.h"
 #include "isa.h"
 #include "op_table.h"
 #include "philox.h"
@@ -75,8 +76,8 @@ void over_members(int64_t members, int64_t work, int threads, int64_t scratch_si
   started.reserve(workers);
   try {
     for (int64_t worker = 1; worker < workers; worker++) started.emplace_back(run, worker);
-  } catch (const std::system_error&) {
-    // The threads that did start share the work.
+  } catch (const std::exception&) {
+    // No thread or no memory: the threads that did start share the work.
   }
   run(0);
   for (std::thread& t : started) t.join();
@@ -261,6 +262,17 @@ void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub
   });
 }
 
+// A tensor's initial weights: out [M, rows, columns] with `stride` floats from member to member
+// and `ld` from row to row; seeds uint64 [M], std float64 [M].
+void normals(int64_t members, int64_t rows, int64_t columns, int64_t stride, int64_t ld,
+             uint32_t tensor, int threads, Address seeds, Address std, Address weights) {
+  over_members(members, 40 * rows * columns, threads, 0, [&](int64_t m, float*) {
+    const uint64_t seed = reinterpret_cast<const uint64_t*>(seeds)[m];
+    const double scale = reinterpret_cast<const double*>(std)[m];
+    fill_normal(seed, tensor, scale, rows, columns, ld, out(weights) + m * stride);
+  });
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
@@ -277,6 +289,7 @@ void bind_ops(py::module_& m) {
   m.def("embed_backward", &embed_backward);
   m.def("adamw", &adamw);
   m.def("philox_words", &philox_words);
+  m.def("normals", &normals);
 }
 
 }  // namespace compfast

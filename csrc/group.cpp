@@ -164,6 +164,7 @@ bool Group::run_workers(const std::function<void(size_t)>& body,
         finished.notify_one();
       });
   } catch (const std::system_error&) {
+  } catch (const std::bad_alloc&) {
   }
   const bool granted = threads.size() == workers_.size();
   {

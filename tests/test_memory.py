@@ -38,7 +38,7 @@ def test_workers_whose_workspaces_do_not_fit_are_done_without(
 
     class Narrow:
         Group = staticmethod(narrow)
-        fill_normal = staticmethod(_native.fill_normal)
+        normals = staticmethod(_native.normals)
 
     monkeypatch.setattr(native, "_native", Narrow)
     few = start("native", specs, threads=5)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from compfast import philox
-from compfast.config import Config, InitConfig, TaskConfig
+from compfast.config import Config, InitConfig, MemberSpec, TaskConfig
 from compfast.grid import member_specs
 from compfast.init import initial_parameters, initial_std
 from compfast.params import parameter_table
+from compfast.schedule import make_tables
 from compfast.tasks import make_task
 
 pytestmark = pytest.mark.usefixtures("native_extension")
@@ -106,40 +107,67 @@ def _same_batch(task: Any, seed: int, step: int, batch: int) -> None:
     assert np.array_equal(targets, want_targets)
 
 
+def normals(
+    seeds: list[int], tensor: int, std: list[float], out: Any, strides: tuple[int, int]
+) -> None:
+    """Fills out [M, rows, columns]; strides in floats, from member to member and row to row."""
+    own, scale = np.array(seeds, np.uint64), np.array(std)
+    data = [array.ctypes.data for array in (own, scale, out)]
+    native().normals(*out.shape, *strides, tensor, 2, *data)
+
+
+def drawn(seed: int, tensor: int, std: float, count: int) -> Any:
+    out = np.full((1, 1, count), np.nan, np.float32)
+    normals([seed], tensor, [std], out, (count, count))
+    return out[0, 0]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 4099])
 def test_normals(count: int) -> None:
     for seed in SEEDS:
         for tensor, std in ((0, 1.0), (197, 0.0371), (2**32 - 1, 1e-6)):
-            out = np.full(count, np.nan, np.float32)
-            native().fill_normal(seed, tensor, std, out)
             want = std * philox.normals(seed, philox.INIT, tensor, 0, count)
-            assert np.array_equal(out, want.astype(np.float32))
+            assert np.array_equal(drawn(seed, tensor, std, count), want.astype(np.float32))
 
 
 def test_normals_of_the_extreme_words() -> None:
     """A long run meets radii and angles of every quadrant; one differing bit would show."""
-    out = np.empty(400_000, np.float32)
-    native().fill_normal(8, 65, 1.0, out)
-    want = philox.normals(8, philox.INIT, 65, 0, out.size).astype(np.float32)
-    assert np.array_equal(out.view(np.uint32), want.view(np.uint32))
+    want = philox.normals(8, philox.INIT, 65, 0, 400_000).astype(np.float32)
+    assert np.array_equal(drawn(8, 65, 1.0, want.size).view(np.uint32), want.view(np.uint32))
     assert np.abs(want).max() > 4.5
 
 
-def test_fill_normal_refuses_what_it_would_have_to_copy() -> None:
-    for wrong in (np.empty(8, np.float64), np.empty(16, np.float32)[::2]):
-        with pytest.raises(TypeError):
-            native().fill_normal(0, 0, 1.0, wrong)
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 32])
+def test_normals_of_members_whose_rows_stand_apart(columns: int) -> None:
+    """Each member has its own seed and scale; nothing between the rows is touched."""
+    seeds, std, rows, ld = [3, 2**40, 5], [0.5, 2.0, 0.125], 7, columns + 3
+    padded = np.full((3, rows + 1, ld), 9.0, np.float32)
+    normals(seeds, 64, std, padded[:, :rows, :columns], ((rows + 1) * ld, ld))
+    for m, seed in enumerate(seeds):
+        want = std[m] * philox.normals(seed, philox.INIT, 64, 0, rows * columns)
+        assert np.array_equal(padded[m, :rows, :columns].ravel(), want.astype(np.float32))
+    padded[:, :rows, :columns] = 9.0
+    assert (padded == 9.0).all()
 
 
-def test_initial_weights_of_a_member() -> None:
+def begun(specs: list[MemberSpec]) -> dict[str, Any]:
+    """An engine's initial weights: name -> [M, *shape]."""
+    from compfast.engines.native import NativeEngine
+
+    engine = NativeEngine(specs, make_tables(specs), threads=2)
+    engine.initialise()
+    return engine.state().params
+
+
+def test_initial_weights_of_an_engine() -> None:
     init = InitConfig(gamma=0.8, bias="uniform", residual_scale=True)
-    spec = member_specs(Config(init=init, sweep=(("seed", (2**33,)),)))[0]
-    std = initial_std(spec)
-    ours = initial_parameters(spec, std, normal=native().fill_normal)
-    want = initial_parameters(spec, std)
-    assert ours.keys() == {tensor.name for tensor in parameter_table(spec.model)}
-    for name, value in want.items():
-        assert np.array_equal(ours[name], value), name
+    sweep = (("init.gamma", (0.4, 1.1)), ("seed", (3, 2**33)))
+    specs = member_specs(Config(init=init, sweep=sweep))
+    params = begun(specs)
+    assert params.keys() == {tensor.name for tensor in parameter_table(specs[0].model)}
+    for i, spec in enumerate(specs):
+        for name, value in initial_parameters(spec, initial_std(spec)).items():
+            assert np.array_equal(params[name][i], value), name
 
 
 def test_the_committed_streams() -> None:
@@ -150,10 +178,8 @@ def test_the_committed_streams() -> None:
         assert np.concatenate(blocks)[3:9].tolist() == words
     assert [native().feistel(9, 2, i, 21) for i in range(21)] == STREAMS["feistel"]
 
-    out = np.empty(9, np.float32)
-    native().fill_normal(1, 64, 1.0, out)
-    normals = np.array([float.fromhex(z) for z in STREAMS["normals"]])
-    assert out.tolist() == normals.astype(np.float32).tolist()
+    committed = np.array([float.fromhex(z) for z in STREAMS["normals"]])
+    assert drawn(1, 64, 1.0, 9).tolist() == committed.astype(np.float32).tolist()
 
     for name, config, batch in (
         ("fresh batch", TaskConfig(), 4),
@@ -165,7 +191,6 @@ def test_the_committed_streams() -> None:
         assert targets[:4].tolist() == STREAMS[name]["targets"]
 
     init = InitConfig(gamma=0.8, bias="uniform")
-    spec = member_specs(Config(init=init, sweep=(("seed", (5,)),)))[0]
-    weights = initial_parameters(spec, initial_std(spec), normal=native().fill_normal)
+    weights = begun(member_specs(Config(init=init, sweep=(("seed", (5,)),))))
     for name, values in STREAMS["init"].items():
         assert [float(x).hex() for x in weights[name].ravel()[:8]] == values

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from compfast.config import ModelConfig
 from compfast.engines.base import Float32, Named
 from compfast.models.plan import Op, Plan, View, transformer_plan
@@ -80,21 +78,20 @@ class FlatLayout:
 
     def unpack(self, flat: Float32) -> Named:
         """flat [M, size] -> name -> [M, *shape] (copies)."""
-        members = flat.shape[0]
-        result = {}
-        for name, p in self.placed.items():
-            block = flat[:, p.offset : p.offset + p.rows * p.ld]
-            rows = block.reshape(members, p.rows, p.ld)[:, :, : p.columns]
-            result[name] = np.ascontiguousarray(rows).reshape(members, *p.tensor.shape)
-        return result
+        shapes = {name: (len(flat), *p.tensor.shape) for name, p in self.placed.items()}
+        return {name: self.view(name, flat).copy().reshape(shapes[name]) for name in shapes}
 
     def pack(self, named: Named, flat: Float32) -> None:
         """name -> [M, *shape] into flat [M, size]; the padding is left as it is (zero)."""
-        members = flat.shape[0]
-        for name, p in self.placed.items():
-            block = flat[:, p.offset : p.offset + p.rows * p.ld]
-            rows = block.reshape(members, p.rows, p.ld)
-            rows[:, :, : p.columns] = named[name].reshape(members, p.rows, p.columns)
+        for name in self.placed:
+            view = self.view(name, flat)
+            view[:] = named[name].reshape(view.shape)
+
+    def view(self, name: str, flat: Float32) -> Float32:
+        """A tensor's own elements in flat [M, size]: [M, rows, columns], no copy."""
+        p = self.placed[name]
+        block = flat[:, p.offset : p.offset + p.rows * p.ld]
+        return block.reshape(len(flat), p.rows, p.ld)[:, :, : p.columns]
 
 
 class _Arena:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
 from compfast.errors import UsageError
-from compfast.init import initial_parameters
+from compfast.init import initial_values
+from compfast.params import parameter_table
 from compfast.tasks import make_task
 
 
@@ -97,21 +97,21 @@ class NativeEngine:
         self.isa: str = self._group.isa()
 
     def initialise(self) -> None:
-        def draw(i: int) -> None:
-            std = self._tables.std[i]
-            named = initial_parameters(self.specs[i], std, normal=_native.fill_normal)
-            self._flat.pack(
-                {name: value[None] for name, value in named.items()}, self._params[i : i + 1]
-            )
-
-        members = range(len(self.specs))
-        try:
-            with ThreadPoolExecutor(self._workers) as pool:
-                for _ in pool.map(draw, members):
-                    pass
-        except RuntimeError:  # the system grants no further thread
-            for i in members:
-                draw(i)
+        # In threads of C++ that raise nothing: a Python thread that meets the end of memory may
+        # end the process or never answer.
+        seeds = np.array([spec.seed for spec in self.specs], np.uint64)
+        for column, tensor in zip(
+            self._tables.std.T, parameter_table(self.specs[0].model), strict=True
+        ):
+            where = self._flat.view(tensor.name, self._params)  # [M, rows, columns]
+            if tensor.init != "normal":
+                for values, spec in zip(where, self.specs, strict=True):
+                    values[:] = initial_values(tensor, spec).reshape(values.shape)
+                continue
+            std = np.ascontiguousarray(column)
+            strides = [step // where.itemsize for step in where.strides[:2]]
+            data = [array.ctypes.data for array in (seeds, std, where)]
+            _native.normals(*where.shape, *strides, tensor.id, self._workers, *data)
         if self._touched:  # fresh memory is zero, and costs nothing until a member trains
             self._exp_avg[:] = 0
             self._exp_avg_sq[:] = 0
