@@ -97,9 +97,10 @@ std::vector<int32_t> indices(Address tensor, int64_t count, int64_t limit, const
 }
 
 void linear_forward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out, int activation,
-                    int threads, Address x, Address w, Address b, Address y, Address slope) {
+                    bool bf16, int threads, Address x, Address w, Address b, Address y,
+                    Address slope) {
   const OpTable& ops = table();
-  const LinearShape s{rows, d_in, d_out, activation};
+  const LinearShape s{rows, d_in, d_out, activation, bf16};
   over_members(members, rows * d_in * d_out, threads, linear_scratch(s),
                [&](int64_t m, float* scratch) {
                  ops.linear_forward(s, at(in(x), m, rows * d_in), at(in(w), m, d_out * d_in),
@@ -109,10 +110,10 @@ void linear_forward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out, 
 }
 
 void linear_backward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out, int activation,
-                     int threads, Address x, Address w, Address slope, Address dy, Address dx,
-                     Address dw, Address db) {
+                     bool bf16, int threads, Address x, Address w, Address slope, Address dy,
+                     Address dx, Address dw, Address db) {
   const OpTable& ops = table();
-  const LinearShape s{rows, d_in, d_out, activation};
+  const LinearShape s{rows, d_in, d_out, activation, bf16};
   over_members(members, 2 * rows * d_in * d_out, threads, linear_scratch(s),
                [&](int64_t m, float* scratch) {
                  ops.linear_backward(s, at(in(x), m, rows * d_in), at(in(w), m, d_out * d_in),

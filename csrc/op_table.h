@@ -12,6 +12,7 @@ namespace compfast {
 struct LinearShape {
   int64_t rows, d_in, d_out;
   int32_t activation;  // csrc/activation.h
+  bool bf16;           // operands of the products are rounded to bfloat16
 };
 
 struct NormShape {
@@ -66,9 +67,12 @@ struct OpTable {
 
 static inline int64_t linear_scratch(const LinearShape& s) {
   const int64_t in = to_pad(s.d_in), out = to_pad(s.d_out);
-  const int64_t forward = s.d_in * out + out + 2 * s.rows * out;
+  const int64_t forward = s.d_in * out + out + 2 * s.rows * out + s.rows * in;
   const int64_t backward = s.rows * out + out + 2 * s.rows * in + 2 * s.d_out * in;
-  return forward > backward ? forward : backward;
+  // Operands in pairs, of the larger product.
+  const int64_t wide = in > out ? in : out;
+  const int64_t pairs = s.bf16 ? (s.rows + wide / 2 + 1) * (in + out) : 0;
+  return (forward > backward ? forward : backward) + pairs;
 }
 
 static inline int64_t norm_scratch(const NormShape& s) { return (3 * s.rows + 3) * to_pad(s.d); }

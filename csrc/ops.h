@@ -6,100 +6,15 @@
 #include "attention.h"
 #include "cross_entropy.h"
 #include "embed.h"
-#include "linear.h"
 #include "norm.h"
 #include "op_table.h"
+#include "ops_linear.h"
+#include "ops_rows.h"
 
 namespace {
 namespace ops {
 
 using namespace compfast;
-
-struct Scratch {
-  float* next;
-  float* take(long count) {
-    float* p = next;
-    next += padded(count);
-    return p;
-  }
-};
-
-inline void pad_rows(long rows, long width, const float* x, float* to) {
-  const long ld = padded(width);
-  for (long r = 0; r < rows; r++) {
-    std::memcpy(to + r * ld, x + r * width, width * sizeof(float));
-    std::memset(to + r * ld + width, 0, (ld - width) * sizeof(float));
-  }
-}
-
-// x [rows, width] as [rows, padded(width)], zero padded: itself or a copy.
-inline const float* with_padding(long rows, long width, const float* x, Scratch& s) {
-  if (padded(width) == width) return x;
-  float* to = s.take(rows * padded(width));
-  pad_rows(rows, width, x, to);
-  return to;
-}
-
-// Where a kernel may write whole padded rows of y, and the way back.
-inline float* room(long rows, long width, float* y, Scratch& s) {
-  return padded(width) == width ? y : s.take(rows * padded(width));
-}
-
-inline void without_padding(long rows, long width, const float* from, float* y) {
-  if (from == y) return;
-  for (long r = 0; r < rows; r++)
-    std::memcpy(y + r * width, from + r * padded(width), width * sizeof(float));
-}
-
-inline void clear(float* x, long count) { std::memset(x, 0, count * sizeof(float)); }
-
-inline void linear_forward(const LinearShape& shape, const float* x, const float* w, const float* b,
-                           float* y, float* slope, float* scratch) {
-  Scratch s{scratch};
-  const long n = shape.rows, out = shape.d_out, ld = padded(out);
-  OpRecord op{};
-  op.d_in = (int32_t)shape.d_in;
-  op.d_out = (int32_t)out;
-  op.weight_ld = (int32_t)shape.d_in;
-  op.packed_ld = (int32_t)ld;
-  float* transposed = s.take(shape.d_in * ld);
-  transpose_weight(op, w, transposed);
-  Epilogue e;
-  if (b) e.bias = with_padding(1, out, b, s);
-  float* to = room(n, out, y, s);
-  gemm(n, out, shape.d_in, x, shape.d_in, 1, transposed, ld, to, ld, e);
-  if (shape.activation != IDENTITY) {
-    float* d = room(n, out, slope, s);
-    activate(shape.activation, to, d, n * ld);
-    without_padding(n, out, d, slope);
-  }
-  without_padding(n, out, to, y);
-}
-
-inline void linear_backward(const LinearShape& shape, const float* x, const float* w,
-                            const float* slope, const float* dy, float* dx, float* dw, float* db,
-                            float* scratch) {
-  Scratch s{scratch};
-  const long n = shape.rows, in = shape.d_in, out = shape.d_out;
-  const long in_ld = padded(in), out_ld = padded(out);
-  float* dz = s.take(n * out_ld);
-  pad_rows(n, out, dy, dz);
-  if (shape.activation != IDENTITY)
-    for (long r = 0; r < n; r++)
-      for (long j = 0; j < out; j++) dz[r * out_ld + j] *= slope[r * out + j];
-  if (db) {
-    clear(db, out);
-    column_sums(n, out, dz, out_ld, db);
-  }
-  const float* xp = with_padding(n, in, x, s);
-  const float* wp = with_padding(out, in, w, s);
-  float* to_w = room(out, in, dw, s);
-  gemm(out, in, n, dz, 1, out_ld, xp, in_ld, to_w, in_ld);
-  without_padding(out, in, to_w, dw);
-  float* to_x = room(n, in, dx, s);
-  gemm(n, in, out, dz, out_ld, 1, wp, in_ld, to_x, in_ld);
-  without_padding(n, in, to_x, dx);
-}
 
 inline void norm_forward(const NormShape& shape, const float* x, const float* g, const float* b,
                          float* y, float* saved, float* scratch) {

@@ -21,19 +21,24 @@ class Case:
     run: Callable[..., Tensor]  # (**inputs, impl=) -> [M, ...]
     inputs: Callable[[torch.Generator], Tensors]
     bands: Callable[..., Tensors]  # by input, and "out"
+    dtype: torch.dtype = torch.float32  # in whose eps the bands count
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator)
 
 
-def linear_case(m: int, n: int, d_in: int, d_out: int, activation: str, bias: bool) -> Case:
+def linear_case(
+    m: int, n: int, d_in: int, d_out: int, activation: str, bias: bool, precision: str = "fp32"
+) -> Case:
     def inputs(g: torch.Generator) -> Tensors:
         made = {"x": normal(g, m, n, d_in), "weight": normal(g, m, d_out, d_in) * d_in**-0.5}
         return {**made, "bias": normal(g, m, d_out)} if bias else made
 
     def run(impl: str, **t: Tensor) -> Tensor:
-        return ops.linear(**t, activation=activation, impl=impl)
+        exact = t["x"].dtype == torch.float64
+        own = "fp32" if exact else precision
+        return ops.linear(**t, activation=activation, precision=own, impl=impl)
 
     def bands(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensors:
         z = ops.linear(x, weight, bias, impl="torch").requires_grad_()
@@ -51,7 +56,7 @@ def linear_case(m: int, n: int, d_in: int, d_out: int, activation: str, bias: bo
         }
         return found if bias is None else {**found, "bias": dz.sum(1)}
 
-    return Case(run, inputs, bands)
+    return Case(run, inputs, bands, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def norm_case(m: int, n: int, d: int) -> Case:
@@ -150,6 +155,10 @@ CASES = {
     "linear_odd": linear_case(2, 5, 7, 9, "gelu", bias=True),
     "linear_one_member": linear_case(1, 33, 32, 64, "gelu_tanh", bias=False),
     "linear_relu_one_column": linear_case(2, 3, 1, 1, "relu", bias=True),
+    "linear_bf16": linear_case(3, 37, 24, 40, "none", bias=True, precision="bf16"),
+    "linear_bf16_odd": linear_case(2, 5, 7, 19, "gelu", bias=True, precision="bf16"),
+    "linear_bf16_one_member": linear_case(1, 33, 32, 64, "relu", bias=False, precision="bf16"),
+    "linear_bf16_one_column": linear_case(2, 1, 1, 1, "relu", bias=True, precision="bf16"),
     "layer_norm": norm_case(3, 11, 32),
     "layer_norm_odd": norm_case(2, 5, 19),
     "layer_norm_one_member": norm_case(1, 1, 130),

@@ -95,7 +95,8 @@ def calls(draw: Any) -> Call:
         inputs = {"x": normal(n, d), "weight": normal(out, d), "dy": normal(n, out)}
         if draw(st.booleans()):
             inputs["bias"] = normal(out)
-        run = _differentiable(lambda **t: ops.linear(**t, activation=kind))
+        precision = draw(st.sampled_from(("fp32", "bf16")))
+        run = _differentiable(lambda **t: ops.linear(**t, activation=kind, precision=precision))
     elif name == "layer_norm":
         inputs = {"x": normal(n, d), "weight": normal(d), "bias": normal(d), "dy": normal(n, d)}
         run = _differentiable(ops.layer_norm)

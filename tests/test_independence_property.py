@@ -136,12 +136,12 @@ def test_the_op_s_control_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("compfast.ops.linear")
     whole = module._linear
 
-    def broken(x: Any, weight: Any, bias: Any, activation: str) -> Any:
-        if len(x) == 1 or x.shape[2] == 1 or activation != "none":
-            return whole(x, weight, bias, activation)
+    def broken(x: Any, weight: Any, bias: Any, *options: str) -> Any:
+        if len(x) == 1 or x.shape[2] == 1 or options[0] != "none":
+            return whole(x, weight, bias, *options)
         cut = x.shape[2] // 2
-        left = whole(x[..., :cut], weight[..., :cut], bias, activation)[0]
-        right, slope = whole(x[..., cut:], weight[..., cut:], None, activation)
+        left = whole(x[..., :cut], weight[..., :cut], bias, *options)[0]
+        right, slope = whole(x[..., cut:], weight[..., cut:], None, *options)
         return torch.add(left, right), slope
 
     monkeypatch.setattr(module, "_linear", broken)

@@ -51,7 +51,7 @@ def test_forward_and_every_gradient(case: Case) -> None:
     assert bands.keys() == exact.keys()
     for name, got in evaluate(case, "native", inputs, dy).items():
         error = float((eager[name].double() - exact[name]).abs().max())
-        band = EPS * bands[name].numpy()
+        band = torch.finfo(case.dtype).eps * bands[name].numpy()
         assert_within_budget(name, got.numpy(), exact[name].numpy(), error, band)
 
 
@@ -75,8 +75,9 @@ def test_a_nan_stays_with_its_member(case: Case) -> None:
     assert case.run("native", **inputs)[-1].isnan().all()
 
 
-def test_threads_do_not_change_bits() -> None:
-    case = linear_case(5, 130, 64, 48, "gelu", bias=True)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_threads_do_not_change_bits(precision: str) -> None:
+    case = linear_case(5, 130, 64, 48, "gelu", bias=True, precision=precision)
     inputs, dy = draw(case)
     found, threads = [], torch.get_num_threads()
     try:
@@ -86,6 +87,18 @@ def test_threads_do_not_change_bits() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_bf16_rounds_the_operands_and_no_sum() -> None:
+    """As near to PyTorch's rounded product as float32 allows, and far from the plain one."""
+    case, plain = (linear_case(3, 33, 40, 24, "none", True, p) for p in ("bf16", "fp32"))
+    inputs, dy = draw(case)
+    rounded, exact = evaluate(case, "torch", inputs, dy), evaluate(plain, "torch", inputs, dy)
+    bands = case.bands(dy, **inputs)
+    for name, got in evaluate(case, "native", inputs, dy).items():
+        assert (got - rounded[name]).abs().max() <= 4 * EPS * bands[name].max(), name
+        if name != "bias":
+            assert (got - exact[name]).abs().max() > 100 * EPS * bands[name].max(), name
 
 
 def test_views_are_read_as_they_are() -> None:
@@ -169,6 +182,7 @@ X, WEIGHT = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
     [
         (lambda: ops.linear(X, WEIGHT, impl="fast"), "impl is 'fast'; it must be"),
         (lambda: ops.linear(X, WEIGHT, activation="tanh"), "activation is 'tanh'"),
+        (lambda: ops.linear(X, WEIGHT, precision="fp16"), "precision is 'fp16'; it must be fp32"),
         (lambda: ops.linear(X[0], WEIGHT), r"x has shape \[3, 4\]; it must be \[M, N, D_in\]"),
         (lambda: ops.linear(X, WEIGHT[:1]), "weight has shape .* with M = 2"),
         (lambda: ops.linear(X[:, :0], WEIGHT), "axis N must not be empty"),

@@ -16,7 +16,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # inductor's own
 ]
 
-OPCHECKED = ["linear", "linear_odd", "layer_norm_odd", "attention_odd", "embedding_odd", "gelu"]
+OPCHECKED = [
+    "linear",
+    "linear_bf16_odd",
+    "layer_norm_odd",
+    "attention_odd",
+    "embedding_odd",
+    "gelu",
+]
 
 
 @pytest.mark.parametrize("name", OPCHECKED)
@@ -25,8 +32,8 @@ def test_opcheck_of_the_differentiable(name: str) -> None:
     leaves = {n: t.requires_grad_() for n, t in inputs.items()}
     tokens = torch.tensor([[[0, 6, 3, 3, 1]] * 3])
     calls: dict[str, tuple[str, tuple[Any, ...]]] = {
-        "linear": ("linear", (*leaves.values(), "none")),
-        "linear_odd": ("linear", (*leaves.values(), "gelu")),
+        "linear": ("linear", (*leaves.values(), "none", "fp32")),
+        "linear_bf16_odd": ("linear", (*leaves.values(), "gelu", "bf16")),
         "layer_norm_odd": ("layer_norm", (*leaves.values(), 1e-5)),
         "attention_odd": ("attention", (*leaves.values(), True)),
         "embedding_odd": ("embedding", (tokens, *leaves.values())),

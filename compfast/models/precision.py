@@ -36,24 +36,31 @@ class _RoundedLinear(TorchFunctionMode):
 
 
 def _rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
+    y = rounded_product(x.flatten(0, -2), weight).reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
 
-class _Product(torch.autograd.Function):
-    """x [..., d_in], weight [d_out, d_in] -> x weight^T of the rounded operands."""
+def rounded_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., N, d_in], weight [..., d_out, d_in] -> x weight^T of the rounded operands.
 
+    The leading axes are the same; so are the operands of both gradients rounded.
+    """
+    y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x, weight = _round(x), _round(weight)
         ctx.save_for_backward(x, weight)
-        return x @ weight.T
+        return x @ weight.mT
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         dy = _round(dy)
-        return dy @ weight, dy.flatten(0, -2).T @ x.flatten(0, -2)
+        return dy @ weight, dy.mT @ x
 
 
 def _round(x: Tensor) -> Tensor:

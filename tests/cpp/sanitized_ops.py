@@ -29,10 +29,11 @@ def whole(*arrays: Array) -> None:
         assert np.isfinite(array).all()
 
 
-def linear(native: Any, m: int, rows: int, d_in: int, d_out: int, activation: int) -> None:
+def linear(native: Any, m: int, rows: int, d_in: int, d_out: int, bf16: bool) -> None:
+    activation = d_in % 4
     x, w, b = normal(m, rows, d_in), normal(m, d_out, d_in), normal(m, d_out)
     y, slope = room(m, rows, d_out), room(m, rows, d_out) if activation else None
-    sizes = (m, rows, d_in, d_out, activation, 2)
+    sizes = (m, rows, d_in, d_out, activation, bf16, 2)
     native.linear_forward(*sizes, *addresses(x, w, b, y, slope))
     dx, dw, db = room(*x.shape), room(*w.shape), room(*b.shape)
     dy = normal(*y.shape)
@@ -99,7 +100,8 @@ def exercise_ops(native: Any) -> None:
     for members, rows in ((1, 1), (3, 7)):
         for width in WIDTHS:
             for other in WIDTHS:
-                linear(native, members, rows, width, other, width % 4)
+                linear(native, members, rows, width, other, bf16=False)
+                linear(native, members, rows, width, other, bf16=True)
             norm(native, members, rows, width)
             rest(native, members, rows, width)
             for positions in (1, 9, 17):
