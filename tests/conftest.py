@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +32,55 @@ def engine(request: pytest.FixtureRequest) -> str:
     if name == "native":
         request.getfixturevalue("native_extension")
     return name
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sweeps that wait for no disk, report every step, and keep their scratch in tmp_path."""
+    from small_runs import small_config
+
+    from compfast.cluster.part import here
+
+    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr("compfast.cluster.part._REPORT_SECONDS", 0.0)
+    # A worker sets it for good; here it goes back after the test.
+    monkeypatch.setenv("COMPFAST_ISA", here(small_config()).isa)
+
+
+@pytest.fixture(scope="session")
+def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run of one process that a sweep must equal."""
+    from small_runs import small_config
+    from sweeps import SWEEP
+
+    import compfast
+
+    return compfast.train(small_config(sweep=SWEEP), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """s3://BUCKET on a server of this process."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for secret in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(secret, "test")
+        s3fs.S3FileSystem().mkdir("sweeps")
+        yield "s3://sweeps"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a sweep keeps its parts; in S3 only where s3fs and moto are installed."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}/parts"
+    return f"{'file://' if request.param == 'file' else ''}{tmp_path}/parts"
