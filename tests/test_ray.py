@@ -158,6 +158,15 @@ def test_killed_workers_and_a_killed_node(nodes: Nodes, seed: int, tmp_path: Pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sweep", "whole"]
 
 
+def test_a_node_that_died_a_moment_ago_is_left_out(nodes: Nodes, tmp_path: Path) -> None:
+    """Ray's list of nodes names it for a while."""
+    nodes.tell("kill-node")
+    with started(nodes, *SHORT, "--out", str(tmp_path / "sweep")) as process:
+        ended(process)
+    nodes.tell("add-node")
+    assert compfast.load(tmp_path / "sweep").finished
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_or_killed_driver_goes_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import time
 from typing import Any
 
 from compfast.cluster.part import Answer, Job, Outcome, probe, run_part
@@ -90,31 +91,36 @@ class RayCluster:
         self, config: dict[str, Any], place: str, token: str, isa: str | None
     ) -> list[Answer]:
         needed = config["run"]["threads"] or 1
-        nodes = [
-            node["NodeID"]
-            for node in self._ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU", 0) >= needed
-        ]
         task = self._ray.remote(num_cpus=0, max_retries=2)(probe)
-        asked = [
-            task.options(scheduling_strategy=self._on_node(node, soft=False)).remote(
+        asked = {
+            node: task.options(scheduling_strategy=self._on_node(node, soft=False)).remote(
                 config, place, token, isa
             )
-            for node in nodes
-        ]
-        try:
-            answers: list[Answer] = self._ray.get(asked, timeout=_PROBE_SECONDS)
-        except self._errors.RayTaskError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UsageError(f"a node cannot take part: {reason}") from None
-        except self._errors.RayError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UsageError(f"a node does not answer: {reason}") from None
+            for node, cpus in self._alive().items()
+            if cpus >= needed
+        }
+        answers: list[Answer] = []
+        until = time.monotonic() + _PROBE_SECONDS
+        for node, reference in asked.items():
+            try:
+                answers.append(self._ray.get(reference, timeout=max(0, until - time.monotonic())))
+            except self._errors.RayTaskError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise UsageError(f"a node cannot take part: {reason}") from None
+            except self._errors.RayError as error:
+                if node not in self._alive():
+                    continue  # it died, which the list of nodes had not told yet
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UsageError(f"a node does not answer: {reason}") from None
         return answers
 
     def slots(self, threads: int) -> int:
-        nodes = (n["Resources"].get("CPU", 0) for n in self._ray.nodes() if n["Alive"])
-        return sum(int(cpus // threads) for cpus in nodes)
+        return sum(int(cpus // threads) for cpus in self._alive().values())
+
+    def _alive(self) -> dict[str, float]:
+        """CPUs by node."""
+        nodes = self._ray.nodes()
+        return {n["NodeID"]: n["Resources"].get("CPU", 0) for n in nodes if n["Alive"]}
 
     def submit(self, job: Job, part: int, threads: int) -> None:
         # The driver counts tries itself: it can say so, and a part goes on where it was saved.
