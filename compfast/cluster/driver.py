@@ -191,8 +191,10 @@ def _agreed(cluster: Cluster, config: Config, place: str, isa: str | None) -> Fa
     """The facts that all nodes share; raises UsageError where they differ."""
     store, token = open_store(place), f"probe-{secrets.token_hex(6)}"
     store.write(token, b"")
-    answers = cluster.probe(to_dict(config), place, token, isa)
-    store.remove(token)
+    try:
+        answers = cluster.probe(to_dict(config), place, token, isa)
+    finally:
+        store.remove(token)
     if not answers:
         needed = threads_of(config)
         raise UsageError(f"no node of the cluster has {needed} CPU{'s' if needed > 1 else ''}")
@@ -206,7 +208,7 @@ def _agreed(cluster: Cluster, config: Config, place: str, isa: str | None) -> Fa
     if len(kinds) > 1:
         shown = "; ".join(
             f"{len(of)} with {facts}, e.g. {of[0].host} ({of[0].processor})"
-            for facts, of in kinds.items()
+            for facts, of in sorted(kinds.items(), key=lambda kind: (-len(kind[1]), str(kind[0])))
         )
         raise UsageError(f"the nodes would give different bits: {shown}{_advice(answers)}")
     return next(iter(kinds))
