@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import functools
 import hashlib
+import itertools
+import operator
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
 
+from benchmarks import sass
 from compfast.config import (
     Config,
     MemberSpec,
@@ -70,7 +71,6 @@ BIAS = "bias"  # attention with a relative position bias, which no preset has
 # products that the optimiser, the sampling and the gathers have none of
 ALL = (*SHAPES, BIAS)
 _PLAIN = ("adamw.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "embedding._forward")
-_BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 @dataclass(frozen=True, order=True)
@@ -195,32 +195,13 @@ def compiled(launch: Launch, architecture: int) -> Any:
     return triton.compile(source_of(launch), target=target, options=dict(launch.options))
 
 
-def resources(
-    shape: str, precision: str, architecture: int, kernel: str, form: int, launch: Launch
-) -> Resources:
-    """Compiles, disassembles and counts."""
-    made = compiled(launch, architecture)
+def usage(cubin: bytes) -> dict[str, int]:
+    """Registers a thread (REG), bytes a thread on the stack (STACK)."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
+        file.write(cubin)
         file.flush()
-        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
-        code = _tool("nvdisasm", "-c", file.name)
-    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return Resources(
-        triton=triton.__version__,
-        ptxas=get_ptxas(architecture).version,
-        shape=shape,
-        precision=precision,
-        architecture=architecture,
-        kernel=kernel,
-        form=form,
-        registers=found["REG"],
-        spills=len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        stack=found["STACK"],
-        shared=made.metadata.shared,
-        tensor=len(re.findall(r"\b(?:HMMA|HGMMA|OMMA|QMMA|UTC\w*MMA)\b", code)),
-        ir=digest(launch),
-    )
+        text = sass.tool("cuobjdump", "--dump-resource-usage", file.name)
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", text)}
 
 
 Work = tuple[str, str, str, int, Launch]  # shape, precision, kernel, form, launch
@@ -240,9 +221,38 @@ def report(
 ) -> Iterator[Resources]:
     """The rows of these shapes, every kernel compiled."""
     architectures = tuple(architectures)
-    for shape, precision, kernel, form, launch in kernels(shapes, precisions):
+    of_a_step = operator.itemgetter(0, 1)
+    for _, group in itertools.groupby(kernels(shapes, precisions), of_a_step):
+        step = list(group)
+        digests = [digest(work[-1]) for work in step]
         for architecture in architectures:
-            yield resources(shape, precision, architecture, kernel, form, launch)
+            yield from resources(step, digests, architecture)
+
+
+def resources(
+    step: Sequence[Work], digests: Sequence[str], architecture: int
+) -> Iterator[Resources]:
+    """Compiles, disassembles and counts."""
+    made = [compiled(work[-1], architecture) for work in step]
+    counted = sass.counts([one.asm["cubin"] for one in made], architecture)
+    for work, one, counts, form_digest in zip(step, made, counted, digests, strict=True):
+        shape, precision, kernel, form, _ = work
+        used = usage(one.asm["cubin"])
+        yield Resources(
+            triton=triton.__version__,
+            ptxas=get_ptxas(architecture).version,
+            shape=shape,
+            precision=precision,
+            architecture=architecture,
+            kernel=kernel,
+            form=form,
+            registers=used["REG"],
+            spills=counts.spills,
+            stack=used["STACK"],
+            shared=one.metadata.shared,
+            tensor=counts.tensor,
+            ir=form_digest,
+        )
 
 
 def changes() -> list[str]:
@@ -326,19 +336,6 @@ def _parsed(row: dict[str, str]) -> Resources:
     texts = ("triton", "ptxas", "shape", "precision", "kernel", "ir")
     values: dict[str, Any] = {k: v if k in texts else int(v) for k, v in row.items()}
     return Resources(**values)
-
-
-@functools.cache
-def _binary(name: str) -> str:
-    path = _BINARIES / name
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; Triton's wheel for Linux brings it")
-    return str(path)
-
-
-def _tool(name: str, *arguments: str) -> str:
-    done = subprocess.run([_binary(name), *arguments], check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 if __name__ == "__main__":

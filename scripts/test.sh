@@ -36,4 +36,4 @@ LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-nam
   python tests/cpp/sanitized_step.py build/checks/_native*.so
 
 step "pytest"
-python -m pytest "$@"
+python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal "$@"
