@@ -45,14 +45,8 @@ def test_the_table_is_whole_and_shows_no_spill() -> None:
 
 
 @needs_nvcc
-def test_it_compiles_as_the_table_says() -> None:
-    same_as_table(90)
-
-
-@needs_nvcc
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 100])
-def test_it_compiles_for_others_as_the_table_says(architecture: int) -> None:
+@pytest.mark.parametrize("architecture", SEQUENCES)
+def test_it_compiles_as_the_table_says(architecture: int) -> None:
     same_as_table(architecture)
 
 
