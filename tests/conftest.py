@@ -35,13 +35,21 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def fast_disk() -> Iterator[None]:
+    """Nothing waits for the disk."""
+    import fault_tools
+
+    with fault_tools.fast_disk():
+        yield
+
+
+@pytest.fixture
+def unhurried(fast_disk: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Sweeps that wait for no disk, report every step, and keep their scratch in tmp_path."""
     from small_runs import small_config
 
     from compfast.cluster.part import here
 
-    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     monkeypatch.setattr("compfast.cluster.part._REPORT_SECONDS", 0.0)
     # A worker sets it for good; here it goes back after the test.

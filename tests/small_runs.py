@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def small_config(
         run=RunConfig(**{**settings, **(run or {})}),
         sweep=sweep,
     )
+
+
+def resumed(path: Path, **run: Any) -> Run:
+    """Go on with a run, fields of its RunConfig changed."""
+    config = compfast.load(path).config
+    changed = dataclasses.replace(config, run=dataclasses.replace(config.run, **run))
+    return compfast.train(changed, path, resume=True)
 
 
 def saved_arrays(run: Run) -> dict[str, np.ndarray[Any, Any]]:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fault_disk import Crash, failing
-from small_runs import ENGINES, assert_same_run, interrupted_at, long_config, numbers, small_config
+from small_runs import (
+    ENGINES,
+    assert_same_run,
+    interrupted_at,
+    numbers,
+    resumed,
+    small_config,
+)
 
 import compfast
 from compfast import checkpoints
@@ -29,29 +31,13 @@ from compfast.config import Config
 from compfast.progress import Progress
 from compfast.runs import Run
 
-SCRIPT = Path(__file__).parent / "small_runs.py"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The short run, never stopped."""
     return compfast.train(small_config(), tmp_path_factory.mktemp("whole") / "run")
-
-
-@pytest.fixture(scope="module")
-def long_whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return compfast.train(long_config(), tmp_path_factory.mktemp("long") / "run")
-
-
-def resume(path: Path, **run: Any) -> Run:
-    config = compfast.load(path).config
-    changed = dataclasses.replace(config, run=dataclasses.replace(config.run, **run))
-    return compfast.train(changed, path, resume=True)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -71,7 +57,7 @@ def test_resume_with_other_cadence_and_threads(
     changes: dict[str, int], whole: Run, tmp_path: Path
 ) -> None:
     stopped = interrupted_at(tmp_path / "run", small_config(), 20)
-    assert_same_run(whole, resume(stopped.path, threads=2, **changes))
+    assert_same_run(whole, resumed(stopped.path, threads=2, **changes))
 
 
 def test_a_stop_rule_counts_on_across_a_stop(tmp_path: Path) -> None:
@@ -84,7 +70,7 @@ def test_a_stop_rule_counts_on_across_a_stop(tmp_path: Path) -> None:
     assert whole.members["steps"].min() == 8
     for step in (0, 4):
         stopped = interrupted_at(tmp_path / f"run{step}", config, step)
-        assert_same_run(whole, resume(stopped.path))
+        assert_same_run(whole, resumed(stopped.path))
 
 
 def _moments_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +104,7 @@ def test_a_restore_that_forgets_something_is_noticed(
 ) -> None:
     stopped = interrupted_at(tmp_path / "run", small_config(), 15)
     damage(monkeypatch)
-    run = resume(stopped.path)
+    run = resumed(stopped.path)
     with pytest.raises(AssertionError):
         assert_same_run(whole, run)
 
@@ -174,7 +160,7 @@ def test_the_checkpoint_before_a_full_disk_still_loads(whole: Run, tmp_path: Pat
     assert run.step == 21
     assert run.metrics["step"].max() == 20
     assert run.params(2)
-    assert_same_run(whole, resume(path))
+    assert_same_run(whole, resumed(path))
 
 
 def test_a_damaged_checkpoint_is_skipped_and_named(whole: Run, tmp_path: Path) -> None:
@@ -205,10 +191,10 @@ def test_no_usable_checkpoint_is_an_error_and_nothing_is_removed(tmp_path: Path)
         (folder / "state.json").unlink()
     before = sorted(stopped.path.rglob("*"))
     with pytest.raises(compfast.StorageError, match="start again from step 0"):
-        resume(stopped.path)
+        resumed(stopped.path)
     assert sorted(stopped.path.rglob("*")) == before
     shutil.rmtree(stopped.path / "checkpoints")
-    assert resume(stopped.path).finished
+    assert resumed(stopped.path).finished
 
 
 def test_metrics_that_no_checkpoint_names_are_removed(whole: Run, tmp_path: Path) -> None:
@@ -235,7 +221,7 @@ def test_stored_tables_are_read_and_not_made_again(
         raise AssertionError("tables were computed again")
 
     monkeypatch.setattr("compfast.training.make_tables", refuse)
-    assert_same_run(whole, resume(stopped.path))
+    assert_same_run(whole, resumed(stopped.path))
 
 
 @pytest.mark.parametrize("hook", ["on_start", "on_tick", "on_metrics", "on_verdicts"])
@@ -253,7 +239,7 @@ def test_an_exception_in_a_callback_saves_and_comes_out(
         compfast.train(small_config(), tmp_path / "run", [Failing()])
     assert caught.traceback[-1].name == "fail"
     assert len(numbers(tmp_path / "run")) == 1
-    assert_same_run(whole, resume(tmp_path / "run"))
+    assert_same_run(whole, resumed(tmp_path / "run"))
 
 
 def test_a_stop_between_the_last_step_and_the_last_exam(tmp_path: Path) -> None:
@@ -269,7 +255,7 @@ def test_a_stop_between_the_last_step_and_the_last_exam(tmp_path: Path) -> None:
         compfast.train(config, tmp_path / "run", [Failing()])
     stopped = compfast.load(tmp_path / "run")
     assert (stopped.step, stopped.members["steps"].to_list(), stopped.finished) == (45, [46], False)
-    assert_same_run(whole, resume(stopped.path))
+    assert_same_run(whole, resumed(stopped.path))
 
 
 def test_an_exception_at_the_end_leaves_a_finished_run(whole: Run, tmp_path: Path) -> None:
@@ -280,39 +266,6 @@ def test_an_exception_at_the_end_leaves_a_finished_run(whole: Run, tmp_path: Pat
     with pytest.raises(LookupError, match="end"):
         compfast.train(small_config(), tmp_path / "run", [Failing()])
     assert_same_run(whole, compfast.load(tmp_path / "run"))
-
-
-class SignalInTick(compfast.Callback):
-    """Sends a signal to this process in the middle of an `advance`."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.ticks = 0
-
-    def on_tick(self, done: int, total: int) -> None:
-        self.ticks += 1
-        if self.ticks == 2:
-            os.kill(os.getpid(), self.number)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_members_at_their_own_steps(number: signal.Signals, tmp_path: Path) -> None:
-    config = small_config(steps=6000, log_every=6000, eval_every=6000, batch_size=8)
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every=6000))
-    whole = compfast.train(config, tmp_path / "whole")
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(compfast.Interrupted, match=r"stopped at step \d+; continue with --resume"):
-        compfast.train(config, tmp_path / "run", [SignalInTick(number)])
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    stopped = compfast.load(tmp_path / "run")
-    steps = stopped.members["steps"].to_list()
-    assert len(set(steps)) > 1
-    assert max(steps) > 0
-    assert min(steps) < 6000
-    # A snapshot that some member has passed cannot be made any more.
-    run = resume(stopped.path, threads=2, checkpoint_every=3000, snapshots=(1,))
-    assert run.snapshots == []
-    assert_same_run(whole, run)
 
 
 def test_outside_the_main_thread_no_handler_is_installed(whole: Run, tmp_path: Path) -> None:
@@ -331,84 +284,6 @@ def test_outside_the_main_thread_no_handler_is_installed(whole: Run, tmp_path: P
     thread.join()
     assert seen == [before]
     assert_same_run(whole, results[0])
-
-
-def start(path: Path, *flags: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(path), *flags]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    limit = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.005)
-
-
-def test_kill_9_at_random_moments(long_whole: Run, tmp_path: Path) -> None:
-    path, moments = tmp_path / "run", random.Random(5)
-    kills = 0
-    flags: tuple[str, ...] = ()
-    while kills < 4:
-        process = start(path, *flags)
-        # The members table is rewritten when the loop begins.
-        before = numbers(path)
-        wait_for(path / "members.parquet", process)
-        if before:
-            limit = time.monotonic() + 60
-            while numbers(path) == before and process.poll() is None and time.monotonic() < limit:
-                time.sleep(0.001)
-        time.sleep(moments.random() * 0.08)
-        process.kill()
-        process.communicate()
-        if process.returncode == 0:
-            break
-        kills += 1
-        flags = ("--resume",)
-    assert kills >= 2
-    assert_same_run(long_whole, compfast.train(None, path, resume=True))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_from_outside(number: signal.Signals, long_whole: Run, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    process = start(path)
-    wait_for(path / "checkpoints" / "000001", process)
-    sent = time.monotonic()
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 5
-    assert process.returncode == 3, stderr
-    assert f"continue with --resume {path}" in stderr
-    assert_same_run(long_whole, compfast.train(None, path, resume=True))
-
-
-def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
-    code = (
-        "import sys, time, compfast, small_runs\n"
-        "class Busy(compfast.Callback):\n"
-        "    def on_start(self, run, outline):\n"
-        "        print('ready', flush=True)\n"
-        "        time.sleep(60)\n"
-        f"compfast.train(small_runs.small_config(), {str(tmp_path / 'run')!r}, [Busy()])\n"
-    )
-    paths = os.pathsep.join((str(SCRIPT.parent), str(SCRIPT.parent.parent)))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
-    assert process.returncode == 3
-    assert "stopped at once; the last checkpoint stands" in stderr
 
 
 def test_a_resumed_run_without_checkpoint_starts_at_its_stored_config(
