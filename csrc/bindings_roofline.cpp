@@ -53,26 +53,38 @@ double seconds_of(const std::function<float(int64_t)>& loop, int64_t count) {
 
 // Runs make(thread)(count) on all threads at once, `count` chosen so that a round takes about
 // ROUND_SECONDS; returns counts a second, all threads together, of the best round: from the first
-// thread's start to the last one's end.
+// thread's start to the last one's end. std::bad_alloc where the system grants too few threads.
 double best_rate(int threads, const std::function<std::function<float(int64_t)>(int)>& make) {
   std::vector<std::function<float(int64_t)>> loop(threads);
   std::vector<Clock::time_point> begin(threads), end(threads);
   int64_t count = 1;
   double best = 0;
   for (int round = -1; round < ROUNDS; round++) {
-    std::atomic<int> ready{0};
-    std::vector<std::thread> running;
-    for (int t = 0; t < threads; t++)
-      running.emplace_back([&, t] {
+    std::atomic<int> ready{0}, awaited{threads};
+    std::atomic<bool> failed{false};
+    const auto run = [&](int t) {
+      try {
         if (round < 0) loop[t] = make(t);  // memory is touched first by the thread that reads it
-        ready.fetch_add(1);
-        while (ready.load() < threads) std::this_thread::yield();
-        begin[t] = Clock::now();
-        volatile float sink = loop[t](count);
-        (void)sink;
-        end[t] = Clock::now();
-      });
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
+      ready.fetch_add(1);
+      while (ready.load() < awaited.load()) std::this_thread::yield();
+      if (failed) return;
+      begin[t] = Clock::now();
+      volatile float sink = loop[t](count);
+      (void)sink;
+      end[t] = Clock::now();
+    };
+    std::vector<std::thread> running;
+    try {
+      while ((int)running.size() < threads) running.emplace_back(run, (int)running.size());
+    } catch (const std::exception&) {
+      failed = true;
+      awaited = (int)running.size();
+    }
     for (std::thread& thread : running) thread.join();
+    if (failed) throw std::bad_alloc();
     if (round < 0) {
       double took;
       while ((took = seconds_of(loop[0], count)) < ROUND_SECONDS / 4) count *= 2;

@@ -65,19 +65,42 @@ np.savez(sys.argv[1], *(engine.state().params["head.weight"] for engine in engin
 """
 
 
-def test_threads_that_are_not_granted_are_done_without(tmp_path: Path) -> None:
-    here, file = Path(__file__).parent, tmp_path / "heads.npz"
+def run_starved(*argv: str) -> str:
+    """What a Python program prints, in which threads are soon refused."""
+    here = Path(__file__).parent
     paths = os.pathsep.join((str(here), str(here.parent)))
     environment = {**os.environ, "PYTHONPATH": paths, "MALLOC_ARENA_MAX": "1"}
-    command = [sys.executable, "-c", STARVED, str(file), *map(str, COUNTS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", *argv], env=environment, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_threads_that_are_not_granted_are_done_without(tmp_path: Path) -> None:
+    file = tmp_path / "heads.npz"
+    run_starved(STARVED, str(file), *map(str, COUNTS))
     with np.load(file) as found:
         for count, head in zip(COUNTS, found.values(), strict=True):
             specs = group("one_layer", (("seed", tuple(range(count))),), steps=STEPS)
             whole = start("native", specs)
             whole.advance(STEPS)
             assert head.tobytes() == whole.state().params["head.weight"].tobytes()
+
+
+PEAK = """
+from victim import starve
+from compfast import _native
+starve(40 << 20)
+try:
+    print(_native.fma_peak(40))
+except MemoryError:
+    print("refused", _native.fma_peak(1) > 0)
+"""
+
+
+def test_a_peak_of_threads_that_are_not_granted_is_refused() -> None:
+    assert run_starved(PEAK) == "refused True\n"
 
 
 def test_what_does_not_fit_is_one_sentence_and_costs_no_checkpoint(
