@@ -1,5 +1,6 @@
 """Does another way to compute change what members learn? The same members both ways, in pairs.
 
+    pip install -e ".[bench]"
     python -m compfast.ensemble --models 512 --gamma-range 0.1:1.5 --out runs/main
     python experiments/paired_study.py runs/main isa=v3 [--out DIR] [--every 2]
 
