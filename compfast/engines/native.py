@@ -100,9 +100,8 @@ class NativeEngine:
         # In threads of C++ that raise nothing: a Python thread that meets the end of memory may
         # end the process or never answer.
         seeds = np.array([spec.seed for spec in self.specs], np.uint64)
-        for column, tensor in zip(
-            self._tables.std.T, parameter_table(self.specs[0].model), strict=True
-        ):
+        table = parameter_table(self.specs[0].model)
+        for column, tensor in zip(self._tables.std.T, table, strict=True):
             where = self._flat.view(tensor.name, self._params)  # [M, rows, columns]
             if tensor.init != "normal":
                 for values, spec in zip(where, self.specs, strict=True):
