@@ -20,6 +20,7 @@ import triton
 
 _BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
 _LINE = re.compile(r"/\*([0-9a-f]+)\*/\s+(?:@\S+\s+)?([A-Z0-9]+)")
+_BYTES = 16  # of an instruction
 _SPILL = re.compile("LDL|STL")
 _TENSOR = re.compile(r"HMMA|HGMMA|OMMA|QMMA|UTC\w*MMA")
 
@@ -28,13 +29,15 @@ _TENSOR = re.compile(r"HMMA|HGMMA|OMMA|QMMA|UTC\w*MMA")
 class Counts:
     """Instructions of one kernel."""
 
-    all: int
     spills: int  # those that read or write local memory
     tensor: int  # those of tensor cores, in each architecture's forms
 
 
 def counts(cubins: Sequence[bytes], architecture: int) -> list[Counts]:
-    """Of the one kernel in each cubin, compiled by Triton for sm_<architecture>."""
+    """Of the one kernel in each cubin, compiled by Triton for sm_<architecture>.
+
+    Raises ValueError where the disassembly does not show every instruction.
+    """
     codes = [instructions(cubin) for cubin in cubins]
     ends = list(itertools.accumulate(map(len, codes)))
     found: list[list[str]] = [[] for _ in codes]
@@ -44,7 +47,10 @@ def counts(cubins: Sequence[bytes], architecture: int) -> list[Counts]:
         file.flush()
         for address, opcode in _LINE.findall(tool("nvdisasm", "--binary", name, file.name)):
             found[bisect.bisect_right(ends, int(address, 16))].append(opcode)
-    return [Counts(len(ops), _of(_SPILL, ops), _of(_TENSOR, ops)) for ops in found]
+    for code, opcodes in zip(codes, found, strict=True):
+        if len(opcodes) * _BYTES != len(code):
+            raise ValueError(f"{len(opcodes)} instructions read in {len(code)} bytes of code")
+    return [Counts(_of(_SPILL, opcodes), _of(_TENSOR, opcodes)) for opcodes in found]
 
 
 def instructions(cubin: bytes) -> bytes:

@@ -33,6 +33,8 @@ VERDICTS = ("underfit", "inferential", "symmetric", "mixed", "other", "diverged"
 def trained_again(run: compfast.Run, change: str, every: int, out: Path) -> pl.DataFrame:
     """One row a member of the study, trained with the change."""
     kind, _, value = change.partition("=")
+    if kind not in ("precision", "isa", "engine"):
+        raise SystemExit(f"the change is {change!r}; it must be precision=, isa= or engine=")
     if kind == "isa":
         os.environ["COMPFAST_ISA"] = value
     if (out / "config.json").exists():
@@ -47,8 +49,6 @@ def trained_again(run: compfast.Run, change: str, every: int, out: Path) -> pl.D
         config = dataclasses.replace(config, training=training)
     elif kind == "engine":
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, engine=value))
-    elif kind != "isa":
-        raise SystemExit(f"the change is {change!r}; it must be precision=, isa= or engine=")
     return compfast.train(config, out=out).members
 
 

@@ -40,11 +40,15 @@ def committed() -> list[Row]:
 
 def run(*flags: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.triton_resources", *flags]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(root)
     return subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+        command, cwd=root, env=compiling(root), capture_output=True, text=True, check=False
     )
+
+
+def compiling(root: Path) -> dict[str, str]:
+    """The environment in which Triton compiles, with the sources at `root`."""
+    kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return kept | {"PYTHONPATH": str(root)}
 
 
 def compiled(shape: str, precision: str, architectures: str) -> list[Row]:
@@ -110,6 +114,28 @@ def test_every_kernel_of_a_preset_compiles_as_the_table_says(
 @pytest.mark.parametrize("shape", PRESETS + OTHERS)
 def test_every_step_compiles_as_the_table_says(shape: str, precision: str) -> None:
     same_as_table(compiled(shape, precision, ",".join(ARCHITECTURES)))
+
+
+TIGHT = """
+import dataclasses
+from benchmarks import sass, triton_resources as table
+launch = next(w[-1] for w in table.kernels(["replica"], ["bf16"]) if w[2] == "head._head")
+tight = dataclasses.replace(launch, options=launch.options | {"maxnreg": 48})
+for architecture in table.ARCHITECTURES:
+    made = [table.compiled(one, architecture).asm["cubin"] for one in (launch, tight)]
+    roomy, narrow = sass.counts(made, architecture)
+    assert roomy.spills == 0 < narrow.spills, (architecture, roomy, narrow)
+    assert roomy.tensor == narrow.tensor > 0, (architecture, roomy, narrow)
+"""
+
+
+def test_a_kernel_without_registers_is_seen_to_spill() -> None:
+    """The counts themselves: of two kernels in one disassembly, one spills."""
+    command = [sys.executable, "-c", TIGHT]
+    done = subprocess.run(
+        command, cwd=ROOT, env=compiling(ROOT), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_spill_a_scalar_product_and_a_drift_are_found() -> None:
