@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from compfast.errors import UsageError
 
 if TYPE_CHECKING:
     from compfast.runs import Run
@@ -52,3 +55,43 @@ class Callback:
 
     def on_end(self, run: Run) -> None:
         """The run folder is complete, apart from the report."""
+
+
+HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
+def as_callbacks(given: Any) -> tuple[Callback, ...]:
+    """The callbacks that `given` holds: none (None), one, or any iterable of them.
+
+    An object that has some of the hooks is a callback too. Raises UsageError for a class in place
+    of an object, and for an object with no hook.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, (type, str)) or _hooks(given) or not isinstance(given, Iterable):
+        return (_callback(given),)
+    return tuple(_callback(one) for one in given)
+
+
+class _Partial(Callback):
+    """An object with some of the hooks; the others do nothing."""
+
+    def __init__(self, wrapped: Any) -> None:
+        for hook in _hooks(wrapped):
+            setattr(self, hook, getattr(wrapped, hook))
+
+
+def _callback(one: Any) -> Callback:
+    if isinstance(one, Callback):
+        return one
+    if isinstance(one, type):
+        raise UsageError(
+            f"callbacks holds the class {one.__name__}; give an object, {one.__name__}()"
+        )
+    if not _hooks(one):
+        raise UsageError(f"callbacks holds {one!r}, which has none of the hooks {', '.join(HOOKS)}")
+    return _Partial(one)
+
+
+def _hooks(one: Any) -> list[str]:
+    return [hook for hook in HOOKS if callable(getattr(one, hook, None))]

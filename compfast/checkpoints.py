@@ -128,11 +128,14 @@ def outside_entries(parts: Mapping[str, Digest], fixed: Mapping[str, Digest]) ->
     return {"run": _entries(fixed), "metrics": _entries(parts)}
 
 
-def verify(folder: Path, layouts: Layouts, run: Path | None = None) -> Checkpoint:
+def verify(
+    folder: Path, layouts: Layouts, run: Path | None = None, trust_links: bool = False
+) -> Checkpoint:
     """Check every file of a checkpoint or snapshot against its manifest and the configuration.
 
-    With `run`, also the files outside of it: configuration, tables and metrics parts. Raises
-    StorageError with the first thing that is wrong.
+    With `run`, also the files outside of it: configuration, tables and metrics parts; with
+    `trust_links` files may be links to anywhere. Raises StorageError with the first thing that is
+    wrong.
     """
     manifest = storage.read_json(folder / "manifest.json")
     try:
@@ -148,28 +151,28 @@ def verify(folder: Path, layouts: Layouts, run: Path | None = None) -> Checkpoin
     if files.keys() != layouts.keys() | {"state.json"}:
         odd = sorted(files.keys() ^ (layouts.keys() | {"state.json"}))[0]
         raise StorageError(f"{folder}/manifest.json does not fit the run: {odd}")
-    paths = {name: storage.inside(folder, name) for name in files}
+    paths = {name: storage.inside(folder, name, trust_links) for name in files}
     for name, layout in layouts.items():
         tensorfile.check_layout(paths[name], layout)
     for name, digest in files.items():
         _check(paths[name], digest)
     if run is not None:
         for name, digest in fixed.items():
-            _check(storage.inside(run, name), digest)
+            _check(storage.inside(run, name, trust_links), digest)
         for name, digest in parts.items():
-            _check(storage.inside(run / "metrics", name), digest)
+            _check(storage.inside(run / "metrics", name, trust_links), digest)
     number = int(folder.name) if _is_number(folder.name) else -1
     return Checkpoint(folder, number, storage.read_json(folder / "state.json"), parts)
 
 
 def newest(
-    run: Path, layouts: Layouts, with_metrics: bool = True
+    run: Path, layouts: Layouts, with_metrics: bool = True, trust_links: bool = False
 ) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The newest checkpoint of a run that verifies, and a sentence for each that was skipped."""
     skipped: list[str] = []
     for folder in reversed(numbered(run / "checkpoints")):
         try:
-            found = verify(folder, layouts, run if with_metrics else None)
+            found = verify(folder, layouts, run if with_metrics else None, trust_links)
             _check_scalars(found)
             return found, tuple(skipped)
         except StorageError as error:

@@ -35,6 +35,7 @@ from compfast.errors import (
 )
 from compfast.runfolder import refuse_used
 from compfast.runs import Run, load
+from compfast.storage import user_path
 from compfast.training import default_out, train
 
 
@@ -77,7 +78,7 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         config = new_config(arguments)
         output = Output(config.run.quiet)
-        out, left = Path(arguments.out or default_out(config.task.name)), 1.0
+        out, left = user_path(arguments.out or default_out(config.task.name)), 1.0
         refuse_used(out)
     # What this machine would need says nothing of a cluster.
     if not config.run.quiet and (arguments.cluster is None or arguments.dry_run):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from compfast import config as cfg
@@ -15,6 +16,7 @@ from compfast.tasks import make_task
 
 Number = TypeVar("Number", int, float)
 
+_SPAN = re.compile(r"\s*(\d{1,9})-(\d{1,9})\s*")
 SEEDS_PER_GAMMA = (8, 4, 2)  # tried in this order, else 1 (Contract 5)
 LEAST_GAMMAS = 16
 MOST_MEMBERS = 2**24  # of one process; more are shards
@@ -32,13 +34,21 @@ SWEEP_PATHS = (
 
 
 def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]:
-    """The values of "X", "X,Y,Z" or "LO:HI:N" (evenly spaced, both ends included).
+    """The values of "X", "X,Y,Z", "LO:HI:N" (evenly spaced, both ends included) or, of whole
+    numbers, "A-B" (every one from A to B).
 
     `name` is what the sentence of an error calls them; `kind` is int or float. Raises UsageError
     for text of another form, values that are not finite, equal values, LO > HI, N < 1, and
     LO = HI with N > 1 or LO < HI with N = 1; whole numbers only where `kind` is int.
     """
-    if ":" not in text:
+    span = _SPAN.fullmatch(text) if kind is int else None
+    if span is not None:
+        first, last = int(span[1]), int(span[2])
+        if first > last:
+            raise UsageError(f"{name} {text!r} is reversed; A-B needs A <= B")
+        _refuse_many(f"{name} {text!r}", last - first + 1)
+        values = tuple(kind(value) for value in range(first, last + 1))
+    elif ":" not in text:
         values = tuple(_number(name, part, text, kind) for part in text.split(","))
     else:
         low, high, count = _range_parts(name, text)
@@ -243,13 +253,27 @@ def _range_parts(name: str, text: str) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2]
 
 
-def _number(name: str, part: str, text: str, kind: Callable[[str], Number]) -> Number:
+def number(text: str, kind: type[int] | type[float]) -> int | float | str:
+    """The number that a text writes ("1e3" is a whole one); a text that writes none as it is."""
     try:
-        value = kind(part.strip())
-        finite = math.isfinite(value)
-    except (ValueError, OverflowError):
-        what = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{name} is {text!r}; {part.strip()!r} is not {what}") from None
-    if not finite:
+        return kind(text)
+    except ValueError:  # int: also a number of too many digits
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value
+
+
+def _number(name: str, part: str, text: str, kind: type[Number]) -> Number:
+    value = number(part.strip(), kind)
+    if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name} is {text!r}; every value must be finite")
-    return value
+    try:
+        if not isinstance(value, str) and math.isfinite(value) and kind(value) == value:
+            return kind(value)
+    except OverflowError:
+        raise UsageError(f"{name} is {text!r}; every value must be finite") from None
+    what = "a whole number" if kind is int else "a number"
+    raise UsageError(f"{name} is {text!r}; {part.strip()!r} is not {what}")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Part:
     checkpoint: Checkpoint
 
 
-def merge(parts: Sequence[str | Path], out: str | Path) -> Run:
+def merge(parts: Iterable[str | Path], out: str | Path) -> Run:
     """Join finished shards (in any order) into the run folder `out` and load it.
 
     Merging the same parts into `out` again changes nothing, or ends a merge that was cut off.
@@ -65,9 +66,10 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Run:
     configs, engines, instruction sets or versions, for unfinished ones, and where `out` holds
     something else; StorageError for damaged ones.
     """
-    found = verified_parts([load(path) for path in parts])
+    given = [parts] if isinstance(parts, (str, PathLike)) else parts
+    found = verified_parts([load(path) for path in given])
     config, document = _description(found)
-    path = Path(out)
+    path = storage.user_path(out)
     if not (path / "config.json").is_file():
         with RunFolder.create(path, document) as folder:
             join(folder, config, found)

@@ -23,7 +23,9 @@ from compfast.tables import read_parquet
 from compfast.tensorfile import Array, Layout
 
 MERGE_AT = 32  # metrics parts that are merged into one
-_UNCOUNTED = {".lock", ".config.json.tmp"}  # what a run killed before its first file leaves
+# What a run killed before its first file leaves, and what desktops and file systems put anywhere.
+_UNCOUNTED = {".lock", ".config.json.tmp"}
+_UNCOUNTED |= {".DS_Store", ".directory", "Thumbs.db", "desktop.ini", "lost+found"}
 
 
 class RunFolder:

@@ -45,8 +45,11 @@ RESUMABLE = ("threads", "checkpoint_every", "snapshots", "report_every", "quiet"
 class Run:
     """One run folder, finished or not, as it stands when it is first asked."""
 
-    def __init__(self, path: Path, config: Config, info: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, config: Config, info: dict[str, Any], trust_links: bool = False
+    ) -> None:
         self.path = path
+        self.trust_links = trust_links  # files may be links to outside of the folder
         self.config = config
         self.info = info  # config.json: versions, commit, engine, isa, command, created
 
@@ -61,7 +64,9 @@ class Run:
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint whose files are whole; None before the first one."""
-        found, skipped = checkpoints.newest(self.path, run_layouts(self.groups), False)
+        found, skipped = checkpoints.newest(
+            self.path, run_layouts(self.groups), False, self.trust_links
+        )
         if found is None and skipped:
             raise StorageError(f"no checkpoint of {self.path} can be used: {'; '.join(skipped)}")
         return found
@@ -160,7 +165,9 @@ class Run:
             raise UsageError(f"{self.path} has no snapshot of step {step}; it has {kept}")
         if step not in self._verified:
             folder = self.path / "snapshots" / f"{step:08d}"
-            self._verified[step] = checkpoints.verify(folder, snapshot_layouts(self.groups)).path
+            layouts = snapshot_layouts(self.groups)
+            found = checkpoints.verify(folder, layouts, trust_links=self.trust_links)
+            self._verified[step] = found.path
         return self._verified[step]
 
     @cached_property
@@ -168,9 +175,13 @@ class Run:
         return {}
 
 
-def load(path: str | Path) -> Run:
-    """The run in a folder; raises UsageError where there is none, StorageError if unreadable."""
-    folder = Path(path)
+def load(path: str | Path, trust_links: bool = False) -> Run:
+    """The run in a folder; raises UsageError where there is none, StorageError if unreadable.
+
+    With `trust_links` its files may be symbolic links to outside of the folder, as git-annex and
+    DVC make them; otherwise those are refused.
+    """
+    folder = storage.user_path(path)
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.json")
     info = storage.read_json(folder / "config.json")
@@ -185,7 +196,7 @@ def load(path: str | Path) -> Run:
     ):
         if not valid:
             raise StorageError(f"{folder}/config.json has no valid {name}: {info.get(name)!r}")
-    return Run(folder, from_dict(info["config"]), info)
+    return Run(folder, from_dict(info["config"]), info, trust_links)
 
 
 def _word(value: Any) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compfast.errors import StorageError
+from compfast.errors import StorageError, UsageError
 
 Chunk = bytes | memoryview
 _BLOCK = 1 << 22  # bytes read at once
@@ -57,6 +57,19 @@ def guarded(action: str, path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def user_path(path: Any) -> Path:
+    """A path that a user gave: absolute from now on, `~` is the home folder.
+
+    Raises UsageError for what is no path, and for the home of nobody.
+    """
+    if not isinstance(path, (str, os.PathLike)) or isinstance(path := os.fspath(path), bytes):
+        raise UsageError(f"the path is {path!r}; it must be text or a path")
+    try:
+        return Path(path).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # no such user; the working folder is gone
+        raise UsageError(f"the path {path!r} leads nowhere: {error}") from None
 
 
 def write_new(path: Path, chunks: Iterable[Chunk]) -> Digest:
@@ -183,16 +196,24 @@ def parsed_json(content: bytes, source: Path | str) -> dict[str, Any]:
     return value
 
 
-def inside(folder: Path, relative: Any) -> Path:
-    """`folder / relative`; raises StorageError where that would leave the folder."""
+def inside(folder: Path, relative: Any, trust_links: bool = False) -> Path:
+    """`folder / relative`; raises StorageError where that would leave the folder.
+
+    With `trust_links` a symbolic link may lead out of it, as git-annex and DVC make them.
+    """
     pure = PurePosixPath(relative) if isinstance(relative, str) else PurePosixPath("/")
     plain = pure.parts and not pure.is_absolute() and ".." not in pure.parts
     if not plain or "\0" in str(pure) or "\\" in str(pure):
         raise StorageError(f"{folder} names the file {relative!r}, which is outside of it")
     path = folder.joinpath(*pure.parts)
+    if trust_links:
+        return path
     with guarded("read", path):
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(f"{folder} names the file {relative!r}, which is outside of it")
+            raise StorageError(
+                f"{folder} names the file {relative!r}, a link to outside of it;"
+                " compfast.load(path, trust_links=True) follows it"
+            )
     return path
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from compfast import checkpoints, tensorfile
-from compfast.callbacks import Callback, Outline
+from compfast import checkpoints, storage, tensorfile
+from compfast.callbacks import Callback, Outline, as_callbacks
 from compfast.checkpoints import Files, group_folder
 from compfast.config import Config, RunConfig
 from compfast.engines import make_engine, resolve_engine
@@ -39,6 +39,7 @@ from compfast.runs import (
     run_layouts,
 )
 from compfast.schedule import make_tables
+from compfast.settings import from_dict
 from compfast.solutions import DIVERGED as DIVERGED_LABEL
 from compfast.tensorfile import Array, Layout
 
@@ -46,35 +47,42 @@ _TABLES = ("scale", "offset", "bias_correction1", "bias_correction2", "std")
 
 
 def train(
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Iterable[Callback] | None = (),
     resume: bool = False,
 ) -> Run:
     """Train an ensemble into the folder `out` (default: runs/TASK-UTC-RANDOM) and load it.
 
+    `config` may be a mapping of sections; `callbacks` one or several objects with any of the
+    hooks of compfast.Callback. Everything given is checked before anything is written.
     With `resume`, `out` is a run that was stopped: its own config counts, `config` may be left
     out or change [run] only (threads, cadence of checkpoints, snapshots, report, quiet); a
     finished run is returned untouched. Raises UsageError for what cannot be trained,
     StorageError, Interrupted after a signal, OutOfMemory, and AllDivergedError after a complete
     run in which no member stayed finite.
     """
+    hooks = as_callbacks(callbacks)
+    path = None if out is None else storage.user_path(out)
+    chosen = from_dict(config) if isinstance(config, Mapping) else config
+    if not isinstance(chosen, Config | None):
+        raise UsageError(f"config is {config!r}; it must be a compfast.Config or a mapping")
     try:
-        return _train(config, out, callbacks, resume)
+        return _train(chosen, path, hooks, resume)
     except MemoryError as error:
         raise OutOfMemory from error
 
 
 def _train(
-    config: Config | None, out: str | Path | None, callbacks: Sequence[Callback], resume: bool
+    config: Config | None, out: Path | None, callbacks: Sequence[Callback], resume: bool
 ) -> Run:
     if resume:
         if out is None:
             raise UsageError("resume needs the folder of the run to go on with")
-        return _resume(Path(out), config, callbacks)
+        return _resume(out, config, callbacks)
     if config is None:
         raise UsageError("train needs a config; only a resumed run brings its own")
-    path = Path(out) if out is not None else default_out(config.task.name)
+    path = out if out is not None else default_out(config.task.name)
     refuse_used(path)
     groups = member_groups(config)
     check_snapshots(config, groups)
@@ -351,4 +359,4 @@ def check_snapshots(config: Config, groups: Groups) -> None:
 
 def default_out(task: str) -> Path:
     now = datetime.datetime.now(datetime.timezone.utc)
-    return Path("runs") / f"{task}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    return Path("runs").absolute() / f"{task}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

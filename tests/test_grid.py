@@ -130,12 +130,18 @@ def test_every_section_can_be_swept() -> None:
     assert [s.training.batch_size for s in specs[:2]] == [32, 64]
 
 
-@pytest.mark.parametrize("path", ["training.steps", "training.eval_every", "model.nothing", "lr"])
+@pytest.mark.parametrize("path", ["training.steps", "training.eval_every"])
 def test_paths_that_members_cannot_differ_in(path: str) -> None:
     with pytest.raises(UsageError, match=r"allowed: seed, task\.name") as caught:
         member_specs(Config(sweep=((path, (1, 2)),)))
     assert path in str(caught.value)
     assert path not in SWEEP_PATHS
+
+
+@pytest.mark.parametrize("path", ["model.nothing", "lr", "run.threads"])
+def test_a_config_refuses_to_sweep_over_what_is_no_field(path: str) -> None:
+    with pytest.raises(UsageError, match=path):
+        Config(sweep=((path, (1, 2)),))
 
 
 def test_a_section_refuses_a_swept_value() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compfast import settings
-from compfast.config import Config
+from compfast.config import SECTIONS, Config
 from compfast.errors import UsageError
 
 
@@ -49,13 +49,13 @@ def test_whole_numbers_serve_as_floats_and_stay_exact_types() -> None:
 
 
 def test_every_field_reads_its_own_default() -> None:
-    for section, kind in settings.SECTIONS.items():
+    for section, kind in SECTIONS.items():
         for name, value in dataclasses.asdict(kind()).items():
             assert settings.convert(f"{section}.{name}", value) == value
 
 
 def test_every_field_refuses_an_object_of_another_kind() -> None:
-    for section, kind in settings.SECTIONS.items():
+    for section, kind in SECTIONS.items():
         for name in typing.get_type_hints(kind):
             with pytest.raises(UsageError, match=f"{section}.{name} is"):
                 settings.convert(f"{section}.{name}", {"no": "such"})
@@ -67,7 +67,7 @@ def test_every_field_refuses_an_object_of_another_kind() -> None:
         ({"modle": {}}, ["[modle] is not known", "did you mean model?", "optimizer"]),
         ({"model": {"layer": 3}}, ["model.layer is not known", "did you mean layers?", "d_ff"]),
         ({"model": 3}, ["[model] is 3", "table"]),
-        ({"model": {"layers": 2.0}}, ["model.layers is 2.0", "a whole number"]),
+        ({"model": {"layers": 2.5}}, ["model.layers is 2.5", "a whole number"]),
         ({"model": {"layers": True}}, ["model.layers is True", "a whole number"]),
         ({"model": {"d_k": "x"}}, ["model.d_k is 'x'", "a whole number"]),
         ({"optimizer": {"lr": "fast"}}, ["optimizer.lr is 'fast'", "a number"]),
@@ -75,7 +75,7 @@ def test_every_field_refuses_an_object_of_another_kind() -> None:
         ({"model": {"causal": 1}}, ["model.causal is 1", "true or false"]),
         ({"model": {"norm": "prae"}}, ["model.norm is 'prae'", "one of pre, post", "mean pre?"]),
         ({"task": {"name": 3}}, ["task.name is 3", "a string"]),
-        ({"task": {"unseen": [[4, 3, 1]]}}, ["task.unseen is [4, 3, 1]", "2 entries"]),
+        ({"task": {"unseen": [[4, 3, 1]]}}, ["task.unseen is [[4, 3, 1]]", "2 entries"]),
         ({"task": {"anchors": 4}}, ["task.anchors is 4", "a list"]),
         ({"run": {"shard": [0, 1, 2]}}, ["run.shard is [0, 1, 2]", "2 entries"]),
         ({"sweep": 3}, ["sweep is 3", "section.field"]),
@@ -115,30 +115,6 @@ def test_a_single_value_ends_a_sweep_and_a_sweep_keeps_its_place() -> None:
     assert base["sweep"]["model.layers"] == [2, 3]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("model.layers=3", ("model", "layers", 3)),
-        ("optimizer.lr = 1e-3", ("optimizer", "lr", 1e-3)),
-        ("model.norm=post", ("model", "norm", "post")),
-        ('model.norm="post"', ("model", "norm", "post")),
-        ("model.causal=false", ("model", "causal", False)),
-        ("task.unseen=[[3, 4], [4, 3]]", ("task", "unseen", [[3, 4], [4, 3]])),
-        ("task.overridden=[]", ("task", "overridden", [])),
-    ],
-)
-def test_set_takes_toml_values(text: str, expected: tuple[str, str, Any]) -> None:
-    assert settings.parse_set(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["model.layers", "layers=3", "=3", "model.=3", "model.layers=", "model.layer=3"]
-)
-def test_set_refuses_what_names_no_field(text: str) -> None:
-    with pytest.raises(UsageError):
-        settings.parse_set(text)
-
-
 def test_toml_files(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('[model]\nlayers = 3\n[sweep]\n"init.gamma" = [0.1, 0.2]\n')
@@ -153,4 +129,27 @@ def test_unreadable_files_are_usage_errors(tmp_path: Path, content: bytes | None
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r"settings file .*a\.toml"):
+        settings.load_toml(path)
+
+
+@pytest.mark.edge(
+    "a settings file with a byte-order mark, or `[sweep] init.gamma`", "read as meant"
+)
+def test_toml_with_a_byte_order_mark_and_a_nested_sweep(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    text = "[model]\nlayers = 3\n[sweep]\ninit.gamma = [0.1, 0.2]\nseed = [4]\n"
+    path.write_text(text, encoding="utf-8-sig")
+    data = settings.load_toml(path)
+    assert data["sweep"] == {"init.gamma": [0.1, 0.2], "seed": [4]}
+    config = settings.from_dict(data)
+    assert config.sweep == (("init.gamma", (0.1, 0.2)), ("seed", (4,)))
+    assert settings.from_dict({"sweep": {"init": {"gamma": [1]}}}).sweep == (
+        ("init.gamma", (1.0,)),
+    )
+
+
+def test_toml_that_sweeps_over_a_field_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[sweep]\n"init.gamma" = [0.1]\ninit.gamma = [0.2]\n')
+    with pytest.raises(UsageError, match="sweeps over a field twice"):
         settings.load_toml(path)

@@ -10,10 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compfast import settings
+from compfast.cli import written
 from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, VARIANTS, text_of
 from compfast.config import MAX_SEED, Config
 from compfast.errors import UsageError
-from compfast.grid import MOST_MEMBERS, gamma_axis, gammas_and_seeds, parse_range, parse_values
+from compfast.grid import (
+    MOST_MEMBERS,
+    gamma_axis,
+    gammas_and_seeds,
+    number,
+    parse_range,
+    parse_values,
+)
 from compfast.presets import preset
 from compfast.settings import Settings
 
@@ -77,12 +85,9 @@ def given(arguments: argparse.Namespace) -> Given:
         for name, value in VARIANTS[arguments.variant].items():
             result.put(f"task.{name}", value, f"--variant {arguments.variant}")
     for text in arguments.set:
-        section, name, value = settings.parse_set(text)
-        path = f"{section}.{name}"
-        if isinstance(value, list) and not settings.is_list_field(path):
-            result.put_axis(path, value, f"--set {text}")
-        else:
-            result.put(path, value, f"--set {text}")
+        path, value, many = written.parse_set(text)
+        put = result.put_axis if many else result.put
+        put(path, value, f"--set {text}")
     for flag, path in FIELD_FLAGS.items():
         text = text_of(arguments, flag)
         if text is not None:
@@ -120,10 +125,9 @@ def count(text: str | None, flag: str, least: int = 1, below: int | None = None)
     if text is None:
         return None
     allowed = f"a whole number of at least {least}" + (f" and below {below}" if below else "")
-    try:
-        value = int(text)
-    except ValueError:
-        raise UsageError(f"{flag} is {text!r}; it must be {allowed}") from None
+    value = number(text.strip(), int)
+    if not isinstance(value, int):
+        raise UsageError(f"{flag} is {text!r}; it must be {allowed}")
     if value < least or (below is not None and value >= below):
         raise UsageError(f"{flag} is {text}; it must be {allowed}")
     return value
@@ -139,7 +143,9 @@ def gamma_range(text: str) -> tuple[float, float]:
 
 
 def _field(flag: str, path: str, text: str) -> Any:
-    value = text if settings.field_hint(path) is str else settings.parse_value(text)
+    value, many = written.read(path, text, flag)
+    if many:
+        raise UsageError(f"{flag} is {text!r}; it takes one value")
     return settings.convert(path, value, flag)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 from compfast import runs, settings
 from compfast.cli import request
 from compfast.cli.request import GAMMA, SEED
-from compfast.config import Config
+from compfast.config import SECTIONS, Config
 from compfast.errors import UsageError
 from compfast.runs import Run
+from compfast.storage import user_path
 
 
 def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
@@ -23,7 +23,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
     --config) that says other than the folder, naming flag, given and stored value.
     """
     run = runs.load(arguments.resume)
-    if arguments.out is not None and Path(arguments.out).resolve() != run.path.resolve():
+    if arguments.out is not None and user_path(arguments.out).resolve() != run.path.resolve():
         raise UsageError(f"--out {arguments.out} is not the folder of --resume {arguments.resume}")
     given = request.given(arguments)
     _hold_files(run, arguments, given)
@@ -68,7 +68,7 @@ def _hold_files(run: Run, arguments: argparse.Namespace, given: request.Given) -
     )
     data = request.base(arguments)
     config = settings.from_dict(data)
-    for section in settings.SECTIONS:
+    for section in SECTIONS:
         fields = settings.to_dict(config)[section]
         explicit = arguments.preset is not None and section != "run"
         for name in fields if explicit else data.get(section, {}):

@@ -12,13 +12,13 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from compfast import storage
-from compfast.callbacks import Callback, Outline
+from compfast.callbacks import Callback, Outline, as_callbacks
 from compfast.cluster.part import Answer, Facts, Job, Outcome, threads_of
 from compfast.cluster.store import LocalStore, Store, committed, fetch, open_store
 from compfast.config import Config
@@ -76,7 +76,7 @@ def sweep(
     config: Config | None,
     out: str | Path,
     cluster: Cluster,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Iterable[Callback] | None = (),
     resume: bool = False,
     place: str | None = None,
 ) -> Run:
@@ -87,7 +87,7 @@ def sweep(
     UsageError also for nodes that would give different bits, and StorageError for a part that
     failed too often.
     """
-    path = Path(out)
+    path, hooks = storage.user_path(out), as_callbacks(callbacks)
     known = load(path) if resume else None
     if known is not None:
         if "cluster" not in known.info:
@@ -116,12 +116,12 @@ def sweep(
         job = _known_job(config, known, cluster)
         folder = RunFolder.reopen(path, run_layouts(groups))
     with folder:
-        for callback in callbacks:
+        for callback in hooks:
             callback.on_start(load(path), _outline(config, groups, job, known is not None))
-        _Sweep(cluster, job, config, path, callbacks).run()
+        _Sweep(cluster, job, config, path, hooks).run()
         _merge(folder, config, job)
     run = load(path)
-    for callback in callbacks:
+    for callback in hooks:
         callback.on_end(run)
     if (run.members["verdict"] == DIVERGED).all():
         count = len(run.members)
@@ -163,7 +163,7 @@ def _new_job(config: Config, path: Path, cluster: Cluster, place: str | None) ->
     name = secrets.token_hex(6)
     given = f"{path.absolute()}.parts-{name}"
     if place is not None:
-        shared = place if "://" in place else str(Path(place).absolute())
+        shared = place if "://" in place else str(storage.user_path(place))
         given = f"{shared.rstrip('/')}/{path.name}-{name}"
     try:
         facts = _agreed(cluster, config, given, os.environ.get("COMPFAST_ISA"))

@@ -26,11 +26,12 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 12px; }
 """
 
 
-def write_report(run: RunLike, folder: Path) -> list[Path]:
+def write_report(run: RunLike, folder: str | Path) -> list[Path]:
     """Write phase_diagram.png and index.html into `folder`; returns their paths.
 
     Raises StorageError where they cannot be written.
     """
+    folder = storage.user_path(folder)
     image = phase_png(run)
     storage.make_folder(folder)
     paths = [folder / "phase_diagram.png", folder / "index.html"]

@@ -49,7 +49,7 @@ def phase_diagram(run: RunLike, path: str | Path) -> Path:
     the agreements; above them, with a second axis, the map of the inferential share. Raises
     StorageError where the file cannot be written.
     """
-    path = Path(path)
+    path = storage.user_path(path)
     storage.make_folder(path.parent)
     storage.replace_file(path, [phase_png(run)])
     return path

@@ -1,17 +1,20 @@
-"""Configuration as data: frozen dataclasses, one comment a field, validated on construction.
+"""The sections of a configuration: frozen dataclasses, one comment a field.
+
+Fields are converted (compfast.values) and checked on construction.
 
 Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537.
-A field whose value is `None` is derived by `resolve` (its comment says from what).
+A field whose value is `None` is derived by `config.resolve` (its comment says from what).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import typing
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+from compfast import values
 from compfast.errors import UsageError
 
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
@@ -24,6 +27,10 @@ MAX_SEED = 2**53  # exclusive; seeds stay exact in JSON and float64
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def check_seed(name: str, seed: int) -> None:
+    _require(0 <= seed < MAX_SEED, f"{name} is {seed}; it must be in [0, 2^53)")
 
 
 def _positive(section: str, value: Any, *names: str) -> None:
@@ -60,9 +67,41 @@ def _choice(section: str, value: Any, **allowed: tuple[str, ...]) -> None:
         )
 
 
+class Section:
+    """A frozen dataclass whose fields are converted to their types, then checked together.
+
+    Construction raises UsageError, which names the field as "section.field".
+    """
+
+    __slots__ = ()
+    section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name, hint in hints(type(self)).items():
+            given = getattr(self, name)
+            object.__setattr__(self, name, values.convert(f"{self.section}.{name}", given, hint))
+        self._check()
+
+    def _check(self) -> None:
+        """Raise UsageError for values that are not allowed, alone or together."""
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def hints(section: type) -> dict[str, Any]:
+    """Type of each field of a section."""
+    if section not in _HINTS:
+        found = typing.get_type_hints(section).items()
+        _HINTS[section] = {n: hint for n, hint in found if typing.get_origin(hint) is not ClassVar}
+    return _HINTS[section]
+
+
 @dataclass(frozen=True, slots=True)
-class TaskConfig:
+class TaskConfig(Section):
     """Composite anchor functions ([Z24] section 3 and its released code)."""
+
+    section = "task"
 
     name: str = "anchor"  # a registered task
     anchors: tuple[int, ...] = (1, 2, 3, 4)  # token ids of the single-anchor functions
@@ -77,7 +116,7 @@ class TaskConfig:
     fixed_total: int = 900_000  # sequences over all groups of the drawn set [Z24]
     fixed_train_weight: int = 9  # train-side : test-side groups = 9 : 1 [Z24 code]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require(
             len(self.anchors) == len(self.shifts) >= 1,
             f"task.anchors has {len(self.anchors)} entries and task.shifts {len(self.shifts)};"
@@ -123,8 +162,10 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
+class ModelConfig(Section):
     """A decoder-only transformer; the defaults are the `tiny` network (see presets.py)."""
+
+    section = "model"
 
     layers: int = 2
     d_model: int = 32
@@ -145,7 +186,7 @@ class ModelConfig:
     norm_eps: float = 1e-5  # [Z24]
     loss_positions: Literal["last", "all"] = "last"  # [Z24]: last position only
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("model", self, "layers", "d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size")
         _positive("model", self, "max_positions")
         sizes = ("d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size", "max_positions")
@@ -167,8 +208,10 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class InitConfig:
+class InitConfig(Section):
     """Weights ~ Normal(0, (d_in^-gamma)^2) ([Z24] section 3; groups from [Z25])."""
+
+    section = "init"
 
     gamma: float = 0.5
     gamma_embedding: float | None = None  # token and position tables; None: gamma
@@ -180,7 +223,7 @@ class InitConfig:
     residual_scale: bool = False  # 1/sqrt(2L) on attention output and FFN2 [Z25]
     bias: Literal["zero", "uniform"] = "zero"  # uniform: +-1/sqrt(fan_in), PyTorch's default
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         names = ("gamma", *(f"gamma_{group}" for group in GAMMA_GROUPS))
         _finite("init", self, *names)
         for name in names:
@@ -198,8 +241,10 @@ class InitConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """AdamW, clipping and the learning-rate schedule, stepped once a batch."""
+
+    section = "optimizer"
 
     lr: float = 1.5e-3  # peak
     weight_decay: float = 0.3
@@ -213,7 +258,7 @@ class OptimizerConfig:
     floor: float = 0.05  # cosine ends at floor * lr
     base_lr: float = 1e-5  # schedule "paper": warm-up starts and cosine ends here [Z24]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _finite("optimizer", self, "lr", "weight_decay", "clip", "eps", "base_lr", low=0.0)
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
@@ -230,8 +275,10 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """How long a member trains and what is measured on the way."""
+
+    section = "training"
 
     steps: int = 3000
     batch_size: int = 128
@@ -242,7 +289,7 @@ class TrainingConfig:
     stop_loss: float = 0.0  # freeze a member whose window loss is below; 0: off [Z24: 1e-7]
     stop_stable: int = 0  # freeze after this many equal verdicts in a row; 0: off
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("training", self, "steps", "batch_size", "log_every", "eval_every")
         _at_most("training", self, steps=2**31 - 1, batch_size=_MOST, stop_stable=_MOST)
         _at_most("training", self, log_every=2**31 - 1, eval_every=2**31 - 1)
@@ -252,8 +299,10 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """The exam (one for all members and all times) and the verdict's thresholds."""
+
+    section = "evaluation"
 
     eval_seed: int = 0  # key of the exam's stream
     seen_items: int = 960  # sequences of trained pairs with test-side keys
@@ -263,18 +312,20 @@ class EvaluationConfig:
     lead: float = 0.2  # least lead over the next answer
     mixed: float = 0.5  # candidates together at least: mixed, else other
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("evaluation", self, "seen_items", "unseen_items")
         _at_most("evaluation", self, seen_items=_MOST, unseen_items=_MOST)
-        _seed("evaluation.eval_seed", self.eval_seed)
+        check_seed("evaluation.eval_seed", self.eval_seed)
         for name in ("fitted", "share", "lead", "mixed"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"evaluation.{name} is {value}; it must be in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True)
-class RunConfig:
+class RunConfig(Section):
     """What may change between a run and its resumption without changing a bit of it."""
+
+    section = "run"
 
     engine: Literal["auto", "eager", "native", "triton"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -285,7 +336,7 @@ class RunConfig:
     shard: tuple[int, int] = (0, 1)  # (i, n): this process trains the i-th of n member ranges
     quiet: bool = False
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _positive("run", self, "threads", "checkpoint_every")
         _choice("run", self, engine=("auto", "eager", "native", "triton"))
         _choice("run", self, device=("auto", "cpu", "cuda"))
@@ -298,100 +349,31 @@ class RunConfig:
         )
 
 
-Axis = tuple[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """One ensemble: the sections hold what all members share, `sweep` what they differ in.
-
-    `sweep` is an ordered list of axes, outermost first, e.g.
-    (("model.layers", (2, 3)), ("init.gamma", (0.1, 0.5)), ("seed", (0, 1, 2))).
-    Members are the Cartesian product in that order, so the last axis varies fastest.
-    """
-
-    task: TaskConfig = field(default_factory=TaskConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    init: InitConfig = field(default_factory=InitConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    sweep: tuple[Axis, ...] = (("seed", (0,)),)
-
-    def __post_init__(self) -> None:
-        for path, values in self.sweep:
-            _require(len(values) > 0, f"sweep axis {path} is empty; it needs at least one value")
-            _require(
-                len(set(values)) == len(values), f"sweep axis {path} has equal values: {values}"
-            )
-        paths = [path for path, _ in self.sweep]
-        _require(len(set(paths)) == len(paths), f"sweep axes {paths} name a field twice")
-
-
-@dataclass(frozen=True, slots=True)
-class MemberSpec:
-    """One member's whole life. `model` is resolved: none of its fields is None.
-
-    `member` is a label (the row in the ensemble); no number of the member's life depends on it.
-    """
-
-    member: int
-    seed: int
-    task: TaskConfig
-    model: ModelConfig
-    init: InitConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    evaluation: EvaluationConfig
-
-    def __post_init__(self) -> None:
-        _seed("seed", self.seed)
-
-
-def _seed(name: str, seed: int) -> None:
-    _require(0 <= seed < MAX_SEED, f"{name} is {seed}; it must be in [0, 2^53)")
-
-
-def resolve(model: ModelConfig, task: TaskConfig, vocabulary: int) -> ModelConfig:
-    """`model` with every derived field filled in; `vocabulary` = token ids the task uses."""
-    resolved = dataclasses.replace(
-        model,
-        d_k=model.d_k or model.d_model // model.heads,
-        d_v=model.d_v or model.d_model // model.heads,
-        d_ff=model.d_ff or 2 * model.d_model,
-        vocab_size=model.vocab_size or -(-vocabulary // 16) * 16,
-        max_positions=model.max_positions or task.seq_len,
-        final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
+SECTIONS: dict[str, type[Section]] = {
+    kind.section: kind
+    for kind in (
+        TaskConfig,
+        ModelConfig,
+        InitConfig,
+        OptimizerConfig,
+        TrainingConfig,
+        EvaluationConfig,
+        RunConfig,
     )
-    assert resolved.vocab_size is not None
-    assert resolved.max_positions is not None
-    _require(
-        resolved.vocab_size >= vocabulary,
-        f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}",
-    )
-    _require(
-        resolved.max_positions >= task.seq_len,
-        f"model.max_positions is {resolved.max_positions};"
-        f" task.seq_len {task.seq_len} needs at least as many",
-    )
-    return resolved
+}
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON types of any dataclass of this module (tuples become lists)."""
-    result: dict[str, Any] = _plain(dataclasses.asdict(config))
-    return result
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def field_hint(path: str) -> Any:
+    """The type of "section.field"; raises UsageError naming near matches if there is none."""
+    section, _, name = path.partition(".")
+    if section not in SECTIONS:
+        raise UsageError(values.unknown(path, section, SECTIONS, "sections"))
+    fields = hints(SECTIONS[section])
+    if name not in fields:
+        raise UsageError(values.unknown(path, name, fields, f"fields of [{section}]"))
+    return fields[name]
 
 
 def names(section: Any) -> Iterable[str]:
-    """Field names of a dataclass (or its instance)."""
-    return (f.name for f in dataclasses.fields(section))
+    """Field names of a section (or its instance)."""
+    return hints(section if isinstance(section, type) else type(section)).keys()

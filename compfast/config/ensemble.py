@@ -1,0 +1,148 @@
+"""One ensemble as data: what its members share, what they differ in, and one member's spec."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compfast import values
+from compfast.config.sections import (
+    SECTIONS,
+    EvaluationConfig,
+    InitConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    Section,
+    TaskConfig,
+    TrainingConfig,
+    check_seed,
+    field_hint,
+)
+from compfast.errors import UsageError
+
+Axis = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One ensemble: the sections hold what all members share, `sweep` what they differ in.
+
+    A section may be given as a mapping of its fields. `sweep` is an ordered list of axes,
+    outermost first, or a mapping, e.g.
+    {"model.layers": (2, 3), "init.gamma": np.linspace(0.1, 0.5, 5), "seed": range(3)}.
+    Members are the Cartesian product in that order, so the last axis varies fastest. Raises
+    UsageError for what no field takes, naming the field.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    sweep: tuple[Axis, ...] = (("seed", (0,)),)
+
+    def __post_init__(self) -> None:
+        for name, kind in SECTIONS.items():
+            object.__setattr__(self, name, _section(name, getattr(self, name), kind))
+        axes = tuple(axis(path, points) for path, points in sweep_pairs(self.sweep))
+        object.__setattr__(self, "sweep", axes)
+        paths = [path for path, _ in axes]
+        if len(set(paths)) != len(paths):
+            raise UsageError(f"sweep axes {paths} name a field twice")
+
+
+def axis(path: str, points: Any) -> Axis:
+    """A swept field and its values, converted; raises UsageError for what cannot be swept."""
+    if path.partition(".")[0] == "run":
+        raise UsageError(f"sweep.{path} is not allowed; [run] holds nothing that members differ in")
+    hint = int if path == "seed" else field_hint(path)
+    listed = values.plain(points)
+    if not isinstance(listed, list):
+        raise UsageError(f"sweep.{path} is {points!r}; it must be a list of values")
+    converted = tuple(values.convert(f"sweep.{path}", point, hint) for point in listed)
+    if not converted:
+        raise UsageError(f"sweep axis {path} is empty; it needs at least one value")
+    if len(set(converted)) != len(converted):
+        raise UsageError(f"sweep axis {path} has equal values: {converted}")
+    return path, converted
+
+
+def sweep_pairs(sweep: Any) -> Iterator[tuple[str, Any]]:
+    """(path, values) of a mapping or a list of pairs; a table of fields counts as its fields.
+
+    {"init": {"gamma": [...]}} is {"init.gamma": [...]}, which TOML writes in both ways.
+    """
+    try:
+        pairs = sweep.items() if isinstance(sweep, Mapping) else [(p, v) for p, v in sweep]
+    except (TypeError, ValueError):
+        pairs = [(None, None)]
+    for path, points in pairs:
+        if not isinstance(path, str):
+            raise UsageError(
+                f'sweep is {sweep!r}; it must be a table of "section.field" = [values]'
+            )
+        if isinstance(points, Mapping):
+            yield from ((f"{path}.{name}", inner) for name, inner in points.items())
+        else:
+            yield path, points
+
+
+def _section(name: str, given: Any, kind: type[Section]) -> Section:
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        shown = f"{kind.__name__} or a table of its fields"
+        raise UsageError(f"[{name}] is {given!r}; it must be a {shown}")
+    for field_name in given:
+        field_hint(f"{name}.{field_name}")
+    return kind(**given)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """One member's whole life. `model` is resolved: none of its fields is None.
+
+    `member` is a label (the row in the ensemble); no number of the member's life depends on it.
+    """
+
+    member: int
+    seed: int
+    task: TaskConfig
+    model: ModelConfig
+    init: InitConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+
+    def __post_init__(self) -> None:
+        check_seed("seed", self.seed)
+
+
+def resolve(model: ModelConfig, task: TaskConfig, vocabulary: int) -> ModelConfig:
+    """`model` with every derived field filled in; `vocabulary` = token ids the task uses."""
+    resolved = dataclasses.replace(
+        model,
+        d_k=model.d_k or model.d_model // model.heads,
+        d_v=model.d_v or model.d_model // model.heads,
+        d_ff=model.d_ff or 2 * model.d_model,
+        vocab_size=model.vocab_size or -(-vocabulary // 16) * 16,
+        max_positions=model.max_positions or task.seq_len,
+        final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
+    )
+    assert resolved.vocab_size is not None
+    assert resolved.max_positions is not None
+    if resolved.vocab_size < vocabulary:
+        raise UsageError(
+            f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}"
+        )
+    if resolved.max_positions < task.seq_len:
+        raise UsageError(
+            f"model.max_positions is {resolved.max_positions};"
+            f" task.seq_len {task.seq_len} needs at least as many"
+        )
+    return resolved
