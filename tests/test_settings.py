@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from compfast import settings
-from compfast.config import SECTIONS, Config
+from compfast.config import SECTIONS, Config, names
 from compfast.errors import UsageError
 
 
@@ -50,7 +49,8 @@ def test_whole_numbers_serve_as_floats_and_stay_exact_types() -> None:
 
 def test_every_field_reads_its_own_default() -> None:
     for section, kind in SECTIONS.items():
-        for name, value in dataclasses.asdict(kind()).items():
+        for name in names(kind):
+            value = getattr(kind(), name)
             assert settings.convert(f"{section}.{name}", value) == value
 
 
