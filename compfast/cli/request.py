@@ -184,6 +184,11 @@ def _inner_axes(
             "nothing says what to train; give --models N and --gamma-range LO:HI, e.g."
             " --models 512 --gamma-range 0.1:1.5"
         )
+    last = (first or 0) + (wanted or 1) - 1
+    if last >= MAX_SEED:
+        raise UsageError(
+            f"--seed {first} with {wanted} seeds reaches seed {last}; seeds must be below 2^53"
+        )
     if seeds is not None and first is None and len(seeds) == (wanted or 1):
         return gammas, seeds
     return gammas, tuple(range(first or 0, (first or 0) + (wanted or 1)))

@@ -65,6 +65,8 @@ def axis(path: str, points: Any) -> Axis:
     if not isinstance(listed, list):
         raise UsageError(f"sweep.{path} is {points!r}; it must be a list of values")
     converted = tuple(values.convert(f"sweep.{path}", point, hint) for point in listed)
+    for point in converted if path == "seed" else ():
+        check_seed("sweep.seed", point)
     if not converted:
         raise UsageError(f"sweep axis {path} is empty; it needs at least one value")
     if len(set(converted)) != len(converted):
