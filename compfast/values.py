@@ -45,7 +45,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         raise UsageError(f"{name} is a number of more than {_MOST_BITS} bits")
     try:
         return msgspec.convert(given, hint)
-    except (msgspec.ValidationError, OverflowError):
+    except (ValueError, OverflowError):  # msgspec.ValidationError; text that is no UTF-8
         sentence = f"{name} is {_shown(value)}; it must be {allowed(hint)}{_near(given, hint)}"
         raise UsageError(sentence) from None
 

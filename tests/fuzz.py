@@ -2,8 +2,8 @@
 
     python tests/fuzz.py TARGET [-runs=N] [-max_total_time=SECONDS] [other flags of libFuzzer]
 
-TARGET is tensors, manifest, config, table, toml or flags. Anything but a CompfastError ends it
-with a traceback and the bytes that made it. Needs `pip install -e '.[fuzz]'`.
+TARGET is tensors, manifest, config, table, toml, flags or written. Anything but a CompfastError
+ends it with a traceback and the bytes that made it. Needs `pip install -e '.[fuzz]'`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ with atheris.instrument_imports(include=["compfast"]):
 
     import compfast
     from compfast import checkpoints, ensemble, storage, tables, tensorfile
+    from compfast.cli.written import parse_set
     from compfast.report.page import page
     from compfast.settings import from_dict, load_toml
 
@@ -126,6 +127,20 @@ def _flags(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
     return target, ["\n".join(line).encode() for line in lines]
 
 
+def _written(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
+    """--set of anything, then the configuration that it makes."""
+
+    def target(data: bytes) -> None:
+        with contextlib.suppress(compfast.UsageError):
+            path, value, many = parse_set(data.decode(errors="surrogateescape"))
+            section, _, name = path.partition(".")
+            from_dict({"sweep": {path: value}} if many else {section: {name: value}})
+
+    texts = ("optimizer.lr=1e-3,.01", "model.layers=2-6", "model.causal=False", "run.shard=0,2")
+    lists = ("task.unseen=[[4, 3]]", "task.anchors=1,2", "model.d_k=none", "init.gamma=.1:1:9")
+    return target, [text.encode() for text in (*texts, *lists)]
+
+
 TARGETS = {
     "tensors": _tensors,
     "manifest": _manifest,
@@ -133,6 +148,7 @@ TARGETS = {
     "table": _table,
     "toml": _toml,
     "flags": _flags,
+    "written": _written,
 }
 
 

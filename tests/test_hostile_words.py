@@ -56,6 +56,14 @@ WORDS = (
     *("0.1:1.5", "1.5:0.1", "2:2", "1:2:1000000000000", ":", ",", "", " ", "none", "/", "1/2"),
     *("2/1", "log:3", "log:99999999999", "model.layers=2", "model.layers=[1,2]", "a.b=1", "="),
     *("seed=1", "init.gamma=nan", "model.x=" + "[" * 5000, "\x00", "\ud800", "ray", "ray:", "x"),
+    *(".001", "1.", "1e3", "2-6", "6-2", "1e-3,.01", "[1e-3,.01]", "False", "TRUE,false", "~"),
+    *(
+        "model.causal=False",
+        "optimizer.lr=.001,1.",
+        "task.unseen=[[[4,3]],[[3,4]]]",
+        "run.shard=1,2",
+    ),
+    *("task.anchors=(", "task.anchors=" + "(" * 500, "model.norm='post'", "model.d_k=none,4"),
     *("anchor", "fp32", "native", "eager", "triton", "cuda", "tiny", "paper", "both-unseen"),
 )
 FLAGS = (

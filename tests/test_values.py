@@ -7,6 +7,7 @@ import fractions
 from pathlib import Path
 from typing import Any
 
+import hostile
 import numpy as np
 import polars as pl
 import pytest
@@ -15,8 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compfast
-from compfast.config import SECTIONS, Config, InitConfig, ModelConfig, TaskConfig, TrainingConfig
+from compfast.config import (
+    SECTIONS,
+    Config,
+    InitConfig,
+    ModelConfig,
+    TaskConfig,
+    TrainingConfig,
+    names,
+)
 from compfast.errors import UsageError
+from compfast.grid import SWEEP_PATHS
 from compfast.values import plain
 
 CONVERTED = pytest.mark.edge(
@@ -160,6 +170,37 @@ def test_lists_without_an_end_are_no_value() -> None:
     endless.append(endless)
     with pytest.raises(UsageError, match=r"task\.anchors"):
         TaskConfig(anchors=endless)  # type: ignore[arg-type]
+
+
+FIELDS = [(section, name) for section, kind in SECTIONS.items() for name in names(kind)]
+
+
+def _made(kind: Any, **fields: Any) -> Any:
+    """What a constructor makes of these, None where it refuses them in one sentence."""
+    try:
+        return kind(**fields)
+    except UsageError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert any(name in said for name in fields)
+    return None
+
+
+@hostile.examples(100)
+@given(field=st.sampled_from(FIELDS), value=hostile.values)
+def test_any_value_for_any_field(field: tuple[str, str], value: Any) -> None:
+    """A section that says the same again when it is made of its own values, or one sentence."""
+    section, name = field
+    made = _made(SECTIONS[section], **{name: value})
+    if made is not None:
+        assert type(made)(**{field: getattr(made, field) for field in names(made)}) == made
+
+
+@hostile.examples(50)
+@given(sweep=hostile.values | st.dictionaries(st.sampled_from(SWEEP_PATHS), hostile.values))
+def test_any_sweep(sweep: Any) -> None:
+    made = _made(Config, sweep=sweep)
+    assert made is None or Config(sweep=made.sweep) == made
 
 
 @given(st.integers() | st.floats(allow_nan=False))

@@ -60,7 +60,10 @@ def axis(path: str, points: Any) -> Axis:
     """A swept field and its values, converted; raises UsageError for what cannot be swept."""
     if path.partition(".")[0] == "run":
         raise UsageError(f"sweep.{path} is not allowed; [run] holds nothing that members differ in")
-    hint = int if path == "seed" else field_hint(path)
+    try:
+        hint = int if path == "seed" else field_hint(path)
+    except UsageError as error:
+        raise UsageError(f"sweep: {error}") from None
     listed = values.plain(points)
     if not isinstance(listed, list):
         raise UsageError(f"sweep.{path} is {points!r}; it must be a list of values")
