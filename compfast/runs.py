@@ -125,7 +125,8 @@ class Run:
         """The members table as an `xarray.Dataset` whose dimensions are the sweep's axes.
 
         Levels that are lists, or None among them, go by the texts that a report has for them
-        ("[[4,3]]", "none"), since an index holds neither. Raises UsageError without xarray, and for a shard, which is no full grid.
+        ("[[4,3]]", "none"), since an index holds neither. Raises UsageError without xarray, and
+        for a shard, which is no full grid.
         """
         try:
             xarray = importlib.import_module("xarray")

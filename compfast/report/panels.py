@@ -178,7 +178,8 @@ def share_map(axes: Axes, members: pl.DataFrame, second: Sequence[Axis], verdict
                 facecolor="none", edgecolor="#a0a0a0", linewidth=0,
             )
         )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [", ".join(texts) for texts, _ in rows])
+    each = -(-len(rows) // style.MAP_ROWS)
+    axes.set_yticks(range(0, len(rows), each), [", ".join(texts) for texts, _ in rows[::each]])
     axes.tick_params(axis="y", length=0)
     return mesh
 

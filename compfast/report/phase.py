@@ -80,7 +80,8 @@ def _draw(run: RunLike) -> Figure:
     width = 7.4 if len(columns) == 1 else 1.7 + 2.75 * len(columns)
     heights = [2.1, 2.1] if one_gamma else [0.9, 2.1, 2.1]
     if mapped:
-        heights = [0.9 + 0.22 * math.prod(len(axis.levels) for axis in mapped), *heights]
+        map_rows = math.prod(len(axis.levels) for axis in mapped)
+        heights = [0.9 + 0.22 * min(map_rows, style.MAP_ROWS), *heights]
     layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.03, wspace=0.03)
     figure = Figure(figsize=(width, sum(heights) + 0.5 * len(heights)), layout=layout)
     grid = figure.add_gridspec(len(heights), len(columns), height_ratios=heights)
@@ -221,5 +222,6 @@ def _reading(
         ("The map's rows", tuple(a for a in axes if a not in mapped) if mapped else ()),
     ):
         if pooled:
-            said.append(f"{what} pool every {', '.join(style.axis_name(a) for a in pooled)}.")
+            names = " and ".join(style.axis_name(axis) for axis in pooled)
+            said.append(f"{what} pool all values of {names}.")
     return " ".join(said)

@@ -66,7 +66,7 @@ def _matplotlib() -> ModuleType:
     That is what a notebook's shell hands on to a process of an environment without it. So the
     name is hidden during the first import, then taken as matplotlib would have taken it.
     """
-    if "matplotlib" not in sys.modules:
+    if sys.modules.get("matplotlib") is None:
         here = locale.setlocale(locale.LC_ALL)
         backend = os.environ.pop(_BACKEND, None)
         try:

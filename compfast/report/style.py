@@ -23,6 +23,16 @@ COLOURS = {
 }
 _FURTHER = ("#56b4e9", "#d55e00", "#f0e442", "#8c510a")  # candidates of other tasks
 
+MAP_ROWS = 64  # rows of a map that are labelled and have their full height
+
+_NAMES = {
+    "layers": "depth (layers)",
+    "d_model": "width",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "batch_size": "batch size",
+}
+
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -51,10 +61,7 @@ def colour(name: str, candidates: tuple[str, ...]) -> str:
 
 
 def axis_name(axis: Axis) -> str:
-    field = axis.column
-    return {"layers": "depth (layers)", "d_model": "width", "lr": "learning rate"}.get(
-        field, field.replace("_", " ")
-    )
+    return _NAMES.get(axis.column, axis.column)
 
 
 def level_name(axis: Axis, index: int) -> str:
