@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import time
@@ -29,7 +30,11 @@ LETTERS = pytest.mark.edge(
 CLOSED = pytest.mark.edge(
     "standard streams that are closed, full or not read", "the run goes on, exit code as ever"
 )
-MODULES = ["ensemble", "doctor", "merging", "report"]
+HELPS = [
+    *(("<&- >&- 2>&-", module) for module in ("ensemble", "doctor", "merging", "report")),
+    (">/dev/full 2>/dev/full", "ensemble"),
+    ("| true", "report"),
+]
 
 
 class _Broken(io.StringIO):
@@ -98,6 +103,43 @@ def test_streams_that_take_nothing_cost_nothing(
     assert left.value.code == 0
 
 
+@CLOSED
+def test_a_full_stream_also_takes_what_others_print_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        output = Output()
+        output.say("first")
+        output.say("second")
+        print("a library's line", flush=True)
+        monkeypatch.undo()
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+@CLOSED
+def test_a_closed_descriptor_does_not_become_a_file_of_the_run() -> None:
+    code = (
+        "import os\n"
+        "from compfast.cli.output import occupy_descriptors\n"
+        "occupy_descriptors()\n"
+        "null = os.stat(os.devnull).st_rdev\n"
+        "assert [os.fstat(d).st_rdev for d in (0, 1, 2)] == [null] * 3\n"
+        "assert os.open('/proc/self/stat', os.O_RDONLY) > 2\n"
+        "os._exit(7)\n"
+    )
+    answer = _shell(f"python -c {shlex.quote(code)} <&- >&- 2>&-")
+    assert answer.returncode == 7
+
+
+@CLOSED
+def test_every_command_occupies_them_first() -> None:
+    package = Path(compfast.__file__).parent
+    for path in package.rglob("*.py"):
+        _, main, rest = path.read_text().partition('if __name__ == "__main__":\n')
+        assert not main or rest.startswith("    occupy_descriptors()\n"), path
+
+
 @contextlib.contextmanager
 def _terminal(monkeypatch: pytest.MonkeyPatch, encoding: str) -> Iterator[int]:
     """Standard output is a terminal of this encoding; gives its other end."""
@@ -146,29 +188,28 @@ def test_a_terminal_that_is_closed_under_the_bar(
 
 
 def _shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`command` of bash, with this Python for its first word."""
     root = Path(__file__).resolve().parent.parent
-    python = f"{sys.executable} -m compfast"
+    command = command.replace("python", sys.executable, 1)
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command.replace("compfast", python, 1)],
+        ["bash", "-o", "pipefail", "-c", command],
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True, text=True, timeout=TRAIN_TIME_LIMIT, check=False,
+        capture_output=True, text=True, errors="replace", timeout=TRAIN_TIME_LIMIT, check=False,
     )  # fmt: skip
 
 
 @CLOSED
-@pytest.mark.parametrize("module", MODULES)
-@pytest.mark.parametrize("streams", [">&- 2>&- <&-", ">/dev/full 2>/dev/full", "| true"])
-def test_a_command_says_what_it_can(module: str, streams: str) -> None:
-    answer = _shell(f"compfast.{module} --help {streams}")
+@pytest.mark.parametrize(("streams", "module"), HELPS)
+def test_a_command_says_what_it_can(streams: str, module: str) -> None:
+    answer = _shell(f"python -m compfast.{module} --help {streams}")
     assert answer.returncode == 0
     assert "Traceback" not in answer.stderr
     assert "Exception ignored" not in answer.stderr
 
 
 @CLOSED
-@pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full 2>/dev/full"])
-def test_an_error_that_nobody_hears_has_its_code(streams: str) -> None:
-    assert _shell(f"compfast.ensemble --lrr 1 {streams}").returncode == 2
+def test_an_error_that_nobody_hears_has_its_code() -> None:
+    assert _shell("python -m compfast.ensemble --lrr 1 >/dev/full 2>/dev/full").returncode == 2
 
 
 @CLOSED
@@ -185,7 +226,7 @@ def test_an_error_that_nobody_hears_has_its_code(streams: str) -> None:
 )
 def test_a_run_goes_on_without_its_streams(streams: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    answer = _shell(f"compfast.ensemble {' '.join(SMALL)} --out {out} {streams}")
+    answer = _shell(f"python -m compfast.ensemble {' '.join(SMALL)} --out {out} {streams}")
     assert answer.returncode == 0
     assert "Traceback" not in answer.stderr
     assert compfast.load(out).finished
@@ -208,7 +249,7 @@ def test_a_run_whose_folder_the_terminal_cannot_spell(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "läuf"
-    answer = _shell(f"compfast.ensemble {' '.join(SMALL)} --out {out}", **environment)
+    answer = _shell(f"python -m compfast.ensemble {' '.join(SMALL)} --out {out}", **environment)
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr == ""
     assert (out / "report" / "index.html").exists()

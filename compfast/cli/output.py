@@ -125,7 +125,10 @@ def _encoding(stream: TextIO | None) -> str:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Let what is still buffered, which the interpreter flushes when it ends, go nowhere."""
+    """Let what is still buffered there, and what a library prints later, go nowhere.
+
+    The interpreter's own last flush would fail otherwise, which is exit code 120.
+    """
     try:
         descriptor = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
