@@ -35,18 +35,15 @@ def settings() -> Iterator[None]:
 
     Raises UsageError where matplotlib cannot be imported.
     """
-    matplotlib = _matplotlib()
-    defaults = {
-        name: matplotlib.rcParamsDefault[name]
-        for name in matplotlib.rcParamsDefault
-        if not name.startswith("backend")  # rc_context would not put it back
-    }
-    with (
-        _DRAWING,
-        np.errstate(all="ignore"),
-        matplotlib.rc_context({**defaults, **style.RC}),
-    ):
-        yield
+    with _DRAWING, np.errstate(all="ignore"):
+        matplotlib = _matplotlib()
+        defaults = {
+            name: matplotlib.rcParamsDefault[name]
+            for name in matplotlib.rcParamsDefault
+            if not name.startswith("backend")  # rc_context would not put it back
+        }
+        with matplotlib.rc_context({**defaults, **style.RC}):
+            yield
 
 
 def png(figure: Figure, dpi: int) -> bytes:
@@ -66,7 +63,9 @@ def _matplotlib() -> ModuleType:
     That is what a notebook's shell hands on to a process of an environment without it. So the
     name is hidden during the first import, then taken as matplotlib would have taken it.
     """
-    if sys.modules.get("matplotlib") is None:
+    if sys.modules.get("matplotlib") is not None:
+        import matplotlib  # waits for a thread that is at it
+    else:
         here = locale.setlocale(locale.LC_ALL)
         backend = os.environ.pop(_BACKEND, None)
         try:
@@ -84,4 +83,4 @@ def _matplotlib() -> ModuleType:
         if backend:
             with contextlib.suppress(ValueError):  # a name that no figure can be drawn with
                 matplotlib.rcParams["backend"] = backend
-    return sys.modules["matplotlib"]
+    return matplotlib
