@@ -18,7 +18,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from compfast.cli.flags import FIELD_FLAGS, HELP, LIST_FLAGS, Parser
-from compfast.cli.output import complain
+from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.errors import CompfastError, UsageError
 
 _PACKAGES = (
@@ -95,20 +95,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _examine() -> int:
     problems: list[Finding] = []
+    output = Output()
     for title, lines in (
         ("machine", machine()),
         ("packages", packages(problems)),
         ("native extension", extension(problems)),
         ("engines", engines(problems)),
     ):
-        print(title)
+        output.say(title)
         for line in lines:
-            print(f"  {line}")
-    print("problems" if problems else "no problems")
+            output.say(f"  {line}")
+    output.say("problems" if problems else "no problems")
     for problem in problems:
-        print(f"  {problem.sentence}")
+        output.say(f"  {problem.sentence}")
     ready = not any(problem.fatal for problem in problems)
-    print("the main job can run" if ready else "the main job cannot run")
+    output.say("the main job can run" if ready else "the main job cannot run")
     return 0 if ready else 1
 
 
@@ -191,7 +192,7 @@ def engines(problems: list[Finding]) -> list[str]:
 def processor() -> tuple[str, tuple[str, ...]]:
     """Name of the CPU and those of its features that kernels care about."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor() or "unknown", ()
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -230,4 +231,5 @@ def _missing(name: str) -> Finding:
 
 
 if __name__ == "__main__":
+    occupy_descriptors()
     sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from pathlib import Path
 from compfast.callbacks import Callback
 from compfast.cli.flags import parse
 from compfast.cli.live import Lines, Live, Reports
-from compfast.cli.output import Output, complain
+from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.cli.plan import grid_line, plan
 from compfast.cli.request import new_config
 from compfast.cli.results import show
@@ -130,6 +130,7 @@ def _callbacks(config: Config, output: Output) -> Iterator[list[Callback]]:
 
 
 if __name__ == "__main__":
+    occupy_descriptors()
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop but the exit code
     sys.exit(code)

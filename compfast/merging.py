@@ -22,7 +22,7 @@ import polars as pl
 from compfast import checkpoints, storage, tensorfile
 from compfast.checkpoints import Checkpoint, group_folder
 from compfast.cli.flags import Parser
-from compfast.cli.output import Output, complain
+from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.cli.results import show
 from compfast.config import Config
 from compfast.engines.base import State
@@ -298,4 +298,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    occupy_descriptors()
     sys.exit(main())

@@ -22,11 +22,12 @@ import polars as pl
 
 from compfast import checkpoints, storage, tensorfile
 from compfast.checkpoints import FORMAT, Checkpoint, Layouts, group_folder
-from compfast.config import Config, MemberSpec
+from compfast.config import Axis, Config, MemberSpec
 from compfast.engines import ENGINES
 from compfast.engines.base import Float32
 from compfast.errors import StorageError, UsageError
 from compfast.grid import groups, member_count, member_specs, shard_range
+from compfast.labels import labels
 from compfast.members import column_of
 from compfast.progress import progress_layout
 from compfast.settings import from_dict, to_dict
@@ -128,7 +129,9 @@ class Run:
     def to_xarray(self) -> Any:
         """The members table as an `xarray.Dataset` whose dimensions are the sweep's axes.
 
-        Raises UsageError without xarray, and for a shard, which is no full grid.
+        Levels that are lists, or None among them, go by the texts that a report has for them
+        ("[[4,3]]", "none"), since an index holds neither. Raises UsageError without xarray, and
+        for a shard, which is no full grid.
         """
         try:
             xarray = importlib.import_module("xarray")
@@ -142,7 +145,10 @@ class Run:
         shape = tuple(len(values) for values in axes.values())
         names = [name for name in self.members.columns if name not in axes]
         variables = {n: (tuple(axes), _values(self.members[n]).reshape(shape)) for n in names}
-        coordinates = {name: [_label(v) for v in values] for name, values in axes.items()}
+        coordinates = {
+            name: labels(values) if any(_odd(v) for v in values) else values
+            for name, values in axes.items()
+        }
         return xarray.Dataset(variables, coords=coordinates, attrs={"run": str(self.path)})
 
     def _place(self, member: int) -> tuple[int, int]:
@@ -290,15 +296,24 @@ def difference(stored: Config, given: Config) -> str | None:
         if field.name == "run" or old == new:
             continue
         if field.name == "sweep":
-            return f"[sweep]: {_axes(old)}, not {_axes(new)}"
+            return f"[sweep]: {_axes_difference(old, new)}"
         names = (f.name for f in dataclasses.fields(old))
         name = next(n for n in names if getattr(old, n) != getattr(new, n))
         return f"[{field.name}]: {name} {getattr(old, name)}, not {getattr(new, name)}"
     return None
 
 
-def _axes(sweep: Sequence[tuple[str, tuple[Any, ...]]]) -> str:
-    return " x ".join(f"{len(values)} of {path} from {values[0]}" for path, values in sweep)
+def _axes_difference(old: Sequence[Axis], new: Sequence[Axis]) -> str:
+    """Where two sweeps that are not equal first differ: axes, their lengths, or a value."""
+    if [path for path, _ in old] != [path for path, _ in new]:
+        return ", not ".join(" x ".join(path for path, _ in sweep) for sweep in (old, new))
+    path, own, given = next(
+        (path, own, given) for (path, own), (_, given) in zip(old, new, strict=True) if own != given
+    )
+    if len(own) != len(given):
+        return f"{len(own)} values of {path}, not {len(given)}"
+    place = next(i for i, pair in enumerate(zip(own, given, strict=True)) if pair[0] != pair[1])
+    return f"value {place + 1} of {path} {own[place]}, not {given[place]}"
 
 
 def _values(column: pl.Series) -> np.ndarray[Any, Any]:
@@ -306,8 +321,9 @@ def _values(column: pl.Series) -> np.ndarray[Any, Any]:
     return array.astype(object) if column.dtype == pl.String else array
 
 
-def _label(value: Any) -> Any:
-    return str(value) if isinstance(value, tuple) else value
+def _odd(value: Any) -> bool:
+    """Whether a value of an axis cannot be looked up in an index."""
+    return value is None or isinstance(value, tuple)
 
 
 def installed_version(package: str) -> str | None:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from compfast.config import EvaluationConfig
 from compfast.errors import UsageError
+from compfast.labels import numbers
 
 UNDERFIT, MIXED, OTHER, DIVERGED = "underfit", "mixed", "other", "diverged"
 REFERENCE = "inferential"  # the candidate that other answers are measured against
@@ -154,7 +155,7 @@ def band_difference(
         total = np.bincount(index[inside], minlength=len(known))
         if len(known) == 0 or total.min() == 0:
             raise UsageError(
-                f"gamma band {low:g}:{high:g} lacks members of some seeds;"
+                f"gamma band {':'.join(numbers((low, high)))} lacks members of some seeds;"
                 " paired bands need every seed in both"
             )
         sums.append(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,3 +62,36 @@ def made_run(
     )
     table = pl.DataFrame(rows, schema_overrides=scores_are)
     return MadeRun(table, config, {"engine": "native"})
+
+
+def swept_run(sweep: Mapping[str, Sequence[Any]], **columns: Any) -> MadeRun:
+    """Any sweep: inferential below gamma 0.6, else symmetric.
+
+    `seen` is a tenth of the place of the member's level on the first axis besides gamma and seed.
+    """
+    config = settings.from_dict({"sweep": sweep})
+    paths = [path for path, _ in config.sweep]
+    rows: list[dict[str, Any]] = []
+    for places in itertools.product(*(range(len(values)) for _, values in config.sweep)):
+        point = {
+            path: config.sweep[a][1][i]
+            for a, (path, i) in enumerate(zip(paths, places, strict=True))
+        }
+        gamma = point.get("init.gamma", config.init.gamma)
+        own = [
+            i for path, i in zip(paths, places, strict=True) if path not in ("init.gamma", "seed")
+        ]
+        inferential = gamma < 0.6
+        rows.append(
+            {
+                "member": len(rows),
+                "gamma": gamma,
+                "seed": point.get("seed", 0),
+                "verdict": "inferential" if inferential else "symmetric",
+                "seen": own[0] / 10 if own else 1.0,
+                "inferential": 0.9 if inferential else 0.1,
+                "symmetric": 0.1 if inferential else 0.9,
+                **columns,
+            }
+        )
+    return MadeRun(pl.DataFrame(rows), config, {"engine": "native"})

@@ -83,7 +83,7 @@ def test_an_instruction_set_that_is_not_there_is_fatal(native_extension: None) -
 
 
 def test_processor_of_a_machine_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(path: Path) -> str:
+    def absent(path: Path, **_: str) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", absent)

@@ -122,11 +122,11 @@ class _Gone(io.StringIO):
 def test_a_closed_terminal_silences_the_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    output = Output()
     with open(tmp_path / "file", "w") as file:
         gone = _Gone()
         monkeypatch.setattr(gone, "fileno", file.fileno)
         monkeypatch.setattr("sys.stdout", gone)
+        output = Output()
         output.say("first")
         output.say("second")
         monkeypatch.undo()

@@ -66,10 +66,11 @@ def test_second_axes_put_depth_first_and_leave_single_values_out() -> None:
             ("seed", (0, 1)),
         ),
     )
-    assert table.second_axes(config) == (
-        table.Axis("layers", (2, 3)),
-        table.Axis("lr", (1e-3, 2e-3)),
-    )
+    found = table.second_axes(config)
+    assert [(axis.column, axis.levels, axis.labels) for axis in found] == [
+        ("layers", (2, 3), ["2", "3"]),
+        ("lr", (1e-3, 2e-3), ["0.001", "0.002"]),
+    ]
 
 
 def test_band_sentence_compares_the_halves_of_the_range() -> None:
@@ -136,13 +137,14 @@ def test_share_lines_carry_the_shares(gammas: list[float]) -> None:
 def test_map_hatches_what_is_underfit_and_nothing_else() -> None:
     axes = Figure().add_subplot()
     run = made_run(GAMMAS, 4, depths=(2, 3))
-    mesh = panels.share_map(axes, run.members, table.Axis("layers", (2, 3)), "inferential")
+    second = table.second_axes(run.config)
+    mesh = panels.share_map(axes, run.members, second, "inferential")
     assert [patch.get_x() for patch in axes.patches] == [0.0, 0.0]  # type: ignore[attr-defined]
     assert all(patch.get_hatch() for patch in axes.patches)
     shown: Any = mesh.get_array()
     assert np.ma.getmaskarray(shown)[:, 0].all()
     assert not np.ma.getmaskarray(shown)[:, 1:].any()
-    expected = table.summarise(table.level(run.members, table.Axis("layers", (2, 3)), 3))
+    expected = table.summarise(table.level(run.members, second[0], 1))
     np.testing.assert_array_equal(shown[1, 1:], expected.share("inferential")[1:])
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from compfast.cli.output import Output
 from compfast.errors import UsageError
 
 # A flag that sets one field of the config.
@@ -63,6 +64,11 @@ HELP = {
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are a UsageError of one sentence."""
+
+    def print_help(self, file: Any = None) -> None:
+        output = Output()
+        for line in self.format_help().splitlines():
+            output.say(line)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(self._sentence(message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from compfast.callbacks import Callback, Outline
-from compfast.cli.output import Output, duration
+from compfast.cli.output import Output, duration, printable
+from compfast.cli.results import only_the_report
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -171,8 +173,13 @@ class Live(_Live):
     def __enter__(self) -> Live:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        numbers = TextColumn("{task.fields[numbers]}", markup=False)
-        self._bar = Progress(BarColumn(bar_width=24), TaskProgressColumn(), numbers)
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            console=self._output.console(),
+            redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
+        )
         self._bar.add_task("", total=None, numbers="")
         self._bar.start()
         return self
@@ -192,19 +199,15 @@ class Live(_Live):
 
     def on_note(self, sentence: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(sentence, markup=False, highlight=False)
+            self._bar.console.print(printable(sentence), markup=False)
 
     def _show(self) -> None:
         if self._bar is None:
             return
         meter = self.meter
         numbers = f"{'  '.join(meter.parts())}\n{meter.verdicts}".rstrip()
-        try:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=meter.done, total=meter.total, numbers=numbers)
-        except OSError as error:
-            self._bar = None
-            self._output.give_up(error)
+        task = self._bar.task_ids[0]
+        self._bar.update(task, completed=meter.done, total=meter.total, numbers=numbers)
 
 
 class Reports(Callback):
@@ -223,7 +226,8 @@ class Reports(Callback):
         from compfast.runs import load
 
         assert self._path is not None
-        run = load(self._path)
-        if not run.finished and run.step // self._every > self._last // self._every:
-            self._last = run.step
-            write_report(run, run.path / "report")
+        with only_the_report(self._path):
+            run = load(self._path)
+            if not run.finished and run.step // self._every > self._last // self._every:
+                self._last = run.step
+                write_report(run, run.path / "report")

@@ -1,41 +1,77 @@
-"""Where the command line prints. A reader that goes away never costs a training run."""
+"""Where the command line prints. No stream that is closed, full or of few letters costs a run."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, TextIO, TypeGuard, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Output:
-    """Lines on standard output, or nothing: when quiet, and once it cannot be written."""
+    """Lines on standard output, or nothing: when quiet, and once it cannot be written.
+
+    What is standard output when it is made counts; what replaces it later (rich's live display
+    does) may itself write here.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._stream = sys.stdout
 
     @property
     def terminal(self) -> bool:
-        return not self.quiet and sys.stdout.isatty()
+        return not self.quiet and _open(self._stream) and self._stream.isatty()
 
     def say(self, line: str = "") -> None:
-        if self.quiet:
-            return
-        try:
-            print(printable(line), flush=True)
-        except OSError as error:
-            self.give_up(error)
+        self.write(f"{printable(line)}\n")
 
-    def give_up(self, error: OSError) -> None:
-        """Print nothing more; the interpreter's last flush goes nowhere too."""
-        self.quiet = True
-        complain(f"standard output cannot be written ({error.strerror}); the run goes on silently")
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
-        os.close(descriptor)
+    # What rich asks of a file; a console over it can neither fail nor meet a letter too many.
+    def write(self, text: str) -> int:
+        """`text` with its control characters as they are; see `say` for what comes from outside."""
+        if not self.quiet:
+            reason = _put(self._stream, text)
+            if reason is not None:
+                self.quiet = True
+                complain(f"standard output cannot be written ({reason}); nothing more is printed")
+        return len(text)
+
+    def flush(self) -> None:
+        """Everything was flushed as it was written."""
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    @property
+    def encoding(self) -> str:
+        return _encoding(self._stream)
+
+    def console(self, wide: int | None = None) -> Console:
+        """A rich console over this output; `wide`: its columns where it is no terminal."""
+        from rich.console import Console
+
+        width = None if self.terminal else wide
+        return Console(file=cast(TextIO, self), width=width, highlight=False)
 
 
 def complain(sentence: str) -> None:
-    """One sentence on standard error."""
-    print(f"compfast: {printable(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
+    """One sentence on standard error; without one there is nobody to complain to."""
+    _put(sys.stderr, f"compfast: {printable(' '.join(sentence.split()))}\n")
+
+
+def occupy_descriptors() -> None:
+    """Put the null device where a standard stream was closed before this process began.
+
+    Else the next file that is opened, maybe one of the run's, becomes "standard output", and
+    gets whatever a library prints.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 def printable(text: str) -> str:
@@ -61,3 +97,42 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.{digits}f} {unit}"
     return f"{seconds / 86_400:.1f} d"
+
+
+def _put(stream: TextIO | None, text: str) -> str | None:
+    """Write and flush, with what the encoding lacks spelt out; why it failed, None if it did not.
+
+    Whoever closed a stream does not want to hear, so that nothing fails there.
+    """
+    if not _open(stream):
+        return None
+    encoding = _encoding(stream)
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except OSError as error:
+        _abandon(stream)
+        return error.strerror or type(error).__name__
+    return None
+
+
+def _open(stream: TextIO | None) -> TypeGuard[TextIO]:
+    return stream is not None and not stream.closed
+
+
+def _encoding(stream: TextIO | None) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what is still buffered there, and what a library prints later, go nowhere.
+
+    The interpreter's own last flush would fail otherwise, which is exit code 120.
+    """
+    try:
+        descriptor = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # a stream without a descriptor is not the interpreter's
+        return
+    os.dup2(null, descriptor)
+    os.close(null)

@@ -12,6 +12,7 @@ from compfast.cli.output import duration
 from compfast.config import Config, MemberSpec
 from compfast.engines import make_engine, resolve_engine
 from compfast.grid import member_count
+from compfast.labels import listed
 from compfast.params import parameter_count
 from compfast.runs import member_groups
 from compfast.schedule import make_tables
@@ -19,8 +20,6 @@ from compfast.schedule import make_tables
 # Parameters and both moments, held once by the engine and once more while a checkpoint is written.
 _COPIES = 6
 _MEASURED_SECONDS = 1.0  # spent on measuring, over all groups, beyond one step of each
-
-_LISTED = 6  # values of an axis that are printed one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,7 @@ def grid_line(config: Config) -> str:
     """The axes of the sweep, outermost first."""
     parts = []
     for path, values in config.sweep:
-        many = len(values) > _LISTED
-        shown = f"{values[0]} to {values[-1]}" if many else ", ".join(map(str, values))
-        parts.append(f"{len(values)} of {path} ({shown})")
+        parts.append(f"{len(values)} of {path} ({listed(values)})")
     total = member_count(config)
     i, n = config.run.shard
     shard = "" if n == 1 else f"; this is shard {i}/{n}"

@@ -12,6 +12,7 @@ from compfast.cli import request
 from compfast.cli.request import GAMMA, SEED
 from compfast.config import SECTIONS, Config
 from compfast.errors import UsageError
+from compfast.labels import numbers
 from compfast.runs import Run
 from compfast.storage import user_path
 
@@ -100,7 +101,7 @@ def _hold_sweep(run: Run, arguments: argparse.Namespace) -> None:
         bounds = tuple(round(end, 12) for end in request.gamma_range(arguments.gamma_range))
         ends = (gammas[0], gammas[-1])
         shown = f"--gamma-range {arguments.gamma_range}"
-        _hold(run, shown, bounds == ends, f"{ends[0]:g}:{ends[1]:g}")
+        _hold(run, shown, bounds == ends, ":".join(numbers((*ends, *bounds))[:2]))
 
 
 def _shown(values: tuple[Any, ...]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from statistics import median
 
-from rich.console import Console
 from rich.table import Table
 
 from compfast import roofline, settings
 from compfast._native import read_bandwidth
 from compfast.cli import request
+from compfast.cli.output import Output
 from compfast.config import MemberSpec
 from compfast.doctor import cores
 from compfast.engines.native import NativeEngine
@@ -37,7 +36,7 @@ def report(arguments: argparse.Namespace) -> None:
     """Measure and print; raises UsageError for flags that make no network."""
     spec, threads = chosen(arguments)
     # A table in a file or a pipe is not squeezed into rich's 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console = Output().console(WIDE)
     ceilings = roofline.measure_ceilings(threads)
     one = roofline.one_thread(ceilings)
     for line in ceiling_lines(ceilings):

@@ -1,6 +1,9 @@
 """What a run shows: the phase diagram, the page, the tables behind them.
 
-Importing this package does not import matplotlib; drawing does.
+    python -m compfast.report RUN        # or compfast.report.write_report("RUN")
+
+draws the report of a run (again), at any time. Importing this package does not import matplotlib;
+drawing does.
 """
 
 from compfast.report.page import write_report

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from compfast import storage
+from compfast import runs, storage
+from compfast.errors import UsageError
 from compfast.report.phase import RunLike, phase_png
-from compfast.report.table import candidates, rows_by_gamma, second_axes, sentences
+from compfast.report.table import candidates, rows_by_gamma, sentences, split
 from compfast.settings import to_dict
 from compfast.solutions import UNDERFIT, wilson
 
@@ -26,13 +28,23 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 12px; }
 """
 
 
-def write_report(run: RunLike, folder: str | Path) -> list[Path]:
-    """Write phase_diagram.png and index.html into `folder`; returns their paths.
+def write_report(
+    run: RunLike | str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """Write phase_diagram.png and index.html of a run, or of the run in a folder.
 
-    Raises StorageError where they cannot be written.
+    They go into `folder`, by default the run's own `report`, and replace what is there; their
+    paths are returned. Raises UsageError where there is no run, no verdict yet or no matplotlib,
+    StorageError where the run cannot be read or the report not be written.
     """
-    folder = storage.user_path(folder)
+    if isinstance(run, (str, os.PathLike)):
+        run = runs.load(run)
+    if folder is None:
+        if not isinstance(run, runs.Run):
+            raise UsageError("write_report needs a folder: what it was given is in none")
+        folder = run.path / "report"
     image = phase_png(run)
+    folder = storage.user_path(folder)
     storage.make_folder(folder)
     paths = [folder / "phase_diagram.png", folder / "index.html"]
     for path, content in zip(paths, (image, page(run, image).encode()), strict=True):
@@ -43,12 +55,11 @@ def write_report(run: RunLike, folder: str | Path) -> list[Path]:
 def page(run: RunLike, image: bytes) -> str:
     """The HTML text; everything that comes from the run is escaped."""
     names = candidates(run.members)
-    axes = second_axes(run.config)
     said = "".join(f"<p>{html.escape(line)}</p>" for line in sentences(run.members, run.config))
     picture = base64.b64encode(image).decode()
     settings = json.dumps(to_dict(run.config), indent=1)
     title = html.escape(f"compfast: {run.config.task.name}, {len(run.members)} members")
-    table = _table(*rows_by_gamma(run.members, axes[:1]))
+    table = _table(*rows_by_gamma(run.members, split(run.config).shown))
     share = "".join(_intervals(run, verdict) for verdict in (UNDERFIT, *names))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.report import style
-from compfast.report.table import Axis, Summary, candidates, level, summarise
+from compfast.report.table import Axis, Summary, candidates, cells, summarise
 from compfast.solutions import UNDERFIT, wilson
 
 if TYPE_CHECKING:
@@ -149,19 +150,23 @@ def agreement_dots(axes: Axes, members: pl.DataFrame, names: tuple[str, ...]) ->
     _percent(axes)
 
 
-def share_map(axes: Axes, members: pl.DataFrame, axis: Axis, verdict: str) -> QuadMesh:
-    """Share of `verdict` over gamma and a second axis; cells mostly underfit are hatched."""
+def share_map(axes: Axes, members: pl.DataFrame, second: Sequence[Axis], verdict: str) -> QuadMesh:
+    """Share of `verdict` over gamma and second axes, a row a combination of their levels.
+
+    Cells mostly underfit are hatched.
+    """
     from matplotlib.patches import Rectangle
 
     gammas = np.unique(members["gamma"].to_numpy())
-    share = np.full((len(axis.levels), len(gammas)), np.nan)
+    rows = list(cells(members, second))
+    share = np.full((len(rows), len(gammas)), np.nan)
     underfit = np.zeros_like(share)
-    for row, value in enumerate(axis.levels):
-        own = summarise(level(members, axis, value), candidates(members))
+    for row, (_, part) in enumerate(rows):
+        own = summarise(part, candidates(members))
         columns = np.searchsorted(gammas, own.gamma)
         share[row, columns] = own.share(verdict)
         underfit[row, columns] = own.share(UNDERFIT)
-    x, y = edges(gammas), np.arange(len(axis.levels) + 1) - 0.5
+    x, y = edges(gammas), np.arange(len(rows) + 1) - 0.5
     zone = underfit >= 0.5
     mesh = axes.pcolormesh(
         x, y, np.ma.masked_array(share, zone | np.isnan(share)), cmap="cividis", vmin=0, vmax=1
@@ -173,10 +178,8 @@ def share_map(axes: Axes, members: pl.DataFrame, axis: Axis, verdict: str) -> Qu
                 facecolor="none", edgecolor="#a0a0a0", linewidth=0,
             )
         )  # fmt: skip
-    axes.set_yticks(
-        range(len(axis.levels)),
-        [f"{v:g}" if isinstance(v, float) else str(v) for v in axis.levels],
-    )
+    each = -(-len(rows) // style.MAP_ROWS)
+    axes.set_yticks(range(0, len(rows), each), [", ".join(texts) for texts, _ in rows[::each]])
     axes.tick_params(axis="y", length=0)
     return mesh
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,13 +12,16 @@ import polars as pl
 
 from compfast import storage
 from compfast.config import Config
-from compfast.report import style
+from compfast.errors import UsageError
+from compfast.report import plotting, style
 from compfast.report.table import (
     Axis,
     Summary,
     candidates,
+    gamma_texts,
     level,
     second_axes,
+    split,
     summarise,
 )
 
@@ -46,8 +49,8 @@ def phase_diagram(run: RunLike, path: str | Path) -> Path:
 
     A column of panels for each level of the second swept axis (depth if it was swept): the
     members of a gamma cut by verdict, the share of each verdict with its Wilson interval, and
-    the agreements; above them, with a second axis, the map of the inferential share. Raises
-    StorageError where the file cannot be written.
+    the agreements; above them, with second axes, the map of the inferential share. Raises
+    StorageError where the file cannot be written, UsageError where nothing can be drawn.
     """
     path = storage.user_path(path)
     storage.make_folder(path.parent)
@@ -56,17 +59,11 @@ def phase_diagram(run: RunLike, path: str | Path) -> Path:
 
 
 def phase_png(run: RunLike) -> bytes:
-    """The bytes of the phase diagram's PNG."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with matplotlib.rc_context(style.RC):
-        figure = _draw(run)
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_figure(
-            buffer, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.12
-        )
-    return buffer.getvalue()
+    """The bytes of the phase diagram's PNG, the same whatever a user set up for matplotlib."""
+    if run.members["verdict"].null_count() == len(run.members):
+        raise UsageError("no member has a verdict yet; a report can be drawn after the first exam")
+    with plotting.settings():
+        return plotting.png(_draw(run), _DPI)
 
 
 def _draw(run: RunLike) -> Figure:
@@ -76,45 +73,53 @@ def _draw(run: RunLike) -> Figure:
     members = run.members.filter(pl.col("verdict").is_not_null())
     names = candidates(members)
     axes = second_axes(run.config)
-    axis = axes[0] if axes else None
-    levels = _shown(axis.levels) if axis else (None,)
+    columns = _columns(members, axes)
     one_gamma = members["gamma"].n_unique() <= 1
-    mapped = axis is not None and not one_gamma
+    mapped = () if one_gamma else split(run.config).shown
     rows = 2 if one_gamma else 3
-    width = 7.4 if len(levels) == 1 else 1.7 + 2.75 * len(levels)
-    map_height = 0.9 + 0.22 * len(axis.levels) if mapped and axis else 0.0
+    width = 7.4 if len(columns) == 1 else 1.7 + 2.75 * len(columns)
     heights = [2.1, 2.1] if one_gamma else [0.9, 2.1, 2.1]
     if mapped:
-        heights = [map_height, *heights]
+        map_rows = math.prod(len(axis.levels) for axis in mapped)
+        heights = [0.9 + 0.22 * min(map_rows, style.MAP_ROWS), *heights]
     layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.03, wspace=0.03)
     figure = Figure(figsize=(width, sum(heights) + 0.5 * len(heights)), layout=layout)
-    grid = figure.add_gridspec(len(heights), len(levels), height_ratios=heights)
-    if mapped and axis is not None:
-        _map(figure, figure.add_subplot(grid[0, :]), members, axis, names)
+    grid = figure.add_gridspec(len(heights), len(columns), height_ratios=heights)
+    if mapped:
+        _map(figure, figure.add_subplot(grid[0, :]), members, mapped, names)
     panels = [
-        [figure.add_subplot(grid[len(heights) - rows + r, c]) for c in range(len(levels))]
+        [figure.add_subplot(grid[len(heights) - rows + r, c]) for c in range(len(columns))]
         for r in range(rows)
     ]
-    for column, value in enumerate(levels):
-        own = members if axis is None or value is None else level(members, axis, value)
-        title = "" if axis is None or value is None else style.level_name(axis, value)
+    for c, (title, own) in enumerate(columns):
         _column(
-            own,
-            names,
-            [row[column] for row in panels],
-            title,
-            first=column == 0,
-            narrow=len(levels) > 1,
+            own, names, [row[c] for row in panels], title, first=c == 0, narrow=len(columns) > 1
         )
     everything = summarise(members, names)
     _legend(figure, everything, names, curves=not one_gamma)
     text = (
         style.caption(run.config, members, str(run.info["engine"]))
         + " "
-        + _reading(axes, levels, one_gamma)
+        + _reading(axes, mapped, len(columns), one_gamma)
     )
     figure.text(0.01, -0.015, style.wrapped(text, width), va="top", fontsize=7.5, color="#404040")
     return figure
+
+
+def _columns(members: pl.DataFrame, axes: tuple[Axis, ...]) -> list[tuple[str, pl.DataFrame]]:
+    """Title and members of each column of panels: at most `_COLUMNS` levels of the first axis.
+
+    More are picked evenly, with both ends.
+    """
+    if not axes:
+        return [("", members)]
+    last = len(axes[0].levels) - 1
+    chosen = (
+        dict.fromkeys(round(i * last / (_COLUMNS - 1)) for i in range(_COLUMNS))
+        if last >= _COLUMNS
+        else range(last + 1)
+    )
+    return [(style.level_name(axes[0], i), level(members, axes[0], i)) for i in chosen]
 
 
 def _column(
@@ -133,9 +138,8 @@ def _column(
             panels.verdict_bars(axes[0], summary, names)
             panels.agreement_dots(axes[1], members, names)
         labels: tuple[str, ...] = ("share of members", "agreement")
-        title = ", ".join(
-            filter(None, [f"gamma {summary.gamma[0]:g}" if len(members) else "", title])
-        )
+        gamma = [f"gamma {text}" for text in gamma_texts(members).values()]
+        title = ", ".join(filter(None, [*gamma, title]))
         if narrow:
             axes[0].tick_params(axis="x", rotation=35)
     else:
@@ -148,6 +152,7 @@ def _column(
             "gamma" if title else r"gamma  (initial std = fan-in$^{-\mathrm{gamma}}$)"
         )
         labels = ("members", "share of members", "mean agreement")
+    title = style.wrapped(title, 2.4, 13) if narrow else title
     axes[0].set_title(title, loc="left", fontweight="bold")
     for panel, label in zip(axes, labels, strict=True):
         if first:
@@ -157,14 +162,19 @@ def _column(
 
 
 def _map(
-    figure: Figure, axes: Axes, members: pl.DataFrame, axis: Axis, names: tuple[str, ...]
+    figure: Figure,
+    axes: Axes,
+    members: pl.DataFrame,
+    second: tuple[Axis, ...],
+    names: tuple[str, ...],
 ) -> None:
     from compfast.report import panels
 
     verdict = names[0] if names else "inferential"
-    mesh = panels.share_map(axes, members, axis, verdict)
-    axes.set_title(f"share of {verdict} members", loc="left", fontweight="bold")
-    axes.set(ylabel=style.axis_name(axis), xlabel="gamma")
+    mesh = panels.share_map(axes, members, second, verdict)
+    by = ", ".join(style.axis_name(axis) for axis in second)
+    axes.set_title(f"share of {verdict} members by {by}", loc="left", fontweight="bold")
+    axes.set_xlabel("gamma")
     bar = figure.colorbar(mesh, ax=axes, ticks=[0, 0.5, 1], pad=0.01, fraction=0.03)
     bar.ax.set_yticklabels(["0", "50", "100 %"])
     bar.outline.set_visible(False)
@@ -191,15 +201,9 @@ def _legend(figure: Figure, summary: Summary, names: tuple[str, ...], curves: bo
     figure.legend(handles=handles, loc="outside right center", handlelength=1.6)
 
 
-def _shown(levels: tuple[Any, ...]) -> tuple[Any, ...]:
-    """At most `_COLUMNS` levels, evenly picked with both ends."""
-    if len(levels) <= _COLUMNS:
-        return levels
-    last = len(levels) - 1
-    return tuple(levels[round(i * last / (_COLUMNS - 1))] for i in range(_COLUMNS))
-
-
-def _reading(axes: tuple[Axis, ...], levels: tuple[Any, ...], one_gamma: bool) -> str:
+def _reading(
+    axes: tuple[Axis, ...], mapped: tuple[Axis, ...], columns: int, one_gamma: bool
+) -> str:
     """How to read the panels: what intervals mean and what was pooled."""
     if one_gamma:
         said = ["Bars: members by verdict with 95 % Wilson intervals; dots: members, lines: means."]
@@ -211,8 +215,13 @@ def _reading(axes: tuple[Axis, ...], levels: tuple[Any, ...], one_gamma: bool) -
         ]
         if axes:
             said.append("Hatched: at least half of the members underfit.")
-    if axes and len(levels) < len(axes[0].levels):
-        said.append(f"Columns show {len(levels)} of {len(axes[0].levels)} levels.")
-    if len(axes) > 1:
-        said.append("Pooled over " + ", ".join(style.axis_name(a) for a in axes[1:]) + ".")
+    if axes and columns < len(axes[0].levels):
+        said.append(f"Columns show {columns} of {len(axes[0].levels)} levels.")
+    for what, pooled in (
+        ("Columns", axes[1:]),
+        ("The map's rows", tuple(a for a in axes if a not in mapped) if mapped else ()),
+    ):
+        if pooled:
+            names = " and ".join(style.axis_name(axis) for axis in pooled)
+            said.append(f"{what} pool all values of {names}.")
     return " ".join(said)

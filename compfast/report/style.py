@@ -1,4 +1,4 @@
-"""How figures look: colours that colour-blind readers tell apart, and the caption."""
+"""How figures look: fixed settings, colours that colour-blind readers tell apart, the caption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from compfast.config import Config
-from compfast.report.table import Axis
+from compfast.labels import labels, listed
+from compfast.report.table import Axis, second_axes
 
 # Okabe and Ito's palette, which stays distinct under the common colour deficiencies.
 COLOURS = {
@@ -21,6 +22,16 @@ COLOURS = {
     "seen": "#595959",
 }
 _FURTHER = ("#56b4e9", "#d55e00", "#f0e442", "#8c510a")  # candidates of other tasks
+
+MAP_ROWS = 64  # rows of a map that are labelled and have their full height
+
+_NAMES = {
+    "layers": "depth (layers)",
+    "d_model": "width",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "batch_size": "batch size",
+}
 
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -50,39 +61,41 @@ def colour(name: str, candidates: tuple[str, ...]) -> str:
 
 
 def axis_name(axis: Axis) -> str:
-    field = axis.column
-    return {"layers": "depth (layers)", "d_model": "width", "lr": "learning rate"}.get(
-        field, field.replace("_", " ")
-    )
+    return _NAMES.get(axis.column, axis.column)
 
 
-def level_name(axis: Axis, value: Any) -> str:
-    field = axis.column
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    if field == "layers":
-        return f"{shown} layer" + ("" if value == 1 else "s")
+def level_name(axis: Axis, index: int) -> str:
+    shown = axis.labels[index]
+    if axis.column == "layers":
+        return f"{shown} layer" + ("" if axis.levels[index] == 1 else "s")
     return f"{axis_name(axis)} {shown}"
 
 
 def task_name(config: Config) -> str:
-    """The task and its variant, e.g. "anchor, (3,4) overridden by -6, (4,3) unseen"."""
-    task = config.task
-    if task.name != "anchor":
-        return task.name
-    said = [f"({a},{b}) trained as x{shift:+d}" for a, b, shift in task.overridden]
-    if task.unseen:
-        said.append(" and ".join(f"({a},{b})" for a, b in task.unseen) + " unseen")
-    return ", ".join([task.name, *said])
+    """The task and its variant, e.g. "anchor, (3,4) overridden by -6, (4,3) unseen".
+
+    What members differ in is left out.
+    """
+    if config.task.name != "anchor":
+        return config.task.name
+    said = [
+        f"({a},{b}) trained as x{shift:+d}"
+        for value in _values(config, "task.overridden", most=1)
+        for a, b, shift in value
+    ]
+    for value in _values(config, "task.unseen", most=1):
+        if value:
+            said.append(" and ".join(f"({a},{b})" for a, b in value) + " unseen")
+    return ", ".join([config.task.name, *said])
 
 
 def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
     """What was trained, in one paragraph: every value that a reader needs to repeat it."""
-    swept = dict(config.sweep)
+    named: set[str] = set()
 
     def value(path: str) -> str:
-        section, _, name = path.partition(".")
-        values = swept.get(path) or (getattr(getattr(config, section), name),)
-        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        named.add(path)
+        return ", ".join(labels(_values(config, path), least=6))
 
     seeds = members.group_by("gamma").agg(pl.col("seed").n_unique())["seed"]
     numbers = sorted(set(seeds.to_list()))
@@ -101,9 +114,19 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
         f"{value('training.steps')} steps",
         f"{engine} engine",
     ]
+    for axis in second_axes(config):
+        if axis.path not in named:
+            parts.insert(-1, f"{axis_name(axis)} {listed(axis.levels, least=6)}")
     return "; ".join(parts) + "."
 
 
-def wrapped(text: str, inches: float) -> str:
-    """`text` broken into lines that fit `inches` at the caption's size."""
-    return "\n".join(textwrap.wrap(text, int(inches * 17)))
+def wrapped(text: str, inches: float, characters: float = 17) -> str:
+    """`text` broken into lines that fit `inches` with so many characters an inch (caption's)."""
+    return "\n".join(textwrap.wrap(text, int(inches * characters)))
+
+
+def _values(config: Config, path: str, most: int | None = None) -> tuple[Any, ...]:
+    """What the members have there; nothing where those are more than `most` values."""
+    section, _, name = path.partition(".")
+    values = dict(config.sweep).get(path) or (getattr(getattr(config, section), name),)
+    return values if most is None or len(values) <= most else ()

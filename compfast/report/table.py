@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +14,44 @@ from numpy.typing import NDArray
 
 from compfast.config import Config
 from compfast.errors import UsageError
+from compfast.labels import labels, listed, numbers
 from compfast.members import column_of
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, Difference, band_difference
 
 Float64 = NDArray[np.float64]
 
 _KNOWN_CANDIDATES = ("inferential", "symmetric")
+_MOST_CELLS = 16  # combinations of levels that tables and sentences tell apart
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A swept field: its column in the members table, and its levels in ascending order."""
+    """A swept field with its levels in ascending order, None first.
 
-    column: str
+    A level is found by a member's place in the grid, not by its value in the members table: a
+    derived value (d_k, None) may be another level's, and lists are text there.
+    """
+
+    path: str
     levels: tuple[Any, ...]
+    places: tuple[int, ...]  # of each level in the sweep
+    stride: int  # members from one level to the next in the sweep
+
+    @property
+    def column(self) -> str:
+        return column_of(self.path)
+
+    @property
+    def labels(self) -> list[str]:
+        return labels(self.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The second axes: those whose levels tables and sentences tell apart, and the others."""
+
+    shown: tuple[Axis, ...]
+    pooled: tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +107,41 @@ def summarise(members: pl.DataFrame, names: Sequence[str] | None = None) -> Summ
 
 def second_axes(config: Config) -> tuple[Axis, ...]:
     """What was swept besides gamma and seed, depth first, since the papers draw depth."""
-    axes = [
-        Axis(column_of(path), tuple(sorted(values)))
-        for path, values in config.sweep
-        if path not in ("init.gamma", "seed") and len(values) > 1
-        if all(isinstance(value, (int, float, str)) for value in values)
-    ]
-    return tuple(sorted(axes, key=lambda axis: axis.column != "layers"))
+    axes, stride = [], math.prod(len(values) for _, values in config.sweep)
+    for path, values in config.sweep:
+        stride //= len(values)
+        if path not in ("init.gamma", "seed") and len(values) > 1:
+            order = sorted(range(len(values)), key=lambda i: (values[i] is not None, values[i]))
+            axes.append(Axis(path, tuple(values[i] for i in order), tuple(order), stride))
+    return tuple(sorted(axes, key=lambda axis: axis.path != "model.layers"))
 
 
-def level(members: pl.DataFrame, axis: Axis, value: Any) -> pl.DataFrame:
-    return members.filter(pl.col(axis.column) == value)
+def split(config: Config) -> Split:
+    """The first second axis, and further ones while there are few combinations of levels."""
+    shown: list[Axis] = []
+    pooled: list[Axis] = []
+    for axis in second_axes(config):
+        cells = math.prod(len(other.levels) for other in (*shown, axis))
+        (shown if not shown or cells <= _MOST_CELLS else pooled).append(axis)
+    return Split(tuple(shown), tuple(pooled))
+
+
+def level(members: pl.DataFrame, axis: Axis, index: int) -> pl.DataFrame:
+    """The members at the level of this index in `axis.levels`."""
+    place = pl.col("member") // axis.stride % len(axis.levels)
+    return members.filter(place == axis.places[index])
+
+
+def cells(
+    members: pl.DataFrame, axes: Sequence[Axis]
+) -> Iterator[tuple[tuple[str, ...], pl.DataFrame]]:
+    """The labels and the members of every combination of levels, the last axis fastest."""
+    texts = [axis.labels for axis in axes]
+    for indices in itertools.product(*(range(len(axis.levels)) for axis in axes)):
+        own = members
+        for axis, index in zip(axes, indices, strict=True):
+            own = level(own, axis, index)
+        yield tuple(text[i] for text, i in zip(texts, indices, strict=True)), own
 
 
 def rows_by_gamma(
@@ -99,34 +149,46 @@ def rows_by_gamma(
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text: members by verdict and mean agreements, a row a gamma.
 
-    With an axis, its levels one after the other; only verdicts that occur have a column.
+    With axes, their combinations of levels one after the other; only verdicts that occur have a
+    column.
     """
     names = candidates(members)
-    axis = axes[0] if axes else None
     present = set(members["verdict"].drop_nulls().unique().to_list())
-    labels = [label for label in verdict_order(members) if label in present]
+    shown = [label for label in verdict_order(members) if label in present]
     scores = [name for name in ("seen", *names) if name in members.columns]
-    header = [*([axis.column] if axis else []), "gamma", "members", *labels]
+    header = [*(axis.column for axis in axes), "gamma", "members", *shown]
     header += [f"mean {name}" for name in scores]
+    gammas = gamma_texts(members)
     rows = []
-    for value in axis.levels if axis else (None,):
-        own = members if axis is None else level(members, axis, value)
+    for texts, own in cells(members, axes):
         found = summarise(own, names)
         for i, gamma in enumerate(found.gamma):
-            row = [] if axis is None else [_text(value)]
-            row += [f"{gamma:.4g}", str(found.members[i])]
-            row += [str(found.counts[label][i]) for label in labels]
+            row = [*texts, gammas[gamma], str(found.members[i])]
+            row += [str(found.counts[label][i]) for label in shown]
             means = (found.agreements[name].mean[i] for name in scores)
             rows.append(row + [f"{mean:.2f}" if np.isfinite(mean) else "-" for mean in means])
     return header, rows
 
 
+def gamma_texts(members: pl.DataFrame) -> dict[float, str]:
+    """Every gamma of these members, in as many digits as tell it from its neighbours."""
+    gammas = np.unique(members["gamma"].to_numpy()).tolist()
+    return dict(zip(gammas, numbers(gammas), strict=True))
+
+
 def sentences(members: pl.DataFrame, config: Config, verdict: str = "inferential") -> list[str]:
-    """`band_sentence`, for each level of the second axis if one was swept."""
-    axes = second_axes(config)[:1]
-    parts = [(f"{a.column} {_text(v)}: ", level(members, a, v)) for a in axes for v in a.levels]
-    said = [(label, band_sentence(own, verdict)) for label, own in parts or [("", members)]]
-    return [label + sentence for label, sentence in said if sentence is not None]
+    """`band_sentence` for each combination of the levels told apart, and what was pooled."""
+    axes = split(config)
+    said = []
+    for texts, own in cells(members, axes.shown):
+        names = (f"{axis.column} {text}" for axis, text in zip(axes.shown, texts, strict=True))
+        label, sentence = ", ".join(names), band_sentence(own, verdict)
+        if sentence is not None:
+            said.append(f"{label}: {sentence}" if label else sentence)
+    if axes.pooled:
+        pooled = ", ".join(f"{axis.column} ({listed(axis.levels)})" for axis in axes.pooled)
+        said.append(f"the table and its sentences pool the members of every {pooled}")
+    return said
 
 
 def band_sentence(members: pl.DataFrame, verdict: str = "inferential") -> str | None:
@@ -146,17 +208,14 @@ def band_sentence(members: pl.DataFrame, verdict: str = "inferential") -> str | 
         found = band_difference(members["gamma"], members["seed"], hit, *bands)
     except UsageError:
         return None
-    (a, b), (c, d) = bands
+    texts = gamma_texts(members)
+    low, high = (" to ".join(texts[end] for end in dict.fromkeys(ends)) for ends in bands)
     gamma = members["gamma"].to_numpy()
     first, second = (float(hit[(gamma >= x) & (gamma <= y)].mean()) for x, y in bands)
     return (
-        f"{verdict} share: {first:.0%} at gamma {_band(a, b)}, {second:.0%} at {_band(c, d)};"
+        f"{verdict} share: {first:.0%} at gamma {low}, {second:.0%} at {high};"
         f" difference {_interval(found)}"
     )
-
-
-def _band(low: float, high: float) -> str:
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def _interval(found: Difference) -> str:
@@ -175,7 +234,3 @@ def _spread(column: pl.Series, index: NDArray[np.int64], size: int) -> Spread:
         if len(own):
             rows[:, i] = own.mean(), *np.quantile(own, [0.25, 0.75])
     return Spread(*rows)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,54 @@
+"""`python -m compfast.report RUN`: draw the report of a run, finished or not, again.
+
+Exit codes: 0 drawn, 2 wrong usage, 3 stopped, 4 storage; of several runs the first that failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from compfast.cli.flags import Parser
+from compfast.cli.output import Output, complain, occupy_descriptors
+from compfast.errors import CompfastError, Interrupted
+from compfast.report import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A run that fails leaves the others theirs."""
+    flags = Parser(
+        prog="python -m compfast.report",
+        description="Draw the report of a run again: report/phase_diagram.png and index.html.",
+        epilog="Exit codes: 0 drawn, 2 wrong usage, 3 stopped, 4 storage.",
+        allow_abbrev=False,
+    )
+    flags.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
+    flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    codes = [0]
+    try:
+        arguments = flags.parse_args(argv)
+        output = Output(arguments.quiet)
+        for run in arguments.runs:
+            codes.append(_draw(run, output))
+    except CompfastError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("stopped; what was drawn is whole, and the same command draws the rest")
+        return Interrupted.exit_code
+    return next((code for code in codes if code), 0)
+
+
+def _draw(run: str, output: Output) -> int:
+    try:
+        for path in write_report(run):
+            output.say(str(path))
+    except CompfastError as error:
+        complain(f"{run}: {error}" if run not in str(error) else str(error))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    occupy_descriptors()
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""matplotlib as reports use it: the same picture for everybody, and no trace of having drawn it.
+
+A user's settings (matplotlibrc, styles, MPLBACKEND) say how the user's own figures look. A report
+takes none of them, needs no backend but the one that fills an array of pixels, and leaves
+settings, backend, figures and locale as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import locale
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compfast.errors import UsageError
+from compfast.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BACKEND = "MPLBACKEND"
+_DRAWING = threading.Lock()  # settings are global: two that draw would take each other's for theirs
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """matplotlib's own defaults and the report's style inside, the user's settings afterwards.
+
+    Raises UsageError where matplotlib cannot be imported.
+    """
+    with _DRAWING, np.errstate(all="ignore"):
+        matplotlib = _matplotlib()
+        defaults = {
+            name: matplotlib.rcParamsDefault[name]
+            for name in matplotlib.rcParamsDefault
+            if not name.startswith("backend")  # rc_context would not put it back
+        }
+        with matplotlib.rc_context({**defaults, **style.RC}):
+            yield
+
+
+def png(figure: Figure, dpi: int) -> bytes:
+    """The picture as a PNG, drawn without a window or a user's backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(
+        buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12
+    )
+    return buffer.getvalue()
+
+
+def _matplotlib() -> ModuleType:
+    """The module, which refuses to be imported where MPLBACKEND names what is not there.
+
+    That is what a notebook's shell hands on to a process of an environment without it. So the
+    name is hidden during the first import, then taken as matplotlib would have taken it.
+    """
+    if sys.modules.get("matplotlib") is not None:
+        import matplotlib  # waits for a thread that is at it
+    else:
+        here = locale.setlocale(locale.LC_ALL)
+        backend = os.environ.pop(_BACKEND, None)
+        try:
+            import matplotlib
+        except Exception as error:  # also what a matplotlibrc that cannot be read ends in
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(
+                f"a report needs the package matplotlib, which cannot be imported ({reason})"
+            ) from error
+        finally:
+            if backend is not None:
+                os.environ[_BACKEND] = backend
+            if locale.setlocale(locale.LC_ALL) != here:  # as a matplotlibrc may ask for
+                locale.setlocale(locale.LC_ALL, here)
+        if backend:
+            with contextlib.suppress(ValueError):  # a name that no figure can be drawn with
+                matplotlib.rcParams["backend"] = backend
+    return matplotlib
