@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,7 @@ class Run:
         return {}
 
 
-def load(path: str | Path, trust_links: bool = False) -> Run:
+def load(path: str | PathLike[str], trust_links: bool = False) -> Run:
     """The run in a folder; raises UsageError where there is none, StorageError if unreadable.
 
     With `trust_links` its files may be symbolic links to outside of the folder, as git-annex and

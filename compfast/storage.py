@@ -59,7 +59,7 @@ def guarded(action: str, path: Path) -> Iterator[None]:
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
 
 
-def user_path(path: Any) -> Path:
+def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that a user gave: absolute from now on, `~` is the home folder.
 
     Raises UsageError for what is no path, and for the home of nobody.
