@@ -115,12 +115,13 @@ def _examine() -> int:
 def machine() -> list[str]:
     """System, processor, cores, memory and CUDA devices."""
     from compfast.engines import cuda_devices
+    from compfast.engines.cores import usable_cores
 
     model, features = processor()
-    devices = cuda_devices()
+    devices, cores = cuda_devices(), usable_cores()
     return [
         f"system: {platform.system()} {platform.release()} {platform.machine()}",
-        f"processor: {model}, {cores()} of {os.cpu_count()} cores usable",
+        f"processor: {model}, {cores.count} of {os.cpu_count()} cores usable ({cores.decided})",
         f"features: {' '.join(features) or 'unknown'}",
         f"memory: {memory()}",
         f"CUDA devices: {devices or 'none'}",
@@ -199,13 +200,6 @@ def processor() -> tuple[str, tuple[str, ...]]:
     known = set(flags[1].split()) if flags else set()
     features = tuple(f for f in (*_FEATURES, "asimd", "sve") if f in known)
     return (name[1].strip() if name else platform.machine()), features
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> str:
