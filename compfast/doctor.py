@@ -2,7 +2,7 @@
 
 Exit code 0 when the main job can run here, else 1. Imports neither torch nor matplotlib.
 With --roofline: how fast one network could be trained here, how fast it is, and where its time
-goes. Exit code 2 for wrong usage.
+goes. Exit code 2 for wrong usage, 3 after a signal.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from compfast import interrupts
 from compfast.cli.flags import FIELD_FLAGS, HELP, LIST_FLAGS, Parser
 from compfast.cli.output import complain
-from compfast.errors import CompfastError, UsageError
+from compfast.errors import CompfastError, Interrupted, UsageError
 
 _PACKAGES = (
     "compfast", "numpy", "torch", "triton", "polars", "safetensors", "matplotlib", "rich",
@@ -46,8 +47,10 @@ _NETWORK = (
 def main(arguments: Sequence[str] = ()) -> int:
     """Print the findings, or the roofline; returns the exit code."""
     try:
-        given = _parse(arguments)
-        if given.roofline:
+        with interrupts.raising():
+            given = _parse(arguments)
+            if not given.roofline:
+                return _examine()
             from compfast.engines import resolve_engine
 
             resolve_engine("native")
@@ -55,10 +58,12 @@ def main(arguments: Sequence[str] = ()) -> int:
 
             report(given)
             return 0
+    except KeyboardInterrupt:
+        complain("stopped")
+        return Interrupted.exit_code
     except CompfastError as error:
         complain(str(error))
         return error.exit_code
-    return _examine()
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m compfast.doctor",
         description="Say what was built and what this machine can run.",
-        epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage.",
+        epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage, 3 stopped.",
         allow_abbrev=False,
     )
     parser.add_argument(
