@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from compfast import storage
+from compfast.forks import tables_ahead
 from compfast.report.phase import RunLike, phase_png
 from compfast.report.table import candidates, rows_by_gamma, second_axes, sentences
 from compfast.settings import to_dict
@@ -31,6 +32,7 @@ def write_report(run: RunLike, folder: Path) -> list[Path]:
 
     Raises StorageError where they cannot be written.
     """
+    tables_ahead()
     image = phase_png(run)
     storage.make_folder(folder)
     paths = [folder / "phase_diagram.png", folder / "index.html"]
