@@ -2,7 +2,7 @@
 
 Exit code 0 when the main job can run here, else 1. Imports neither torch nor matplotlib.
 With --roofline: how fast one network could be trained here, how fast it is, and where its time
-goes. Exit code 2 for wrong usage.
+goes. Exit code 2 for wrong usage, 3 after a signal.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from compfast import interrupts
 from compfast.cli.flags import FIELD_FLAGS, HELP, LIST_FLAGS, Parser
 from compfast.cli.output import Output, complain, occupy_descriptors
-from compfast.errors import CompfastError, UsageError
+from compfast.errors import CompfastError, Interrupted, UsageError
 
 _PACKAGES = (
     "compfast", "numpy", "torch", "triton", "polars", "safetensors", "matplotlib", "rich",
@@ -46,8 +47,10 @@ _NETWORK = (
 def main(arguments: Sequence[str] = ()) -> int:
     """Print the findings, or the roofline; returns the exit code."""
     try:
-        given = _parse(arguments)
-        if given.roofline:
+        with interrupts.raising():
+            given = _parse(arguments)
+            if not given.roofline:
+                return _examine()
             from compfast.engines import resolve_engine
 
             resolve_engine("native")
@@ -55,10 +58,12 @@ def main(arguments: Sequence[str] = ()) -> int:
 
             report(given)
             return 0
+    except KeyboardInterrupt:
+        complain("stopped")
+        return Interrupted.exit_code
     except CompfastError as error:
         complain(str(error))
         return error.exit_code
-    return _examine()
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m compfast.doctor",
         description="Say what was built and what this machine can run.",
-        epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage.",
+        epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage, 3 stopped.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -116,12 +121,13 @@ def _examine() -> int:
 def machine() -> list[str]:
     """System, processor, cores, memory and CUDA devices."""
     from compfast.engines import cuda_devices
+    from compfast.engines.cores import usable_cores
 
     model, features = processor()
-    devices = cuda_devices()
+    devices, cores = cuda_devices(), usable_cores()
     return [
         f"system: {platform.system()} {platform.release()} {platform.machine()}",
-        f"processor: {model}, {cores()} of {os.cpu_count()} cores usable",
+        f"processor: {model}, {cores.count} of {os.cpu_count()} cores usable ({cores.decided})",
         f"features: {' '.join(features) or 'unknown'}",
         f"memory: {memory()}",
         f"CUDA devices: {devices or 'none'}",
@@ -200,13 +206,6 @@ def processor() -> tuple[str, tuple[str, ...]]:
     known = set(flags[1].split()) if flags else set()
     features = tuple(f for f in (*_FEATURES, "asimd", "sve") if f in known)
     return (name[1].strip() if name else platform.machine()), features
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> str:

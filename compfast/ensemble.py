@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from compfast import interrupts
 from compfast.callbacks import Callback
 from compfast.cli.flags import parse
 from compfast.cli.live import Lines, Live, Reports
@@ -42,9 +42,10 @@ from compfast.training import default_out, train
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bugs are raised."""
     try:
-        return _outcome(argv)
+        with interrupts.raising():
+            return _outcome(argv)
     except KeyboardInterrupt:  # also one that comes while the outcome is being said
-        complain("stopped at once; a run that had begun goes on with --resume")
+        complain(interrupts.STOPPED_AT_ONCE)
         return Interrupted.exit_code
 
 
@@ -132,5 +133,5 @@ def _callbacks(config: Config, output: Output) -> Iterator[list[Callback]]:
 if __name__ == "__main__":
     occupy_descriptors()
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop but the exit code
+    interrupts.ignore()
     sys.exit(code)

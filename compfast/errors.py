@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class CompfastError(Exception):
-    """Base of every expected failure; its text is one sentence for the user."""
+    """Base of every expected failure; its text is one sentence for the user.
+
+    Goes through pickle and copy whatever its constructor takes: workers send errors home.
+    """
 
     exit_code = 1
+
+    def __reduce__(self) -> Any:
+        return _again, (type(self), self.args), self.__dict__ or None
+
+
+def _again(kind: type[CompfastError], args: tuple[Any, ...]) -> CompfastError:
+    """The error without its constructor, which made `args` from what it was given."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class UsageError(CompfastError, ValueError):

@@ -7,6 +7,16 @@ them line by line.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from decimal import (
+    ROUND_HALF_EVEN,
+    Context,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    localcontext,
+)
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,3 +106,19 @@ def sincos_turn(u: Float64) -> tuple[Float64, Float64]:
     sine = np.where((quadrant & 2) == 2, -sine, sine)
     cosine = np.where(((quadrant + 1) & 2) == 2, -cosine, cosine)
     return sine, cosine
+
+
+def forty_digits() -> AbstractContextManager[Context]:
+    """Decimals of 40 digits, whatever the caller's context and decimal's default one say."""
+    return localcontext(
+        Context(
+            prec=40,
+            rounding=ROUND_HALF_EVEN,
+            Emin=-999_999,
+            Emax=999_999,
+            capitals=1,
+            clamp=0,
+            flags=[],
+            traps=[InvalidOperation, DivisionByZero, Overflow],
+        )
+    )

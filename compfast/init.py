@@ -7,13 +7,13 @@ d_in and the 1/sqrt(2L) of residual projections: arXiv 2501.08537.
 from __future__ import annotations
 
 import math
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast import philox
+from compfast import fixedmath, philox
 from compfast.config import InitConfig, MemberSpec, ModelConfig
 from compfast.params import Tensor, parameter_table
 
@@ -63,6 +63,5 @@ def _std(tensor: Tensor, init: InitConfig, model: ModelConfig) -> float:
 @lru_cache(maxsize=4096)
 def _power(base: int, exponent: float) -> float:
     """base ** exponent, correctly rounded in decimal: libm's pow picks code by CPU."""
-    with localcontext() as context:
-        context.prec = 40
+    with fixedmath.forty_digits():
         return float(Decimal(base) ** Decimal(exponent))

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from compfast import checkpoints, storage, tensorfile
+from compfast import checkpoints, interrupts, storage, tensorfile
 from compfast.checkpoints import Checkpoint, group_folder
 from compfast.cli.flags import Parser
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.cli.results import show
 from compfast.config import Config
 from compfast.engines.base import State
-from compfast.errors import CompfastError, StorageError, UsageError
+from compfast.errors import CompfastError, Interrupted, StorageError, UsageError
 from compfast.grid import member_count, shard_range
 from compfast.progress import Progress, conform, members_of, metrics_schema
 from compfast.runfolder import RunFolder
@@ -289,8 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("parts", metavar="PART", nargs="+", help="a finished shard's run folder")
     flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
     try:
-        arguments = flags.parse_args(argv)
-        show(merge(arguments.parts, arguments.out), Output(arguments.quiet))
+        with interrupts.raising():
+            arguments = flags.parse_args(argv)
+            show(merge(arguments.parts, arguments.out), Output(arguments.quiet))
+    except KeyboardInterrupt:
+        complain("stopped at once; the same command ends the merge")
+        return Interrupted.exit_code
     except CompfastError as error:
         complain(str(error))
         return error.exit_code

@@ -18,6 +18,7 @@ import polars as pl
 from compfast import checkpoints, storage, tensorfile
 from compfast.checkpoints import Checkpoint, Layouts
 from compfast.errors import StorageError, UsageError
+from compfast.forks import tables_ahead
 from compfast.storage import Digest
 from compfast.tables import read_parquet
 from compfast.tensorfile import Array, Layout
@@ -44,8 +45,10 @@ class RunFolder:
     def create(cls, path: Path, document: Mapping[str, Any]) -> RunFolder:
         """A new run: takes an absent or empty folder and writes config.json.
 
-        Raises UsageError where there is something already, StorageError where writing fails.
+        Raises UsageError where there is something already, and in a forked process that polars
+        would never answer; StorageError where writing fails.
         """
+        tables_ahead()
         refuse_used(path)
         storage.make_root(path)
         folder = cls(path, storage.Lock(path))
@@ -63,8 +66,10 @@ class RunFolder:
     def reopen(cls, path: Path, layouts: Layouts) -> RunFolder:
         """A run to go on with, from `checkpoint` (its newest that verifies) or from step 0.
 
-        Raises StorageError where checkpoints stand but none of them verifies.
+        Raises StorageError where checkpoints stand but none of them verifies, UsageError as
+        `create` for a forked process.
         """
+        tables_ahead()
         folder = cls(path, storage.Lock(path))
         try:
             folder._take_up(layouts)

@@ -112,15 +112,11 @@ class Run:
 
     def model(self, member: int, step: int | None = None) -> Transformer:
         """A member as a plain module in evaluation mode: tokens [B, T] -> logits [B, T, V]."""
-        import torch
-
         from compfast.models.transformer import Transformer
 
         group, row = self._place(member)
-        module = Transformer(self.groups[group][row].model)
-        weights = {k: torch.from_numpy(v) for k, v in self.params(member, step).items()}
-        module.load_state_dict(weights)
-        return module.eval()
+        model = self.groups[group][row].model
+        return Transformer.holding(model, self.params(member, step)).eval()
 
     @property
     def snapshots(self) -> list[int]:

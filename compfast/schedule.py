@@ -16,7 +16,7 @@ Cosines and powers come from fixed sequences, so the tables have the same bits o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,7 @@ def _half_cosine(progress: Float64) -> Float64:
 def _powers(beta: float, steps: int) -> Float64:
     """beta^1 .. beta^steps, each rounded to float64 from a 40-digit product."""
     powers = np.empty(steps)
-    with localcontext() as context:
-        context.prec = 40
+    with fixedmath.forty_digits():
         factor, power = Decimal(beta), Decimal(1)
         for t in range(steps):
             power *= factor

@@ -18,6 +18,7 @@ import polars as pl
 from compfast import storage
 from compfast.config import Config
 from compfast.errors import StorageError
+from compfast.forks import tables_ahead
 from compfast.grid import member_count, shard_range
 from compfast.members import column_of
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT
@@ -30,7 +31,11 @@ _NUMBERS = ("loss", "grad_norm", "lr")
 
 
 def read_parquet(path: Path, most: int | None = None) -> pl.DataFrame:
-    """A table of at most `most` rows; raises StorageError where it is missing or damaged."""
+    """A table of at most `most` rows; raises StorageError where it is missing or damaged.
+
+    And UsageError in a forked process that polars would never answer.
+    """
+    tables_ahead()
     content = storage.read_bytes(path)
     try:
         if most is not None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import faulthandler
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import assert_same_run, long_config, numbers, resumed, small_config
 
 import compfast
+from compfast.interrupts import STOPPING
 from compfast.runs import Run
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -25,6 +28,12 @@ SCRIPT = Path(__file__).parent / "small_runs.py"
 @pytest.fixture(scope="module")
 def long_whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return compfast.train(long_config(), tmp_path_factory.mktemp("long") / "run")
+
+
+ENDS = pytest.mark.edge(
+    "SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU while training",
+    "the step is finished and saved, exit code 3, the resumed run has the same bits",
+)
 
 
 class SignalInTick(compfast.Callback):
@@ -40,15 +49,25 @@ class SignalInTick(compfast.Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_members_at_their_own_steps(number: signal.Signals, tmp_path: Path) -> None:
-    config = small_config(steps=6000, log_every=6000, eval_every=6000, batch_size=8)
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every=6000))
-    whole = compfast.train(config, tmp_path / "whole")
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+UNEVENTFUL = small_config(
+    steps=6000, log_every=6000, eval_every=6000, batch_size=8, run={"checkpoint_every": 6000}
+)
+
+
+@pytest.fixture(scope="module")
+def uneventful_whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return compfast.train(UNEVENTFUL, tmp_path_factory.mktemp("uneventful") / "run")
+
+
+@ENDS
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_saves_members_at_their_own_steps(
+    number: signal.Signals, uneventful_whole: Run, tmp_path: Path
+) -> None:
+    handlers = _handlers()
     with pytest.raises(compfast.Interrupted, match=r"stopped at step \d+; continue with --resume"):
-        compfast.train(config, tmp_path / "run", [SignalInTick(number)])
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+        compfast.train(UNEVENTFUL, tmp_path / "run", [SignalInTick(number)])
+    assert _handlers() == handlers
     stopped = compfast.load(tmp_path / "run")
     steps = stopped.members["steps"].to_list()
     assert len(set(steps)) > 1
@@ -57,7 +76,61 @@ def test_a_signal_saves_members_at_their_own_steps(number: signal.Signals, tmp_p
     # A snapshot that some member has passed cannot be made any more.
     run = resumed(stopped.path, threads=2, checkpoint_every=3000, snapshots=(1,))
     assert run.snapshots == []
-    assert_same_run(whole, run)
+    assert_same_run(uneventful_whole, run)
+
+
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in STOPPING}
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """A test may install any handler; the old ones come back."""
+    before = _handlers()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.edge(
+    "a signal that the process ignores (SIGHUP under nohup, SIGINT in the background)",
+    "it stays ignored",
+)
+@pytest.mark.parametrize("number", STOPPING)
+def test_an_ignored_signal_stays_ignored(
+    number: signal.Signals, own_handlers: None, tmp_path: Path
+) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    sender = SignalInTick(number)
+    assert compfast.train(long_config(), tmp_path / "run", [sender]).finished
+    assert sender.ticks >= 2
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+@pytest.mark.edge("signal handlers of the user's own", "they come back after training")
+def test_handlers_of_the_user_come_back(own_handlers: None, tmp_path: Path) -> None:
+    called: list[int] = []
+    own = {number: lambda n, frame: called.append(n) for number in STOPPING}
+    for number, handler in own.items():
+        signal.signal(number, handler)
+    with pytest.raises(compfast.Interrupted):
+        compfast.train(long_config(), tmp_path / "run", [SignalInTick(signal.SIGUSR1)])
+    assert called == []
+    assert _handlers() == own
+
+
+@pytest.mark.edge("faulthandler.register(SIGUSR1)", "it answers as before, during training too")
+def test_a_handler_outside_of_python_stays(tmp_path: Path) -> None:
+    with open(tmp_path / "stacks", "w+") as stacks:
+        faulthandler.register(signal.SIGUSR1, stacks)
+        try:
+            run = compfast.train(long_config(), tmp_path / "run", [SignalInTick(signal.SIGUSR1)])
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        assert run.finished
+        stacks.seek(0)
+        assert stacks.read().count("most recent call first") >= 2
 
 
 def start(path: Path, *flags: str) -> subprocess.Popen[str]:
@@ -96,7 +169,8 @@ def test_kill_9_at_random_moments(long_whole: Run, tmp_path: Path) -> None:
     assert_same_run(long_whole, compfast.train(None, path, resume=True))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@ENDS
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_from_outside(number: signal.Signals, long_whole: Run, tmp_path: Path) -> None:
     path = tmp_path / "run"
     process = start(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from compfast.cli.output import duration
 from compfast.config import Config, MemberSpec
 from compfast.engines import make_engine, resolve_engine
+from compfast.engines.cores import usable_cores
 from compfast.grid import member_count
 from compfast.labels import listed
 from compfast.params import parameter_count
@@ -32,6 +33,7 @@ class Plan:
     isa: str
     precision: str
     threads: int
+    decided: str  # what set that number of threads; empty where the config did
     bytes: int
     seconds: float  # of the whole run, from steps measured on this machine just now
 
@@ -42,10 +44,11 @@ class Plan:
         seconds = self.seconds * remaining
         time_left = f"about {duration(seconds)}" if seconds >= 1 else duration(seconds)
         isa = f" ({self.isa})" if self.isa else ""
+        decided = f" ({self.decided})" if self.decided else ""
         return (
             f"{self.members} member{'s' if self.members > 1 else ''},"
             f" {each} parameters each, {self.engine} engine{isa},"
-            f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''},"
+            f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}{decided},"
             f" about {_size(self.bytes)}, {time_left}"
         )
 
@@ -54,7 +57,7 @@ def plan(config: Config) -> Plan:
     """Builds a few members of each shape, times some steps and scales; raises UsageError."""
     engine = resolve_engine(config.run.engine, config.run.device)
     groups = member_groups(config)
-    threads = config.run.threads or os.cpu_count() or 1
+    cores = usable_cores()
     seconds, isa = 0.0, ""
     for specs in groups:
         each, isa = _member_step(engine, specs, config, _MEASURED_SECONDS / len(groups))
@@ -67,7 +70,8 @@ def plan(config: Config) -> Plan:
         engine=engine,
         isa="" if isa == engine else isa,
         precision=config.training.precision,
-        threads=threads,
+        threads=config.run.threads or cores.count,
+        decided="" if config.run.threads else cores.decided,
         bytes=_resident() + 4 * _COPIES * numbers,
         seconds=seconds,
     )
@@ -88,7 +92,7 @@ def _member_step(
     engine: str, specs: Sequence[MemberSpec], config: Config, budget: float
 ) -> tuple[float, str]:
     """Seconds a member step takes when all threads are busy, and the engine's ISA."""
-    threads = config.run.threads or os.cpu_count() or 1
+    threads = config.run.threads or usable_cores().count
     few = list(specs[:threads])
     made = make_engine(
         engine, few, make_tables(few), device=config.run.device, threads=config.run.threads

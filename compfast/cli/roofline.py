@@ -13,7 +13,7 @@ from compfast._native import read_bandwidth
 from compfast.cli import request
 from compfast.cli.output import Output
 from compfast.config import MemberSpec
-from compfast.doctor import cores
+from compfast.engines.cores import usable_cores
 from compfast.engines.native import NativeEngine
 from compfast.engines.profile import Profile
 from compfast.errors import UsageError
@@ -62,9 +62,12 @@ def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
     many = [path for path, _ in config.sweep if not path.startswith(_HARMLESS)]
     if many:
         raise UsageError(f"{many[0]} has several values; the roofline is that of one network")
-    threads = config.run.threads or cores()
-    if threads > cores():
-        raise UsageError(f"--threads is {threads}; this process may use {cores()} cores")
+    cores = usable_cores()
+    threads = config.run.threads or cores.count
+    if threads > cores.count:
+        raise UsageError(
+            f"--threads is {threads}; this process may use {cores.count} cores ({cores.decided})"
+        )
     return member_specs(config)[0], threads
 
 

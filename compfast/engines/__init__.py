@@ -28,7 +28,8 @@ def make_engine(
     device: str = "auto",
     threads: int | None = None,
 ) -> Engine:
-    """The engine that `resolve_engine` takes, for one group; `threads` None: one a core.
+    """The engine that `resolve_engine` takes, for one group; `threads` None: one a core
+    that this process may use (engines/cores.py).
 
     Raises UsageError as `resolve_engine` does, for mixed groups, for threads below 1 and for a
     precision that the engine does not have.

@@ -1,16 +1,14 @@
 """The oracle engine: plain PyTorch, one `nn.Module` and one AdamW a member, float32.
 
-Every member computes on one intra-op thread, so that its bits depend on nothing but itself;
-`threads` > 1 trains that many members at a time.
+Every member computes on one intra-op thread that is not the caller's (engines/aside.py), so that
+its bits depend on nothing but itself; `threads` > 1 trains that many members at a time.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from compfast.config import MemberSpec
+from compfast.engines.aside import aside, clean_threads, require_exact_products
 from compfast.engines.base import (
     ACTIVE,
     DIVERGED,
@@ -32,6 +31,7 @@ from compfast.engines.base import (
     Tables,
 )
 from compfast.engines.checks import check_group, check_state, check_until
+from compfast.engines.cores import usable_cores
 from compfast.init import initial_parameters
 from compfast.models.precision import products
 from compfast.models.transformer import Transformer
@@ -85,7 +85,7 @@ class EagerEngine:
         check_group(specs)
         self._specs = tuple(specs)
         self._tables = tables
-        self._threads = min(threads or os.cpu_count() or 1, len(specs))
+        self._threads = min(threads or usable_cores().count, len(specs))
         self._precision = specs[0].training.precision
         self._table = parameter_table(specs[0].model)
         self._task = make_task(specs[0].task)
@@ -94,25 +94,26 @@ class EagerEngine:
         self.initialise()
 
     def initialise(self) -> None:
+        self.load(aside(self._fresh))
+
+    def _fresh(self) -> State:
         drawn = [
             initial_parameters(spec, std)
             for spec, std in zip(self._specs, self._tables.std, strict=True)
         ]
         params = {t.name: np.stack([draw[t.name] for draw in drawn]) for t in self._table}
         count = len(self._specs)
-        self.load(
-            State(
-                params=params,
-                exp_avg={name: np.zeros_like(value) for name, value in params.items()},
-                exp_avg_sq={name: np.zeros_like(value) for name, value in params.items()},
-                step=np.zeros(count, np.int64),
-                status=np.full(count, ACTIVE, np.uint8),
-            )
+        return State(
+            params=params,
+            exp_avg={name: np.zeros_like(value) for name, value in params.items()},
+            exp_avg_sq={name: np.zeros_like(value) for name, value in params.items()},
+            step=np.zeros(count, np.int64),
+            status=np.full(count, ACTIVE, np.uint8),
         )
 
     def load(self, state: State) -> None:
         check_state(state, self._specs)
-        self._members = [self._member(state, i) for i in range(len(self._specs))]
+        self._members = aside(lambda: [self._member(state, i) for i in range(len(self._specs))])
 
     def state(self) -> State:
         def moment(which: str) -> Named:
@@ -150,7 +151,8 @@ class EagerEngine:
                 loss[row, column], norm[row, column] = self._train_step(member)
 
         try:
-            with _one_thread_each(), self._workers() as pool:
+            with clean_threads(self._threads) as pool:
+                pool.submit(require_exact_products).result()
                 pending = {pool.submit(work, member, row) for row, member in todo.items()}
                 try:
                     while pending:
@@ -181,24 +183,31 @@ class EagerEngine:
         return answers
 
     def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        inputs = torch.from_numpy(tokens).long()
-        with _one_thread_each(), torch.no_grad(), products(self._precision):
-            return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in members])
+        def compute() -> Float32:
+            inputs = torch.from_numpy(tokens).long()
+            with torch.no_grad(), products(self._precision):
+                return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in members])
+
+        return aside(compute)
 
     def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
         """Loss [M] and the gradients by name, [M, *shape], of one batch for all members.
 
         tokens [B, T], targets [B]. Nothing is trained or clipped.
         """
-        x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
-        losses = []
-        with _one_thread_each(), products(self._precision):
-            for member in self._members:
-                member.optimizer.zero_grad()
-                loss = member.module.loss(x, y, member.spec.model.loss_positions)
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.item())
-        return np.array(losses, np.float32), self._stacked(_gradient)
+
+        def compute() -> tuple[Float32, Named]:
+            x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+            losses = []
+            with products(self._precision):
+                for member in self._members:
+                    member.optimizer.zero_grad()
+                    loss = member.module.loss(x, y, member.spec.model.loss_positions)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    losses.append(loss.item())
+            return np.array(losses, np.float32), self._stacked(_gradient)
+
+        return aside(compute)
 
     def _train_step(self, member: _Member) -> tuple[float, float]:
         spec = member.spec
@@ -210,15 +219,13 @@ class EagerEngine:
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]
-        with torch.device("meta"):
-            module = Transformer(spec.model)
-        module.load_state_dict(
-            {t.name: torch.tensor(state.params[t.name][i]) for t in self._table}, assign=True
+        module = Transformer.holding(
+            spec.model, {t.name: state.params[t.name][i] for t in self._table}
         )
         optimizer = _adamw(module, spec)
         for t in self._table:
             optimizer.state[module.get_parameter(t.name)] = {
-                "step": torch.tensor(float(state.step[i])),
+                "step": torch.tensor(float(state.step[i]), dtype=torch.float32),
                 "exp_avg": torch.tensor(state.exp_avg[t.name][i]),
                 "exp_avg_sq": torch.tensor(state.exp_avg_sq[t.name][i]),
             }
@@ -231,11 +238,6 @@ class EagerEngine:
             )
             for t in self._table
         }
-
-    def _workers(self) -> concurrent.futures.ThreadPoolExecutor:
-        return concurrent.futures.ThreadPoolExecutor(
-            self._threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
 
 
 def _adamw(module: Transformer, spec: MemberSpec) -> torch.optim.AdamW:
@@ -257,13 +259,3 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
     if parameter.grad is None:
         raise RuntimeError("a parameter took no part in the loss")
     return parameter.grad
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from compfast.engines.base import (
     Tables,
 )
 from compfast.engines.checks import check_group, check_state, check_until
+from compfast.engines.cores import usable_cores
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
 from compfast.errors import UsageError
@@ -80,7 +80,7 @@ class NativeEngine:
             "correction1": tables.bias_correction1,
             "correction2": tables.bias_correction2,
         }
-        workers = min(threads or os.cpu_count() or 1, 2 * members)
+        workers = min(threads or usable_cores().count, 2 * members)
         stream = make_task(first.task).stream_table()
         record = self.plan.record()
         while True:

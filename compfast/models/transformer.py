@@ -7,14 +7,18 @@ Sources: Vaswani et al. 2017 (attention), Ba et al. 2016 (layer norm), arXiv 240
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compfast.config import ModelConfig
 from compfast.errors import UsageError
+
+_Made = dict[str, Any]  # where and in what type parameters are made
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -26,17 +30,34 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Transformer(nn.Module):
     """A decoder-only transformer: tokens [B, T] -> logits [B, T, V].
 
-    `model` is resolved (`compfast.config.resolve`). Fresh weights are PyTorch's defaults; a
-    member's own come with `load_state_dict`.
+    `model` is resolved (`compfast.config.resolve`). Fresh weights are PyTorch's defaults, drawn
+    from its global generator; `holding` makes a member with its own. Both are float32, on
+    `device`, whatever the defaults of type and device are.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, device: str = "cpu") -> None:
         super().__init__()
-        vocab, d = _known(model.vocab_size), model.d_model
-        self.embed = Embedding(vocab, _known(model.max_positions), d)
-        self.blocks = nn.ModuleList(Block(model) for _ in range(model.layers))
-        self.final_norm = nn.LayerNorm(d, eps=model.norm_eps) if model.final_norm else None
-        self.head = Head(d, vocab, tied=model.tied_head, bias=model.head_bias)
+        made: _Made = {"device": device, "dtype": torch.float32}
+        vocab, d, eps = _known(model.vocab_size), model.d_model, model.norm_eps
+        self.embed = Embedding(vocab, _known(model.max_positions), d, made)
+        self.blocks = nn.ModuleList(Block(model, made) for _ in range(model.layers))
+        self.final_norm = nn.LayerNorm(d, eps=eps, **made) if model.final_norm else None
+        self.head = Head(d, vocab, made, tied=model.tied_head, bias=model.head_bias)
+
+    @classmethod
+    def holding(cls, model: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Transformer:
+        """A network with copies of these weights by name; nothing is drawn.
+
+        It can be trained, also where it is made in inference mode.
+        """
+        with torch.inference_mode(False):
+            module = cls(model, device="meta")
+            copies = {
+                name: torch.tensor(array, dtype=torch.float32, device="cpu")
+                for name, array in weights.items()
+            }
+            module.load_state_dict(copies, assign=True)
+        return module
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)  # [B, T, D]
@@ -63,10 +84,10 @@ class Transformer(nn.Module):
 class Embedding(nn.Module):
     """Token table + learned absolute position table: [B, T] -> [B, T, D]."""
 
-    def __init__(self, vocab: int, positions: int, d: int) -> None:
+    def __init__(self, vocab: int, positions: int, d: int, made: _Made) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocab, d)
-        self.position = nn.Embedding(positions, d)
+        self.token = nn.Embedding(vocab, d, **made)
+        self.position = nn.Embedding(positions, d, **made)
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
@@ -85,13 +106,13 @@ class Block(nn.Module):
     post: norm1(x + attention(x)), then norm2(x + ffn(x)). All [B, T, D] -> [B, T, D].
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, made: _Made) -> None:
         super().__init__()
         self.pre = model.norm == "pre"
-        self.norm1 = nn.LayerNorm(model.d_model, eps=model.norm_eps)
-        self.attention = Attention(model)
-        self.norm2 = nn.LayerNorm(model.d_model, eps=model.norm_eps)
-        self.ffn = FeedForward(model)
+        self.norm1 = nn.LayerNorm(model.d_model, eps=model.norm_eps, **made)
+        self.attention = Attention(model, made)
+        self.norm2 = nn.LayerNorm(model.d_model, eps=model.norm_eps, **made)
+        self.ffn = FeedForward(model, made)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre:
@@ -106,15 +127,15 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(d_k) + mask) v per head, heads side by side in the columns."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, made: _Made) -> None:
         super().__init__()
         d, bias = model.d_model, model.attention_bias
         self.heads, self.d_k, self.causal = model.heads, _known(model.d_k), model.causal
         values = model.heads * _known(model.d_v)
-        self.query = nn.Linear(d, model.heads * self.d_k, bias=bias)
-        self.key = nn.Linear(d, model.heads * self.d_k, bias=bias)
-        self.value = nn.Linear(d, values, bias=bias)
-        self.output = nn.Linear(values, d, bias=bias)
+        self.query = nn.Linear(d, model.heads * self.d_k, bias=bias, **made)
+        self.key = nn.Linear(d, model.heads * self.d_k, bias=bias, **made)
+        self.value = nn.Linear(d, values, bias=bias, **made)
+        self.output = nn.Linear(values, d, bias=bias, **made)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))
@@ -134,11 +155,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """down(activation(up(x)))."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, made: _Made) -> None:
         super().__init__()
         d, ff = model.d_model, _known(model.d_ff)
-        self.up = nn.Linear(d, ff, bias=model.ffn_bias)
-        self.down = nn.Linear(ff, d, bias=model.ffn_bias)
+        self.up = nn.Linear(d, ff, bias=model.ffn_bias, **made)
+        self.down = nn.Linear(ff, d, bias=model.ffn_bias, **made)
         self.activation = ACTIVATIONS[model.activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,9 +173,9 @@ class Head(nn.Module):
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def __init__(self, d: int, vocab: int, *, tied: bool, bias: bool) -> None:
+    def __init__(self, d: int, vocab: int, made: _Made, *, tied: bool, bias: bool) -> None:
         super().__init__()
-        fresh = nn.Linear(d, vocab)
+        fresh = nn.Linear(d, vocab, **made)
         self.weight = None if tied else nn.Parameter(fresh.weight.detach())
         self.bias = nn.Parameter(fresh.bias.detach()) if bias else None
 

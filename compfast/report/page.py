@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compfast import runs, storage
 from compfast.errors import UsageError
+from compfast.forks import tables_ahead
 from compfast.report.phase import RunLike, phase_png
 from compfast.report.table import candidates, rows_by_gamma, sentences, split
 from compfast.settings import to_dict
@@ -37,6 +38,7 @@ def write_report(
     paths are returned. Raises UsageError where there is no run, no verdict yet or no matplotlib,
     StorageError where the run cannot be read or the report not be written.
     """
+    tables_ahead()
     if isinstance(run, (str, os.PathLike)):
         run = runs.load(run)
     if folder is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from architectures import NAMES
 from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
+from process_state import DISTURBANCES
 
 from compfast.config import Config, MemberSpec
 from compfast.engines import make_engine, resolve_engine
@@ -240,3 +242,15 @@ def test_an_engine_takes_one_shape() -> None:
     specs[1] = dataclasses.replace(specs[1], training=training)
     with pytest.raises(ValueError, match="differ in training"):
         make_engine("triton", specs, make_tables(specs))
+
+
+@pytest.mark.parametrize("setting", ["default dtype float64", "set_default_device"])
+def test_settings_of_the_user_change_no_bit(setting: str, way: str) -> None:
+    specs = group("one_layer", (("seed", (1,)),), steps=1, batch_size=2)
+    states = []
+    for disturbed in (False, True):
+        with DISTURBANCES[setting]() if disturbed else contextlib.nullcontext():
+            made = start("triton", specs)
+            made.advance(1)
+            states.append(made.state())
+    same_bits(states[0], states[1], [0], [0])

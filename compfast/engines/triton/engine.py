@@ -144,7 +144,11 @@ class TritonEngine:
             program = program_for(self._specs[0], self._flat, params, live, len(tokens))
             program.tokens.copy_(batch)
             program.targets.copy_(torch.from_numpy(np.ascontiguousarray(targets, np.int32)))
-            squares = torch.zeros((len(rows), adamw.programs(self._flat.size)), device=self._device)
+            squares = torch.zeros(
+                (len(rows), adamw.programs(self._flat.size)),
+                dtype=torch.float32,
+                device=self._device,
+            )
             last = adamw.reduce(program.gradients, squares, live)
             for launch in (program.embed, *program.train, last):
                 launch.run()

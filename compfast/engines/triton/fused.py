@@ -43,8 +43,10 @@ class FusedProgram:
         self.tokens = torch.zeros((members, batch, length), dtype=torch.int32, device=device)
         self.targets = torch.zeros((members, batch), dtype=torch.int32, device=device)
         shape = (members, parts_of(batch, length), flat.size)
-        self.gradients = torch.zeros(shape, device=device)  # the padding between runs stays zero
-        self.losses = torch.zeros(shape[:2], device=device)
+        self.gradients = torch.zeros(
+            shape, dtype=torch.float32, device=device
+        )  # the padding between runs stays zero
+        self.losses = torch.zeros(shape[:2], dtype=torch.float32, device=device)
         self._buffers: list[Rows] = []
 
         last = model.loss_positions == "last"
@@ -79,7 +81,7 @@ class FusedProgram:
     def _buffer(self, each: int, width: int | None = None) -> Rows:
         width = width or self.model.d_model
         shape = (len(self.params), self.batch * each, pad(width))
-        rows = Rows(torch.empty(shape, device=self.params.device), width, each)
+        rows = Rows(torch.empty(shape, dtype=torch.float32, device=self.params.device), width, each)
         self._buffers.append(rows)
         return rows
 

@@ -14,7 +14,7 @@ SHARE = 0.9  # of the free memory; the rest is for CUDA graphs, compiled kernels
 def workspace_bytes(spec: MemberSpec, flat: FlatLayout) -> int:
     """Bytes that one member needs beside its parameters and moments while it trains."""
     meta = torch.device("meta")
-    params = torch.empty((1, flat.size), device=meta)
+    params = torch.empty((1, flat.size), dtype=torch.float32, device=meta)
     live = torch.empty(1, dtype=torch.int32, device=meta)
     program = program_for(spec, flat, params, live, spec.training.batch_size)
     tensors = [program.tokens, program.targets, program.gradients, *program.workspace()]

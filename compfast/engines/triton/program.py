@@ -59,7 +59,9 @@ class Program:
         self.tokens = torch.zeros((members, batch, length), dtype=torch.int32, device=device)
         self.targets = torch.zeros((members, batch), dtype=torch.int32, device=device)
         shape = (members, parts_of(batch, length), flat.size)
-        self.gradients = torch.zeros(shape, device=device)  # the padding between runs stays zero
+        self.gradients = torch.zeros(
+            shape, dtype=torch.float32, device=device
+        )  # the padding between runs stays zero
         self.values = {b.name: self._buffer(b.name) for b in plan.buffers}
         self.slopes = {
             op.output.buffer: self._buffer(op.output.buffer)
@@ -75,7 +77,7 @@ class Program:
         self.d_values: dict[str, Rows] = {}
         self.logits = self.values[plan.ops[-1].inputs[0].buffer]
         programs = cross_entropy.programs(self.logits)
-        self.losses = torch.zeros((members, programs), device=device)
+        self.losses = torch.zeros((members, programs), dtype=torch.float32, device=device)
         self.forward = [launch for op in plan.ops for launch in self._forward(op)]
         self.used: set[str] = set()  # tensors that have a gradient already
         backward = [launch for op in reversed(plan.ops) for launch in self._backward(op)]
@@ -93,7 +95,7 @@ class Program:
     def _rows(self, name: str, width: int) -> Rows:
         each = self.length if self.plan.buffer(name).rows == "all" else 1
         shape = (len(self.params), self.batch * each, pad(width))
-        return Rows(torch.empty(shape, device=self.params.device), width, each)
+        return Rows(torch.empty(shape, dtype=torch.float32, device=self.params.device), width, each)
 
     def _view(self, view: View, of: dict[str, Rows]) -> Rows:
         whole = of[view.buffer]

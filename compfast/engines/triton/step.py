@@ -40,7 +40,7 @@ class Members:
     @classmethod
     def zeros(cls, count: int, size: int, device: torch.device) -> Members:
         def flat() -> torch.Tensor:
-            return torch.zeros((count, size), device=device)
+            return torch.zeros((count, size), dtype=torch.float32, device=device)
 
         step = torch.zeros(count, dtype=torch.int64, device=device)
         status = torch.zeros(count, dtype=torch.uint8, device=device)
@@ -83,8 +83,8 @@ class Step:
             first, flat, members.params, self.live, first.training.batch_size
         )
         self.window = torch.zeros(2, dtype=torch.int64, device=device)
-        self.loss = torch.zeros((count, HISTORY), device=device)
-        self.norm = torch.zeros((count, HISTORY), device=device)
+        self.loss = torch.zeros((count, HISTORY), dtype=torch.float32, device=device)
+        self.norm = torch.zeros((count, HISTORY), dtype=torch.float32, device=device)
         self.launches: list[Launch] = [
             self._draw(specs),
             *self.program.train,
@@ -93,7 +93,7 @@ class Step:
 
     def open_window(self, base: int, until: int) -> None:
         """Members that stand before `until` go live; histories start at step `base`."""
-        self.window.copy_(torch.tensor([base, until]))
+        self.window.copy_(torch.tensor([base, until], device="cpu"))
         m = self.members
         self.live.copy_((m.status == ACTIVE) & (m.step < until))
         self.loss.fill_(float("nan"))
@@ -142,9 +142,11 @@ class Step:
         for start, size, decayed in flat.segments:
             decays[start // 16 : (start + size) // 16] = decayed
         count, m = len(specs), self.members
-        squares = torch.zeros((count, adamw.programs(flat.size)), device=device)
+        squares = torch.zeros(
+            (count, adamw.programs(flat.size)), dtype=torch.float32, device=device
+        )
         go = torch.zeros(count, dtype=torch.int32, device=device)
-        scalars = torch.zeros((count, adamw.SCALARS), device=device)
+        scalars = torch.zeros((count, adamw.SCALARS), dtype=torch.float32, device=device)
         decision = {
             "squares": squares,
             "losses": self.program.losses,
