@@ -115,7 +115,7 @@ def test_a_child_of_a_process_that_used_polars_by_itself(tmp_path: Path) -> None
 
 
 @FRESH
-@pytest.mark.parametrize("before", ["nothing", "torch"])
+@pytest.mark.parametrize("before", [pytest.param("nothing", marks=pytest.mark.slow), "torch"])
 def test_a_child_of_a_process_without_tables(before: str, engine: str, tmp_path: Path) -> None:
     assert _children(engine, before, tmp_path, "train") == {"train": "done"}
     run = compfast.load(tmp_path / "child")
@@ -128,6 +128,7 @@ def _numbers(engine: str, path: Path) -> dict[str, bytes]:
 
 
 @FORKED
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_what_the_sentence_advises_works(method: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context(method)
