@@ -130,7 +130,8 @@ def test_a_signal_while_merging_or_measuring(
 
 
 @pytest.mark.edge("the terminal is closed while training", "saved, exit code 3, no traceback")
-def test_a_closed_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shown", ["in a file", "on the terminal"])
+def test_a_closed_terminal(tmp_path: Path, shown: str) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     terminal, slave = pty.openpty()
     steps = ["--steps", "60000", "--eval-every", "500", "--checkpoint-every", "60000"]
@@ -138,8 +139,8 @@ def test_a_closed_terminal(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "compfast.ensemble", *SMALL, *steps, "--out", str(out)],
             stdin=slave,
-            stdout=printed,
-            stderr=printed,
+            stdout=printed if shown == "in a file" else slave,
+            stderr=printed if shown == "in a file" else slave,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
             start_new_session=True,
             # The first terminal that the leader of a session opens becomes its own.
@@ -147,9 +148,12 @@ def test_a_closed_terminal(tmp_path: Path) -> None:
         )
     os.close(slave)
     limit = time.monotonic() + TRAIN_TIME_LIMIT
-    while "\nstep " not in log.read_text() and time.monotonic() < limit:
+    said = ""
+    while "step " not in said and time.monotonic() < limit:
+        said = log.read_text() if shown == "in a file" else said + os.read(terminal, 9999).decode()
         time.sleep(0.01)
     os.close(terminal)  # SIGHUP to the session
     assert process.wait(TRAIN_TIME_LIMIT) == 3
-    assert f"continue with --resume {out}" in log.read_text().splitlines()[-1]
+    if shown == "in a file":
+        assert f"continue with --resume {out}" in log.read_text().splitlines()[-1]
     assert compfast.load(out).step > 0

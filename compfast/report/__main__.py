@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from compfast import interrupts
 from compfast.cli.flags import Parser
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.errors import CompfastError, Interrupted
@@ -26,10 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
     codes = [0]
     try:
-        arguments = flags.parse_args(argv)
-        output = Output(arguments.quiet)
-        for run in arguments.runs:
-            codes.append(_draw(run, output))
+        with interrupts.raising():
+            arguments = flags.parse_args(argv)
+            output = Output(arguments.quiet)
+            for run in arguments.runs:
+                codes.append(_draw(run, output))
     except CompfastError as error:
         complain(str(error))
         return error.exit_code
