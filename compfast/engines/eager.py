@@ -31,11 +31,19 @@ from compfast.engines.base import (
     State,
     Tables,
 )
-from compfast.engines.checks import check_group, check_state, check_until
+from compfast.engines.checks import (
+    check_group,
+    check_members,
+    check_state,
+    check_targets,
+    check_tokens,
+    check_until,
+)
+from compfast.engines.room import require_room
 from compfast.init import initial_parameters
 from compfast.models.precision import products
 from compfast.models.transformer import Transformer
-from compfast.params import parameter_table
+from compfast.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -86,6 +94,7 @@ class EagerEngine:
         self._specs = tuple(specs)
         self._tables = tables
         self._threads = min(threads or os.cpu_count() or 1, len(specs))
+        require_room(12 * len(specs) * parameter_count(specs[0].model))
         self._precision = specs[0].training.precision
         self._table = parameter_table(specs[0].model)
         self._task = make_task(specs[0].task)
@@ -181,16 +190,19 @@ class EagerEngine:
         return answers
 
     def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        inputs = torch.from_numpy(tokens).long()
+        inputs = torch.from_numpy(check_tokens(tokens, self._specs[0])).long()
+        rows = check_members(members, len(self._members))
         with _one_thread_each(), torch.no_grad(), products(self._precision):
-            return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in members])
+            return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in rows])
 
     def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
         """Loss [M] and the gradients by name, [M, *shape], of one batch for all members.
 
         tokens [B, T], targets [B]. Nothing is trained or clipped.
         """
-        x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+        given = check_tokens(tokens, self._specs[0])
+        answers = check_targets(targets, len(given), self._specs[0])
+        x, y = torch.from_numpy(given).long(), torch.from_numpy(answers).long()
         losses = []
         with _one_thread_each(), products(self._precision):
             for member in self._members:
