@@ -33,7 +33,7 @@ from compfast.engines.profile import Profile
 from compfast.engines.room import has_room, require_room
 from compfast.errors import UsageError
 from compfast.init import initial_values
-from compfast.params import parameter_table
+from compfast.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
 
@@ -50,6 +50,7 @@ class NativeEngine:
     ) -> None:
         check_group(specs)
         first = specs[0]
+        require_room(12 * len(specs) * parameter_count(first.model))
         self.specs = list(specs)
         self.plan = NativePlan(
             first.model,
@@ -61,7 +62,6 @@ class NativeEngine:
         self._flat = self.plan.flat
         members = len(specs)
         held = 12 * members * self._flat.size
-        require_room(held)
         self._params = _aligned(members, self._flat.size)
         self._exp_avg = _aligned(members, self._flat.size)
         self._exp_avg_sq = _aligned(members, self._flat.size)
