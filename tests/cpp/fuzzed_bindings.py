@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("extension", nargs="?", type=Path)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
+    parser.add_argument("--only", help="the first letters of a kind: groups, streams, single ops")
     given_ = parser.parse_args()
     faulthandler.dump_traceback_later(SECONDS * max(1, given_.examples // EXAMPLES), exit=True)
     if given_.extension is not None:
@@ -74,6 +75,8 @@ def main() -> None:
         "single ops": (fuzzed_ops.ops(), 1),
     }
     for name, (attempts, share) in kinds.items():
+        if not name.startswith(given_.only or ""):
+            continue
         same = given_.examples <= EXAMPLES
         print(f"{name}: {fuzz(attempts, share * given_.examples, same)}", flush=True)
 

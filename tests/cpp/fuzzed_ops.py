@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 Array = np.ndarray[Any, Any]
 Attempt = Callable[[], object]
 ABSURD = (0, -1, -(2**31), -(2**63), 2**46, 2**53, 2**60, 2**62, 2**63 - 1, 2**63, 10**30)
-NOT_WHOLE = (None, "x", 1.5, float("nan"), [], b"1")
+NOT_WHOLE: tuple[Any, ...] = (None, "x", 1.5, float("nan"), [], b"1")
 
 
 @dataclass
