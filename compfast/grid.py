@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from compfast import config as cfg
 from compfast.config import Config, MemberSpec, ModelConfig, TaskConfig
 from compfast.errors import UsageError
-from compfast.tasks import make_task
+from compfast.tasks import AnchorTask, make_task
 
 Number = TypeVar("Number", int, float)
 
@@ -170,21 +170,26 @@ def shard_range(members: int, i: int, n: int) -> range:
 
 
 class _Builder:
-    """Makes specs; sections, vocabularies and resolved models are made once a distinct value."""
+    """Makes specs; sections, tasks and resolved models are made once a distinct value."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
-        self.vocabularies: dict[TaskConfig, int] = {}
+        self.tasks: dict[TaskConfig, AnchorTask] = {}
+        self.batches: set[tuple[TaskConfig, int]] = set()
         self.models: dict[tuple[ModelConfig, TaskConfig], ModelConfig] = {}
 
     def spec(self, member: int, point: dict[str, Any]) -> MemberSpec:
         section = {name: self._section(name, point) for name in SWEPT_SECTIONS}
         task, model = section["task"], section["model"]
-        if task not in self.vocabularies:
-            self.vocabularies[task] = make_task(task).vocabulary
+        if task not in self.tasks:
+            self.tasks[task] = make_task(task)
+        batch = (task, section["training"].batch_size)
+        if batch not in self.batches:
+            self.tasks[task].check_batch(batch[1])
+            self.batches.add(batch)
         if (model, task) not in self.models:
-            resolved = cfg.resolve(model, task, self.vocabularies[task])
+            resolved = cfg.resolve(model, task, self.tasks[task].vocabulary)
             self.models[model, task] = resolved
         section["model"] = self.models[model, task]
         return MemberSpec(

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from compfast import fixedmath
 from compfast.config import MemberSpec, OptimizerConfig
 from compfast.engines.base import Tables
+from compfast.engines.room import require_room
 from compfast.errors import UsageError
 from compfast.init import initial_std
 
@@ -33,7 +34,11 @@ Float64 = NDArray[np.float64]
 def schedule_tables(
     optimizer: OptimizerConfig, steps: int
 ) -> tuple[Float64, Float64, Float64, Float64]:
-    """(scale, offset, 1 - beta1^(t+1), 1 - beta2^(t+1)), float64 [steps] each."""
+    """(scale, offset, 1 - beta1^(t+1), 1 - beta2^(t+1)), float64 [steps] each.
+
+    Raises OutOfMemory for more steps than memory has room for.
+    """
+    require_room(8 * 8 * steps)  # and what they are made of
     if optimizer.schedule == "cosine":
         scale = _cosine(optimizer, steps)
     elif optimizer.schedule == "paper":

@@ -1,157 +1,90 @@
-// compfast._native: raw buffers in, raw buffers out; shapes and meaning are checked in Python
-// (compfast/engines/native.py). No torch headers.
+// compfast._native: raw buffers in, raw buffers out. What they mean is checked in Python
+// (compfast/engines/native.py); here, that no number leads outside of them. No torch headers.
 #include <pybind11/functional.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <cstdlib>
 
 #include "anchor.h"
+#include "bindings_arrays.h"
 #include "bindings_ops.h"
+#include "bindings_records.h"
 #include "bindings_roofline.h"
 #include "group.h"
 #include "isa.h"
+#include "plan_checks.h"
 
 namespace py = pybind11;
 using namespace compfast;
 
 namespace {
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-
-template <typename T>
-void read(const py::dict& from, const char* name, T& to) {
-  to = from[name].cast<T>();
-}
-
-ViewRecord view_record(const py::dict& d) {
-  ViewRecord v;
-  read(d, "value", v.value);
-  read(d, "grad", v.grad);
-  read(d, "width", v.width);
-  read(d, "ld", v.ld);
-  read(d, "rows", v.rows);
-  read(d, "mode", v.mode);
-  return v;
-}
-
-OpRecord op_record(const py::dict& d) {
-  OpRecord op;
-  read(d, "kind", op.kind);
-  for (py::handle view : d["inputs"].cast<py::list>())
-    op.in[op.inputs++] = view_record(view.cast<py::dict>());
-  if (!d["output"].is_none()) op.out = view_record(d["output"].cast<py::dict>());
-  read(d, "weight", op.weight);
-  read(d, "weight2", op.weight2);
-  read(d, "bias", op.bias);
-  read(d, "weight_ld", op.weight_ld);
-  read(d, "d_out", op.d_out);
-  read(d, "d_in", op.d_in);
-  read(d, "packed", op.packed);
-  read(d, "packed_bias", op.packed_bias);
-  read(d, "packed_ld", op.packed_ld);
-  read(d, "bf16", op.bf16);
-  read(d, "packed_back", op.packed_back);
-  read(d, "operands", op.operands);
-  read(d, "activation", op.activation);
-  read(d, "slope", op.slope);
-  read(d, "factor", op.factor);
-  read(d, "slope_applied", op.slope_applied);
-  read(d, "saved", op.saved);
-  read(d, "heads", op.heads);
-  read(d, "d_k", op.d_k);
-  read(d, "d_v", op.d_v);
-  read(d, "causal", op.causal);
-  read(d, "shared", op.shared);
-  read(d, "head_width", op.head_width);
-  read(d, "narrow", op.narrow);
-  read(d, "epsilon", op.epsilon);
-  return op;
-}
-
-AnchorStream anchor_stream(const Array<int32_t>& pairs, const Array<int32_t>& combos,
-                           const py::dict& d) {
-  AnchorStream s;
-  s.pairs = pairs.data();
-  s.pair_count = (int32_t)pairs.shape(0);
-  s.combos = combos.data();
-  s.combo_count = (int32_t)combos.shape(0);
-  read(d, "item_low", s.item_low);
-  read(d, "item_count", s.item_count);
-  read(d, "seq_len", s.positions);
-  read(d, "words", s.words);
-  read(d, "group_size", s.group_size);
-  return s;
-}
-
 std::string forced_isa() {
   const char* name = std::getenv("COMPFAST_ISA");
   return name ? name : "";
 }
 
+// A group's workspaces serve one call at a time.
+class Turn {
+ public:
+  explicit Turn(std::atomic<bool>& taken) : taken_(taken) {
+    if (taken_.exchange(true)) refuse("the group is at work; a call must wait for the last");
+  }
+  ~Turn() { taken_.store(false); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::atomic<bool>& taken_;
+};
+
 // Owns what the C++ group points to.
 class PyGroup {
  public:
   PyGroup(const py::dict& plan, const py::dict& tables, const py::dict& stream,
-          const py::dict& arrays, int threads) {
-    for (py::handle op : plan["ops"].cast<py::list>())
-      ops_.push_back(op_record(op.cast<py::dict>()));
-    for (py::handle s : plan["segments"].cast<py::list>()) {
-      auto [offset, length, decay] = s.cast<std::tuple<int64_t, int64_t, bool>>();
-      segments_.push_back({offset, length, decay});
-    }
-    PlanRecord p;
-    p.ops = ops_.data();
-    p.op_count = (int32_t)ops_.size();
-    p.segments = segments_.data();
-    p.segment_count = (int32_t)segments_.size();
-    read(plan, "flat_size", p.flat_size);
-    read(plan, "packed_size", p.packed_size);
-    read(plan, "workspace_size", p.workspace_size);
-    read(plan, "positions", p.positions);
-    read(plan, "microbatch", p.microbatch);
-    read(plan, "batch", p.batch);
-    read(plan, "vocabulary", p.vocabulary);
-    read(plan, "loss_all", p.loss_all);
-    plan_ = p;
-
+          const py::dict& arrays, int threads)
+      : plan_(plan_record(plan, ops_, segments_)), stream_(checked(stream)) {
+    require_threads(threads);
     Optimizer o;
     read(tables, "beta1", o.beta1);
     read(tables, "beta2", o.beta2);
     read(tables, "eps", o.eps);
-    o.scale = keep<double>(tables["scale"]);
-    schedule_ = tables["scale"].cast<py::array>().shape(0);
-    o.offset = keep<double>(tables["offset"]);
-    o.correction1 = keep<double>(tables["correction1"]);
-    o.correction2 = keep<double>(tables["correction2"]);
-
-    const auto pairs = stream["pairs"].cast<Array<int32_t>>();
-    const auto combos = stream["combos"].cast<Array<int32_t>>();
-    kept_.push_back(pairs);
-    kept_.push_back(combos);
+    o.scale = keep<double>(tables, "scale", {-1});
+    schedule_ = value_of<py::array>(tables, "scale").shape(0);
+    require_between("steps of the schedule", schedule_, 0, MOST_BLOCKS);
+    o.offset = keep<double>(tables, "offset", {schedule_});
+    o.correction1 = keep<double>(tables, "correction1", {schedule_});
+    o.correction2 = keep<double>(tables, "correction2", {schedule_});
 
     GroupArrays a;
-    a.params = keep<float>(arrays["params"]);
-    a.m = keep<float>(arrays["m"]);
-    a.v = keep<float>(arrays["v"]);
-    step_ = a.step = keep<int64_t>(arrays["step"]);
-    a.status = keep<uint8_t>(arrays["status"]);
-    a.seed = keep<uint64_t>(arrays["seed"]);
-    a.lr = keep<double>(arrays["lr"]);
-    a.weight_decay = keep<double>(arrays["weight_decay"]);
-    a.clip = keep<double>(arrays["clip"]);
-    a.members = members_ = arrays["step"].cast<py::array>().shape(0);
+    step_ = a.step = keep<int64_t>(arrays, "step", {-1}, true);
+    a.members = members_ = value_of<py::array>(arrays, "step").shape(0);
+    require_between("members", members_, 1, MOST_ELEMENTS);
+    a.params = keep<float>(arrays, "params", {members_, plan_.flat_size}, true);
+    a.m = keep<float>(arrays, "m", {members_, plan_.flat_size}, true);
+    a.v = keep<float>(arrays, "v", {members_, plan_.flat_size}, true);
+    status_ = a.status = keep<uint8_t>(arrays, "status", {members_}, true);
+    a.seed = keep<uint64_t>(arrays, "seed", {members_});
+    a.lr = keep<double>(arrays, "lr", {members_});
+    a.weight_decay = keep<double>(arrays, "weight_decay", {members_});
+    a.clip = keep<double>(arrays, "clip", {members_});
     kernels_ = &select_kernels(forced_isa());
-    group_ = std::make_unique<Group>(*kernels_, plan_, o, anchor_stream(pairs, combos, stream), a,
-                                     threads);
+    group_ = std::make_unique<Group>(*kernels_, plan_, o, stream_.record, a, threads);
   }
 
   bool advance(int64_t until, int64_t base, Array<float>& loss, Array<float>& norm,
                const py::object& tick) {
-    const int64_t columns = loss.shape(1);
+    require_between("until", until, 0, schedule_);
+    require_between("base", base, 0, until);
+    const int64_t columns = until - base;
+    require_shape("loss", loss, {members_, columns});
+    require_shape("grad_norm", norm, {members_, columns});
+    require_aligned<float>("loss", loss);
+    require_aligned<float>("grad_norm", norm);
+    for (int64_t i = 0; i < members_; i++)
+      if (status_[i] == ACTIVE && step_[i] < until)
+        require_between("a member's step", step_[i], base, until);
     float *l = loss.mutable_data(), *g = norm.mutable_data();
+    const Turn turn(taken_);
     py::gil_scoped_release release;
     return group_->advance(until, base, columns, l, g, [&](int64_t done) {
       py::gil_scoped_acquire acquire;
@@ -161,12 +94,18 @@ class PyGroup {
   }
 
   py::tuple gradients(const Array<int32_t>& tokens, const Array<int32_t>& targets) {
+    const int64_t count = sequences(tokens);
+    require_between("sequences", count, 1, MOST_WIDTH);
+    require_shape("targets", targets, {count});
+    require_aligned<int32_t>("targets", targets);
+    require_values("a target", targets, plan_.vocabulary);
+    require_room(members_, times(4, plan_.flat_size));
     Array<float> loss(members_);
     Array<float> gradient({members_, plan_.flat_size});
     const int32_t *t = tokens.data(), *y = targets.data();
     float *l = loss.mutable_data(), *g = gradient.mutable_data();
-    const int64_t count = tokens.shape(0);
     {
+      const Turn turn(taken_);
       py::gil_scoped_release release;
       group_->gradients(t, y, count, l, g);
     }
@@ -174,31 +113,25 @@ class PyGroup {
   }
 
   Array<float> logits(const Array<int64_t>& members, const Array<int32_t>& tokens) {
-    Array<float> out({members.shape(0), tokens.shape(0), (py::ssize_t)plan_.vocabulary});
-    const int64_t* m = members.data();
-    const int32_t* t = tokens.data();
-    float* o = out.mutable_data();
-    const int64_t n = members.shape(0), count = tokens.shape(0);
-    py::gil_scoped_release release;
-    group_->logits(m, n, t, count, o, nullptr);
+    const int64_t n = chosen(members), count = sequences(tokens);
+    require_room(times(n, count), times(4, plan_.vocabulary));
+    Array<float> out({n, count, (int64_t)plan_.vocabulary});
+    compute(members, tokens, out.mutable_data(), nullptr);
     return out;
   }
 
   Array<int32_t> predict(const Array<int64_t>& members, const Array<int32_t>& tokens) {
-    Array<int32_t> best({members.shape(0), tokens.shape(0)});
-    const int64_t* m = members.data();
-    const int32_t* t = tokens.data();
-    int32_t* b = best.mutable_data();
-    const int64_t n = members.shape(0), count = tokens.shape(0);
-    py::gil_scoped_release release;
-    group_->logits(m, n, t, count, nullptr, b);
+    const int64_t n = chosen(members), count = sequences(tokens);
+    require_room(times(n, count), 4);
+    Array<int32_t> best({n, count});
+    compute(members, tokens, nullptr, best.mutable_data());
     return best;
   }
 
   py::dict profile(int64_t member, int64_t steps) {
-    if (member < 0 || member >= members_ || steps < 1 || steps > schedule_ - step_[member])
-      throw std::invalid_argument(
-          "compfast._native: no such member, or steps outside its training");
+    require_between("member", member, 0, members_ - 1);
+    require_between("the member's step", step_[member], 0, schedule_);
+    require_between("steps", steps, 1, schedule_ - step_[member]);
     Array<double> forward(plan_.op_count), backward(plan_.op_count), phases(PHASES);
     Array<float> loss(steps), norm(steps);
     double total = 0;
@@ -207,6 +140,7 @@ class PyGroup {
                            loss.mutable_data(),    norm.mutable_data()};
     int64_t done = 0;
     {
+      const Turn turn(taken_);
       py::gil_scoped_release release;
       done = group_->profile(member, steps, to);
     }
@@ -225,24 +159,56 @@ class PyGroup {
   std::string isa() const { return kernels_->isa; }
 
  private:
-  // The arrays must already have the right type: a converted copy would not be the caller's.
+  Stream checked(const py::dict& stream) const {
+    check_plan(plan_);
+    Stream s(stream, plan_.batch, plan_.vocabulary);
+    require_between("seq_len", s.record.positions, plan_.positions, plan_.positions);
+    return s;
+  }
+
   template <typename T>
-  T* keep(const py::handle& object) {
-    if (!py::isinstance<Array<T>>(object))
-      throw py::type_error("compfast._native: an array has the wrong type or is not contiguous");
-    auto array = py::reinterpret_borrow<Array<T>>(object);
+  T* keep(const py::dict& from, const char* name, const std::vector<int64_t>& shape,
+          bool writable = false) {
+    const Array<T> array = own_array<T>(from, name, shape, writable);
     kept_.push_back(array);
     return const_cast<T*>(array.data());
+  }
+
+  int64_t sequences(const Array<int32_t>& tokens) const {
+    require_shape("tokens", tokens, {-1, plan_.positions});
+    require_aligned<int32_t>("tokens", tokens);
+    require_values("a token", tokens, plan_.vocabulary);
+    return tokens.shape(0);
+  }
+
+  int64_t chosen(const Array<int64_t>& members) const {
+    require_shape("members", members, {-1});
+    require_aligned<int64_t>("members", members);
+    require_values("a member", members, members_);
+    return members.shape(0);
+  }
+
+  void compute(const Array<int64_t>& members, const Array<int32_t>& tokens, float* out,
+               int32_t* best) {
+    const int64_t n = members.shape(0), count = tokens.shape(0);
+    const int64_t* m = members.data();
+    const int32_t* t = tokens.data();
+    const Turn turn(taken_);
+    py::gil_scoped_release release;
+    group_->logits(m, n, t, count, out, best);
   }
 
   std::vector<OpRecord> ops_;
   std::vector<Segment> segments_;
   std::vector<py::object> kept_;
   PlanRecord plan_;
+  Stream stream_;
   int64_t members_ = 0, schedule_ = 0;  // schedule: steps that the tables reach
   const int64_t* step_ = nullptr;
+  const uint8_t* status_ = nullptr;
   const KernelTable* kernels_ = nullptr;
   std::unique_ptr<Group> group_;
+  std::atomic<bool> taken_{false};
 };
 
 std::vector<std::string> names(const std::vector<const KernelTable*>& tables) {
@@ -252,13 +218,22 @@ std::vector<std::string> names(const std::vector<const KernelTable*>& tables) {
 }
 
 py::tuple py_anchor_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch) {
-  const auto pairs = stream["pairs"].cast<Array<int32_t>>();
-  const auto combos = stream["combos"].cast<Array<int32_t>>();
-  const AnchorStream s = anchor_stream(pairs, combos, stream);
+  const Stream checked(stream, batch, MOST_WIDTH);
+  const AnchorStream& s = checked.record;
+  require_between("step", step, 0, MOST_BLOCKS - 1);
+  require_room(batch, times(4, s.positions));
   Array<int32_t> tokens({(py::ssize_t)batch, (py::ssize_t)s.positions});
   Array<int32_t> targets(batch);
   anchor_batch(s, seed, step, batch, 0, batch, tokens.mutable_data(), targets.mutable_data());
   return py::make_tuple(tokens, targets);
+}
+
+uint64_t py_feistel(uint64_t seed, uint32_t epoch, uint64_t index, uint64_t n) {
+  constexpr uint64_t most = uint64_t{1} << 62;
+  if (n < 1 || n > most) refuse("n is " + std::to_string(n) + "; it must be in 1..2^62");
+  if (index >= n)
+    refuse("index is " + std::to_string(index) + "; it must be below n = " + std::to_string(n));
+  return feistel(seed, epoch, index, n);
 }
 
 Array<uint32_t> py_philox(const std::array<uint32_t, 4>& counter, uint64_t seed) {
@@ -276,7 +251,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("selected_isa", [] { return std::string(select_kernels(forced_isa()).isa); });
   m.def("build_info", [] { return std::string(COMPFAST_BUILD_INFO); });
   m.def("philox", &py_philox);
-  m.def("feistel", &feistel);
+  m.def("feistel", &py_feistel);
   m.def("anchor_batch", &py_anchor_batch);
   bind_ops(m);
   bind_roofline(m);

@@ -1,5 +1,5 @@
 // Addresses of dense row-major tensors with members first, sizes, threads: shapes and types are
-// checked in compfast/ops. An address 0 is a tensor that is not there.
+// checked in compfast/ops; here sizes, indices and that no address is missing (0).
 #include "bindings_ops.h"
 
 #include <algorithm>
@@ -7,13 +7,16 @@
 #include <cmath>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "checks.h"
 #include "init.h"
 #include "isa.h"
 #include "op_table.h"
@@ -29,6 +32,20 @@ using Address = uintptr_t;
 
 const float* in(Address a) { return reinterpret_cast<const float*>(a); }
 float* out(Address a) { return reinterpret_cast<float*>(a); }
+
+struct Named {
+  const char* name;
+  Address address;
+};
+
+template <typename T>
+void require_tensors(std::initializer_list<Named> tensors) {
+  for (const Named& tensor : tensors)
+    if (tensor.address == 0 || tensor.address % alignof(T) != 0)
+      refuse(std::string(tensor.name) + (tensor.address ? " is not aligned" : " is missing"));
+}
+
+constexpr int64_t MOST_WORDS = 4 * MOST_BLOCKS;  // of a stream
 
 template <typename T>
 T* at(T* tensor, int64_t member, int64_t size) {
@@ -47,6 +64,7 @@ struct Free {
 bool poisoned = false;  // tests: scratch starts as NaN
 
 std::unique_ptr<float[], Free> allocate(int64_t count) {
+  require_room(count + 1, sizeof(float));
   void* p = nullptr;
   if (posix_memalign(&p, 64, (size_t)(count + 1) * sizeof(float)) != 0) throw std::bad_alloc();
   if (poisoned)
@@ -63,14 +81,23 @@ constexpr int64_t WORTH_A_THREAD = 300000;
 template <typename Job>
 void over_members(int64_t members, int64_t work, int threads, int64_t scratch_size,
                   const Job& job) {
-  const int64_t worth = members * work / WORTH_A_THREAD + 1;
-  const int64_t workers = std::max<int64_t>(1, std::min({(int64_t)threads, members, worth}));
+  require_threads(threads);
+  const int64_t worth = times(members, work) / WORTH_A_THREAD + 1;
+  const int64_t workers = std::min({(int64_t)threads, members, worth});
   py::gil_scoped_release release;
   const int64_t stride = to_pad(scratch_size) + 16;
-  const auto scratch = allocate(workers * stride);
+  const auto scratch = allocate(times(workers, stride));
   std::atomic<int64_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr error;
   const auto run = [&](int64_t worker) {
-    for (int64_t m = next++; m < members; m = next++) job(m, scratch.get() + worker * stride);
+    try {
+      for (int64_t m = next++; m < members; m = next++) job(m, scratch.get() + worker * stride);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      error = std::current_exception();
+      next = members;
+    }
   };
   std::vector<std::thread> started;
   started.reserve(workers);
@@ -81,10 +108,14 @@ void over_members(int64_t members, int64_t work, int threads, int64_t scratch_si
   }
   run(0);
   for (std::thread& t : started) t.join();
+  if (error) std::rethrow_exception(error);
 }
 
 // int64 indices as the kernels' int32, each below `limit`.
 std::vector<int32_t> indices(Address tensor, int64_t count, int64_t limit, const char* what) {
+  require_tensors<int64_t>({{what, tensor}});
+  require_between("vocabulary", limit, 1, MOST_WIDTH);
+  require_room(count, sizeof(int32_t));
   const int64_t* from = reinterpret_cast<const int64_t*>(tensor);
   std::vector<int32_t> result(count);
   for (int64_t i = 0; i < count; i++) {
@@ -96,12 +127,24 @@ std::vector<int32_t> indices(Address tensor, int64_t count, int64_t limit, const
   return result;
 }
 
+void check_linear(int64_t members, const LinearShape& s) {
+  require_between("d_in", s.d_in, 1, MOST_WIDTH);
+  require_between("d_out", s.d_out, 1, MOST_WIDTH);
+  elements("x", {members, s.rows, s.d_in});
+  elements("w", {members, s.d_out, s.d_in});
+  elements("y", {members, s.rows, s.d_out});
+  require_between("activation", s.activation, 0, 3);
+}
+
 void linear_forward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out, int activation,
                     bool bf16, int threads, Address x, Address w, Address b, Address y,
                     Address slope) {
   const OpTable& ops = table();
   const LinearShape s{rows, d_in, d_out, activation, bf16};
-  over_members(members, rows * d_in * d_out, threads, linear_scratch(s),
+  check_linear(members, s);
+  require_tensors<float>({{"x", x}, {"w", w}, {"y", y}});
+  if (activation != 0) require_tensors<float>({{"slope", slope}});
+  over_members(members, times(rows, d_in * d_out), threads, linear_scratch(s),
                [&](int64_t m, float* scratch) {
                  ops.linear_forward(s, at(in(x), m, rows * d_in), at(in(w), m, d_out * d_in),
                                     at(in(b), m, d_out), at(out(y), m, rows * d_out),
@@ -114,7 +157,10 @@ void linear_backward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out,
                      Address dx, Address dw, Address db) {
   const OpTable& ops = table();
   const LinearShape s{rows, d_in, d_out, activation, bf16};
-  over_members(members, 2 * rows * d_in * d_out, threads, linear_scratch(s),
+  check_linear(members, s);
+  require_tensors<float>({{"x", x}, {"w", w}, {"dy", dy}, {"dx", dx}, {"dw", dw}});
+  if (activation != 0) require_tensors<float>({{"slope", slope}});
+  over_members(members, times(2 * rows, d_in * d_out), threads, linear_scratch(s),
                [&](int64_t m, float* scratch) {
                  ops.linear_backward(s, at(in(x), m, rows * d_in), at(in(w), m, d_out * d_in),
                                      at(in(slope), m, rows * d_out), at(in(dy), m, rows * d_out),
@@ -123,10 +169,17 @@ void linear_backward(int64_t members, int64_t rows, int64_t d_in, int64_t d_out,
                });
 }
 
+void check_norm(int64_t members, const NormShape& s) {
+  require_between("d", s.d, 1, MOST_WIDTH);
+  elements("x", {members, s.rows, s.d});
+}
+
 void norm_forward(int64_t members, int64_t rows, int64_t d, float eps, int threads, Address x,
                   Address g, Address b, Address y, Address saved) {
   const OpTable& ops = table();
   const NormShape s{rows, d, eps};
+  check_norm(members, s);
+  require_tensors<float>({{"x", x}, {"weight", g}, {"bias", b}, {"y", y}, {"saved", saved}});
   over_members(members, 4 * rows * d, threads, norm_scratch(s), [&](int64_t m, float* scratch) {
     ops.norm_forward(s, at(in(x), m, rows * d), at(in(g), m, d), at(in(b), m, d),
                      at(out(y), m, rows * d), at(out(saved), m, rows * 2), scratch);
@@ -137,6 +190,9 @@ void norm_backward(int64_t members, int64_t rows, int64_t d, int threads, Addres
                    Address dy, Address saved, Address dx, Address dg, Address db) {
   const OpTable& ops = table();
   const NormShape s{rows, d, 0};
+  check_norm(members, s);
+  require_tensors<float>({{"x", x}, {"weight", g}, {"dy", dy}, {"saved", saved}});
+  require_tensors<float>({{"dx", dx}, {"dw", dg}, {"db", db}});
   over_members(members, 8 * rows * d, threads, norm_scratch(s), [&](int64_t m, float* scratch) {
     ops.norm_backward(s, at(in(x), m, rows * d), at(in(g), m, d), at(in(dy), m, rows * d),
                       at(in(saved), m, rows * 2), at(out(dx), m, rows * d), at(out(dg), m, d),
@@ -145,11 +201,14 @@ void norm_backward(int64_t members, int64_t rows, int64_t d, int threads, Addres
 }
 
 struct AttentionSizes {
-  explicit AttentionSizes(const AttentionDims& a)
-      : q(a.sequences * a.positions * a.heads * a.d_k),
-        v(a.sequences * a.positions * a.heads * a.d_v),
-        saved(a.sequences * a.heads * a.positions * attention_saved_row(a.positions)),
-        work(a.sequences * a.heads * a.positions * to_pad(a.positions) * (a.d_k + a.d_v + 8)) {}
+  AttentionSizes(int64_t members, const AttentionDims& a)
+      : q(elements("q", {members, a.sequences, a.positions, a.heads, a.d_k}) / members),
+        v(elements("v", {members, a.sequences, a.positions, a.heads, a.d_v}) / members),
+        saved(elements("saved", {members, a.sequences, a.heads, a.positions,
+                                 attention_saved_row(a.positions)}) /
+              members),
+        work(times(a.sequences * a.heads * a.positions,
+                   times(to_pad(a.positions), a.d_k + a.d_v + 8))) {}
   int64_t q, v, saved, work;
 };
 
@@ -158,7 +217,8 @@ void attention_forward(int64_t members, int64_t sequences, int64_t positions, in
                        Address v, Address o, Address saved) {
   const OpTable& ops = table();
   const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
-  const AttentionSizes n(a);
+  const AttentionSizes n(members, a);
+  require_tensors<float>({{"q", q}, {"k", k}, {"v", v}, {"o", o}, {"saved", saved}});
   over_members(members, n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
     ops.attention_forward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
                           at(out(o), m, n.v), at(out(saved), m, n.saved), scratch);
@@ -170,7 +230,9 @@ void attention_backward(int64_t members, int64_t sequences, int64_t positions, i
                         Address v, Address saved, Address d_o, Address dq, Address dk, Address dv) {
   const OpTable& ops = table();
   const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
-  const AttentionSizes n(a);
+  const AttentionSizes n(members, a);
+  require_tensors<float>({{"q", q}, {"k", k}, {"v", v}, {"saved", saved}, {"d_o", d_o}});
+  require_tensors<float>({{"dq", dq}, {"dk", dk}, {"dv", dv}});
   over_members(members, 2 * n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
     ops.attention_backward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
                            at(in(saved), m, n.saved), at(in(d_o), m, n.v), at(out(dq), m, n.q),
@@ -181,8 +243,9 @@ void attention_backward(int64_t members, int64_t sequences, int64_t positions, i
 void cross_entropy(int64_t members, int64_t rows, int64_t vocabulary, int threads, Address logits,
                    Address targets, Address loss, Address d_logits) {
   const OpTable& ops = table();
+  const int64_t size = elements("logits", {members, rows, vocabulary}) / members;
+  require_tensors<float>({{"logits", logits}, {"loss", loss}, {"d_logits", d_logits}});
   const std::vector<int32_t> y = indices(targets, members * rows, vocabulary, "target");
-  const int64_t size = rows * vocabulary;
   over_members(members, 16 * size, threads, cross_entropy_scratch(vocabulary),
                [&](int64_t m, float* scratch) {
                  out(loss)[m] =
@@ -194,10 +257,21 @@ void cross_entropy(int64_t members, int64_t rows, int64_t vocabulary, int thread
 void activation(int64_t members, int64_t count, int kind, int threads, Address x, Address y,
                 Address slope) {
   const OpTable& ops = table();
+  elements("x", {members, count});
+  require_between("activation", kind, 1, 3);
+  require_tensors<float>({{"x", x}, {"y", y}, {"slope", slope}});
   over_members(members, 16 * count, threads, 0, [&](int64_t m, float*) {
     ops.activation(kind, count, at(in(x), m, count), at(out(y), m, count),
                    at(out(slope), m, count));
   });
+}
+
+void check_embed(int64_t members, const EmbedShape& s, int64_t table_positions) {
+  require_between("d", s.d, 1, MOST_WIDTH);
+  elements("x", {members, s.sequences, s.positions, s.d});
+  elements("token_table", {members, s.vocabulary, s.d});
+  elements("position_table", {members, table_positions, s.d});
+  require_between("positions", s.positions, 1, table_positions);
 }
 
 void embed_forward(int64_t members, int64_t sequences, int64_t positions, int64_t d,
@@ -205,6 +279,9 @@ void embed_forward(int64_t members, int64_t sequences, int64_t positions, int64_
                    Address token_table, Address position_table, Address x) {
   const OpTable& ops = table();
   const EmbedShape s{sequences, positions, d, vocabulary};
+  check_embed(members, s, table_positions);
+  require_tensors<float>({{"token_table", token_table}, {"position_table", position_table}});
+  require_tensors<float>({{"x", x}});
   const int64_t rows = sequences * positions;
   const std::vector<int32_t> t = indices(tokens, members * rows, vocabulary, "token");
   over_members(members, rows * d, threads, embed_scratch(s), [&](int64_t m, float* scratch) {
@@ -220,6 +297,9 @@ void embed_backward(int64_t members, int64_t sequences, int64_t positions, int64
                     Address dx, Address d_token_table, Address d_position_table) {
   const OpTable& ops = table();
   const EmbedShape s{sequences, positions, d, vocabulary};
+  check_embed(members, s, table_positions);
+  require_tensors<float>({{"dx", dx}, {"d_token_table", d_token_table}});
+  require_tensors<float>({{"d_position_table", d_position_table}});
   const int64_t rows = sequences * positions;
   const std::vector<int32_t> t = indices(tokens, members * rows, vocabulary, "token");
   over_members(members, rows * d, threads, embed_scratch(s), [&](int64_t m, float* scratch) {
@@ -234,6 +314,12 @@ void adamw(int64_t members, int64_t count, double beta1, double beta2, double ep
            Address gradient, Address params, Address m, Address v, Address lr, Address weight_decay,
            Address clip, Address step) {
   const OpTable& ops = table();
+  elements("params", {members, count});
+  require_tensors<float>({{"grads", gradient}, {"params", params}, {"m", m}, {"v", v}});
+  require_tensors<double>({{"lr", lr}, {"weight_decay", weight_decay}, {"clip", clip}});
+  require_tensors<int64_t>({{"step", step}});
+  for (int64_t i = 0; i < members; i++)
+    require_between("step", reinterpret_cast<const int64_t*>(step)[i], 1, MOST_BLOCKS);
   const auto of = [](Address tensor, int64_t i) {
     return reinterpret_cast<const double*>(tensor)[i];
   };
@@ -250,6 +336,10 @@ void adamw(int64_t members, int64_t count, double beta1, double beta2, double ep
 // Words [start, start + count) of each seed's stream, int64 [M, count].
 void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub, int64_t start,
                   int64_t count, int threads, Address seeds, Address words) {
+  elements("words", {members, count});
+  require_between("start", start, 0, MOST_WORDS - 1);
+  require_between("count", count, 1, MOST_WORDS - start);
+  require_tensors<int64_t>({{"seeds", seeds}, {"words", words}});
   over_members(members, 40 * count, threads, 0, [&](int64_t m, float*) {
     const uint64_t seed = reinterpret_cast<const uint64_t*>(seeds)[m];
     int64_t* to = reinterpret_cast<int64_t*>(words) + m * count;
@@ -267,7 +357,13 @@ void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub
 // and `ld` from row to row; seeds uint64 [M], std float64 [M].
 void normals(int64_t members, int64_t rows, int64_t columns, int64_t stride, int64_t ld,
              uint32_t tensor, int threads, Address seeds, Address std, Address weights) {
-  over_members(members, 40 * rows * columns, threads, 0, [&](int64_t m, float*) {
+  const int64_t count = elements("a tensor's elements", {rows, columns}, MOST_WORDS);
+  require_between("ld", ld, columns, MOST_ELEMENTS);
+  require_between("stride", stride, times(rows - 1, ld) + columns, MOST_ELEMENTS);
+  elements("weights", {members, stride});
+  require_tensors<double>({{"seeds", seeds}, {"std", std}});
+  require_tensors<float>({{"weights", weights}});
+  over_members(members, 40 * count, threads, 0, [&](int64_t m, float*) {
     const uint64_t seed = reinterpret_cast<const uint64_t*>(seeds)[m];
     const double scale = reinterpret_cast<const double*>(std)[m];
     fill_normal(seed, tensor, scale, rows, columns, ld, out(weights) + m * stride);

@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "checks.h"
 #include "isa.h"
 #include "loop_table.h"
 
@@ -30,18 +31,13 @@ namespace {
 
 constexpr int ROUNDS = 7;
 constexpr double ROUND_SECONDS = 0.02;
+constexpr int64_t MOST_THREADS = 4096;
 
 using Clock = std::chrono::steady_clock;
 
 const LoopTable& loops() {
   const char* forced = std::getenv("COMPFAST_ISA");
   return *select_kernels(forced ? forced : "").loops;
-}
-
-void require_threads(int threads) {
-  if (threads < 1 || threads > 4096)
-    throw std::invalid_argument("threads is " + std::to_string(threads) +
-                                "; it must be between 1 and 4096");
 }
 
 double seconds_of(const std::function<float(int64_t)>& loop, int64_t count) {
@@ -100,14 +96,14 @@ double best_rate(int threads, const std::function<std::function<float(int64_t)>(
 }
 
 double fma_peak(int threads) {
-  require_threads(threads);
+  require_between("threads", threads, 1, MOST_THREADS);
   const LoopTable& table = loops();
   py::gil_scoped_release release;
   return best_rate(threads, [&](int) { return table.fma; }) * table.fma_flops / 1e9;
 }
 
 std::optional<double> bf16_peak(int threads) {
-  require_threads(threads);
+  require_between("threads", threads, 1, MOST_THREADS);
   const LoopTable& table = loops();
   if (!table.dot_bf16) return std::nullopt;
   py::gil_scoped_release release;
@@ -116,12 +112,11 @@ std::optional<double> bf16_peak(int threads) {
 
 // `bytes` are each thread's own.
 double read_bandwidth(int64_t bytes, int threads) {
-  require_threads(threads);
+  require_between("threads", threads, 1, MOST_THREADS);
   const LoopTable& table = loops();
   const int64_t floats = bytes / 4 / table.read_step * table.read_step;
-  if (floats < table.read_step)
-    throw std::invalid_argument("bytes is " + std::to_string(bytes) + "; it must be at least " +
-                                std::to_string(4 * table.read_step));
+  require_between("bytes", bytes, 4 * table.read_step, 4 * MOST_ELEMENTS);
+  require_room(times(floats, threads), sizeof(float));
   const auto data = [floats] {
     void* p = nullptr;
     if (posix_memalign(&p, 64, (size_t)floats * sizeof(float)) != 0) throw std::bad_alloc();

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "attention_sizes.h"
+#include "checks.h"
 #include "profile.h"
 
 #if defined(__x86_64__)
@@ -28,6 +29,7 @@ struct FreeDeleter {
 template <typename T>
 std::unique_ptr<T[], FreeDeleter> allocate(int64_t count) {
   // Not rounded up, so that AddressSanitizer sees the first byte past the end.
+  require_room(count, sizeof(T));
   const size_t bytes = (size_t)count * sizeof(T);
   void* p = nullptr;
   if (posix_memalign(&p, 64, bytes) != 0) throw std::bad_alloc();
@@ -99,6 +101,11 @@ struct Group::Worker {
     view.tokens = tokens.get();
     view.targets = targets.get();
   }
+  // Floats of one worker; tokens are as wide.
+  static int64_t size(const PlanRecord& plan) {
+    return plan.workspace_size + plan.packed_size + 2 * plan.flat_size + scratch_size(plan) +
+           times(plan.batch, plan.positions + int64_t{1});
+  }
   std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
   std::unique_ptr<int32_t[], FreeDeleter> tokens, targets;
   Workspace view;
@@ -120,6 +127,7 @@ struct Group::Team {
 Group::Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
              const AnchorStream& stream, const GroupArrays& arrays, int threads)
     : kernels_(kernels), plan_(plan), optimizer_(optimizer), stream_(stream), arrays_(arrays) {
+  require_room(times(threads, Worker::size(plan_)), sizeof(float));
   for (int i = 0; i < threads; i++) workers_.push_back(std::make_unique<Worker>(plan_));
 }
 
@@ -147,6 +155,7 @@ bool Group::run_workers(const std::function<void(size_t)>& body,
   std::condition_variable gate, finished;
   enum { WAIT, GO, LEAVE } order = WAIT;
   size_t running = workers_.size();
+  std::exception_ptr error;
   std::vector<std::thread> threads;
   threads.reserve(running);
   try {
@@ -158,8 +167,15 @@ bool Group::run_workers(const std::function<void(size_t)>& body,
           if (order == LEAVE) return;
         }
         set_floating_mode();
-        body(index);
+        std::exception_ptr own;
+        try {
+          body(index);
+        } catch (...) {
+          own = std::current_exception();
+          stop_.store(true);
+        }
         std::lock_guard<std::mutex> lock(mutex);
+        if (own && !error) error = own;
         running--;
         finished.notify_one();
       });
@@ -178,17 +194,20 @@ bool Group::run_workers(const std::function<void(size_t)>& body,
     workers_.resize(threads.size());
     return false;
   }
-  std::exception_ptr error;
+  bool asking = bool(wait);
   std::unique_lock<std::mutex> lock(mutex);
   while (!finished.wait_for(lock, std::chrono::milliseconds(100), [&] { return running == 0; })) {
     lock.unlock();
+    std::exception_ptr own;
     try {
-      if (!error && wait) wait();
+      if (asking) wait();
     } catch (...) {
-      error = std::current_exception();
+      own = std::current_exception();
+      asking = false;
       stop_.store(true);
     }
     lock.lock();
+    if (own && !error) error = own;
   }
   lock.unlock();
   for (std::thread& thread : threads) thread.join();
@@ -237,7 +256,8 @@ void Group::train_alone(int64_t i, Worker& worker, Call& call) {
   } while (record(i, result, call));
 }
 
-// Two workers, half a batch each; the first adds the halves and takes the optimiser step.
+// Two workers, half a batch each (neither may throw: the other would wait for ever); the first adds
+// the halves and takes the optimiser step.
 void Group::train_together(int64_t i, Team& team, int rank, Worker& worker, Call& call) {
   const Member one = member(i);
   Workspace both = worker.view;
@@ -304,8 +324,7 @@ int64_t Group::profile(int64_t i, int64_t steps, const ProfileArrays& out) {
   worker.view.profile = &counters;
   int64_t done = 0, all = 0;
   double seconds = 0;
-  // A thread of its own: the caller's floating-point mode stays as it is.
-  std::thread([&] {
+  const auto run = [&] {
     set_floating_mode();
     const auto begin = std::chrono::steady_clock::now();
     const int64_t first = ticks();
@@ -317,7 +336,12 @@ int64_t Group::profile(int64_t i, int64_t steps, const ProfileArrays& out) {
     }
     all = ticks() - first;
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  }).join();
+  };
+  try {  // a thread of its own: the caller's floating-point mode stays as it is
+    std::thread(run).join();
+  } catch (const std::system_error&) {
+    throw std::bad_alloc();
+  }
   const double tick = all > 0 ? seconds / (double)all : 0.0;
   for (int32_t op = 0; op < plan_.op_count; op++) {
     out.forward[op] = (double)counters.forward[op] * tick;

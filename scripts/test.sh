@@ -31,9 +31,12 @@ cmake -S . -B build/checks -GNinja -DCOMPFAST_SANITIZE=ON -DCOMPFAST_TESTS=ON \
 ninja -C build/checks --quiet
 ctest --test-dir build/checks --output-on-failure --timeout 120
 compiler=${CXX:-c++}
-LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
-  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-  python tests/cpp/sanitized_step.py build/checks/_native*.so
+sanitized() {
+  LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc python "$@"
+}
+sanitized tests/cpp/sanitized_step.py build/checks/_native*.so
+sanitized tests/cpp/fuzzed_bindings.py build/checks/_native*.so
 
 step "pytest"
 python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal "$@"

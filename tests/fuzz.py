@@ -103,11 +103,7 @@ def _toml(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
 def _flags(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
     """--dry-run of lines, one argument each."""
 
-    class Plan:
-        def line(self, left: float) -> str:
-            return "plan"
-
-    ensemble.plan = lambda config: Plan()  # type: ignore[assignment, return-value, attr-defined]
+    ensemble.plan = hostile.Unmeasured  # type: ignore[assignment, attr-defined]
 
     def target(data: bytes) -> None:
         argv = data.decode(errors="surrogateescape").split("\n")
@@ -123,6 +119,10 @@ def _flags(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
         ("--models=4", "--gamma-range=0.1:1.5"),
         ("--models=8", "--gamma-range=0.1:0.9", "--seeds=2", "--set=model.layers=2", "--lr=1,2"),
         ("--models=8", "--gamma-range=0.1:0.9", "--shard=1/2", "--snapshots=log:3"),
+        (
+            *("--models=4", "--gamma-range=0.1:0.9", "--batch-size=128"),
+            *("--set=task.data=fixed", "--set=task.fixed_total=150"),
+        ),
     )
     return target, ["\n".join(line).encode() for line in lines]
 

@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from compfast import checkpoints, storage, tensorfile
+from compfast.config import Config
+from compfast.grid import member_count
+from compfast.runs import member_groups
 
 NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63, 10**18, 10**400, 0.5, -1e308, 1e308)
 TEXTS = ("", "none", "../../x", "/etc/passwd", "<script>", "=1+1", "\x1b[2J", "\ud800", "²", "$\\")
@@ -87,6 +90,17 @@ def change_array(
     arrays = tensorfile.read(folder / name)
     change(arrays[array])
     rewrite(folder, name, b"".join(bytes(c) for c in tensorfile.chunks(arrays)))
+
+
+class Unmeasured:
+    """A plan whose members are made, where they are few, and not timed."""
+
+    def __init__(self, config: Config) -> None:
+        if member_count(config) <= 64:
+            member_groups(config)
+
+    def line(self, left: float) -> str:
+        return "plan"
 
 
 def examples(quick: int) -> settings:

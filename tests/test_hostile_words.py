@@ -6,7 +6,7 @@ import html
 
 import polars as pl
 import pytest
-from hostile import examples
+from hostile import Unmeasured, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made_run
@@ -85,16 +85,27 @@ def _command_property(capsys: pytest.CaptureFixture[str], words: list[tuple[str,
 
 pairs = st.tuples(st.sampled_from(FLAGS), st.sampled_from(WORDS) | st.text(max_size=6))
 START = [("--models", "2"), ("--gamma-range", "0.1:0.9")]
-lines = st.lists(pairs, max_size=4) | st.lists(pairs, max_size=3).map(lambda more: START + more)
+# A drawn set that a batch may or may not be smaller than.
+totals = st.sampled_from(("17", "18", "150", "151", "1000", "2147483647"))
+batches = st.sampled_from(("1", "15", "16", "128", "840", "841", "16777216"))
+drawn = st.tuples(totals, batches).map(
+    lambda pair: [
+        ("--set", "task.data=fixed"),
+        ("--set", f"task.fixed_total={pair[0]}"),
+        ("--batch-size", pair[1]),
+    ]
+)
+more = st.lists(pairs, max_size=3)
+lines = (
+    st.lists(pairs, max_size=4)
+    | more.map(lambda others: START + others)
+    | st.tuples(drawn, more).map(lambda both: START + both[0] + both[1])
+)
 
 
 @pytest.fixture
 def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plan:
-        def line(self, left: float) -> str:
-            return "plan"
-
-    monkeypatch.setattr(ensemble, "plan", lambda config: Plan())
+    monkeypatch.setattr(ensemble, "plan", Unmeasured)
 
 
 @pytest.mark.usefixtures("_no_measuring")

@@ -1,4 +1,5 @@
-"""What every engine refuses in the same words: mixed groups, wrong states, steps too far."""
+"""What every engine refuses in the same words: mixed groups, wrong states, steps too far, tokens
+and members that are not there."""
 
 from __future__ import annotations
 
@@ -6,18 +7,23 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import DIVERGED, State, Tables
+from compfast.engines.base import DIVERGED, Int32, State, Tables
 from compfast.errors import UsageError
 from compfast.params import parameter_table
+from compfast.tasks import make_task
+
+_MOST_NUMBERS = 2**34  # of a tensor: words of a stream
 
 
 def check_group(specs: Sequence[MemberSpec]) -> None:
     """Members of a group differ in seed, init, learning rate, weight decay and clip only.
 
-    Raises UsageError otherwise, and when there is no member.
+    Raises UsageError otherwise, when there is no member, and for a batch or initial weights that
+    cannot be drawn.
     """
     if not specs:
         raise UsageError("an engine needs at least one member")
@@ -29,6 +35,12 @@ def check_group(specs: Sequence[MemberSpec]) -> None:
                     f"members {first.member} and {spec.member} differ in {section};"
                     " one group takes members of one shape, task, batch size and schedule"
                 )
+    make_task(first.task).check_batch(first.training.batch_size)
+    largest = max(parameter_table(first.model), key=lambda tensor: tensor.size)
+    if largest.size > _MOST_NUMBERS:
+        raise UsageError(
+            f"{largest.name} has {largest.size} numbers; a tensor has at most {_MOST_NUMBERS}"
+        )
 
 
 def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
@@ -54,10 +66,34 @@ def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
         raise UsageError(f"a member's status is not one of 0..{DIVERGED}")
 
 
+def check_tokens(tokens: NDArray[Any], spec: MemberSpec) -> Int32:
+    """tokens [N, T] as contiguous int32; raises UsageError for others and for unknown ids."""
+    length = spec.task.seq_len
+    if tokens.ndim != 2 or tokens.shape[1] != length:
+        raise UsageError(f"tokens have shape {tokens.shape}; [N, {length}] is needed")
+    return _ids("tokens", tokens, spec)
+
+
+def check_targets(targets: NDArray[Any], count: int, spec: MemberSpec) -> Int32:
+    """targets [count] as contiguous int32; raises UsageError for others and for unknown ids."""
+    if targets.shape != (count,) or count == 0:
+        raise UsageError(f"targets have shape {targets.shape} for {count} sequences; one for each")
+    return _ids("targets", targets, spec)
+
+
+def check_members(members: Sequence[int], count: int) -> NDArray[np.int64]:
+    """Rows of members; raises UsageError for one that is not in 0..count - 1."""
+    rows = np.asarray(members, np.int64)
+    odd = rows[(rows < 0) | (rows >= count)]
+    if odd.size:
+        raise UsageError(f"member is {odd.flat[0]}; it must be in 0..{count - 1}")
+    return rows
+
+
 def check_until(until: int, tables: Tables) -> None:
-    """Raises UsageError for a step beyond the schedule."""
+    """Raises UsageError for a step beyond the schedule, or before it."""
     steps = len(tables.scale)
-    if until > steps:
+    if not 0 <= until <= steps:
         raise UsageError(f"cannot advance to step {until}; the schedule has {steps} steps")
 
 
@@ -65,6 +101,17 @@ def _shared(spec: MemberSpec, section: str) -> object:
     if section == "optimizer":
         return dataclasses.replace(spec.optimizer, lr=0.0, weight_decay=0.0, clip=0.0)
     return getattr(spec, section)
+
+
+def _ids(name: str, ids: NDArray[Any], spec: MemberSpec) -> Int32:
+    vocabulary = spec.model.vocab_size or 0
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise UsageError(f"{name} are {ids.dtype}; whole numbers are needed")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):
+        raise UsageError(
+            f"{name} reach from {ids.min()} to {ids.max()}; they must be in 0..{vocabulary - 1}"
+        )
+    return np.ascontiguousarray(ids, np.int32)
 
 
 def _check_array(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:

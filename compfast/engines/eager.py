@@ -30,12 +30,20 @@ from compfast.engines.base import (
     State,
     Tables,
 )
-from compfast.engines.checks import check_group, check_state, check_until
+from compfast.engines.checks import (
+    check_group,
+    check_members,
+    check_state,
+    check_targets,
+    check_tokens,
+    check_until,
+)
 from compfast.engines.cores import usable_cores
+from compfast.engines.room import require_room
 from compfast.init import initial_parameters
 from compfast.models.precision import products
 from compfast.models.transformer import Transformer
-from compfast.params import parameter_table
+from compfast.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -86,6 +94,7 @@ class EagerEngine:
         self._specs = tuple(specs)
         self._tables = tables
         self._threads = min(threads or usable_cores().count, len(specs))
+        require_room(12 * len(specs) * parameter_count(specs[0].model))
         self._precision = specs[0].training.precision
         self._table = parameter_table(specs[0].model)
         self._task = make_task(specs[0].task)
@@ -183,10 +192,13 @@ class EagerEngine:
         return answers
 
     def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
+        given = check_tokens(tokens, self._specs[0])
+        rows = check_members(members, len(self._members))
+
         def compute() -> Float32:
-            inputs = torch.from_numpy(tokens).long()
+            inputs = torch.from_numpy(given).long()
             with torch.no_grad(), products(self._precision):
-                return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in members])
+                return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in rows])
 
         return aside(compute)
 
@@ -195,9 +207,11 @@ class EagerEngine:
 
         tokens [B, T], targets [B]. Nothing is trained or clipped.
         """
+        given = check_tokens(tokens, self._specs[0])
+        answers = check_targets(targets, len(given), self._specs[0])
 
         def compute() -> tuple[Float32, Named]:
-            x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+            x, y = torch.from_numpy(given).long(), torch.from_numpy(answers).long()
             losses = []
             with products(self._precision):
                 for member in self._members:

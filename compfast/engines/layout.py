@@ -147,6 +147,12 @@ class NativePlan:
             return [next((n for n in MICROBATCHES if n * t <= 640), 1)]
         return [n for n in MICROBATCHES if n <= 16 and n * t >= 64] or [16]
 
+    @property
+    def worker_bytes(self) -> int:
+        """Memory of one worker, without the scratch of its largest op."""
+        tokens = self.batch * (self.positions + 1)
+        return 4 * (self.workspace_size + self.packed_size + 2 * self.flat.size + tokens)
+
     def record(self) -> dict[str, Any]:
         return {
             "ops": self.ops,

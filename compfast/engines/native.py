@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +19,21 @@ from compfast.engines.base import (
     State,
     Tables,
 )
-from compfast.engines.checks import check_group, check_state, check_until
+from compfast.engines.checks import (
+    check_group,
+    check_members,
+    check_state,
+    check_targets,
+    check_tokens,
+    check_until,
+)
 from compfast.engines.cores import usable_cores
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
+from compfast.engines.room import has_room, require_room
 from compfast.errors import UsageError
 from compfast.init import initial_values
-from compfast.params import parameter_table
+from compfast.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
 
@@ -43,6 +50,7 @@ class NativeEngine:
     ) -> None:
         check_group(specs)
         first = specs[0]
+        require_room(12 * len(specs) * parameter_count(first.model))
         self.specs = list(specs)
         self.plan = NativePlan(
             first.model,
@@ -53,6 +61,7 @@ class NativeEngine:
         )
         self._flat = self.plan.flat
         members = len(specs)
+        held = 12 * members * self._flat.size
         self._params = _aligned(members, self._flat.size)
         self._exp_avg = _aligned(members, self._flat.size)
         self._exp_avg_sq = _aligned(members, self._flat.size)
@@ -81,6 +90,9 @@ class NativeEngine:
             "correction2": tables.bias_correction2,
         }
         workers = min(threads or usable_cores().count, 2 * members)
+        while workers > 1 and not has_room(held + workers * self.plan.worker_bytes):
+            workers //= 2
+        require_room(held + workers * self.plan.worker_bytes)
         stream = make_task(first.task).stream_table()
         record = self.plan.record()
         while True:
@@ -152,18 +164,20 @@ class NativeEngine:
         self._status[members & (self._status == ACTIVE)] = FROZEN
 
     def predict(self, tokens: Int32) -> Int32:
-        best: Int32 = self._group.predict(np.arange(len(self.specs)), self._tokens(tokens))
+        given = check_tokens(tokens, self.specs[0])
+        best: Int32 = self._group.predict(np.arange(len(self.specs)), given)
         return best
 
     def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        rows = np.asarray(members, np.int64)
-        out: Float32 = self._group.logits(rows, self._tokens(tokens))
+        rows = check_members(members, len(self.specs))
+        out: Float32 = self._group.logits(rows, check_tokens(tokens, self.specs[0]))
         return out
 
     def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
         """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape]."""
-        answers = np.ascontiguousarray(targets, np.int32)
-        loss, flat = self._group.gradients(self._tokens(tokens), answers)
+        given = check_tokens(tokens, self.specs[0])
+        answers = check_targets(targets, len(given), self.specs[0])
+        loss, flat = self._group.gradients(given, answers)
         return loss, self._flat.unpack(flat)
 
     def profile(self, member: int, steps: int) -> Profile:
@@ -178,19 +192,6 @@ class NativeEngine:
         if not 1 <= steps <= left:
             raise UsageError(f"steps is {steps}; member {member} has {left} left to train")
         return Profile.of(self._group.profile(member, steps))
-
-    def _tokens(self, tokens: NDArray[Any]) -> Int32:
-        vocabulary = self.specs[0].model.vocab_size or 0
-        if tokens.ndim != 2 or tokens.shape[1] != self.plan.positions:
-            raise UsageError(
-                f"tokens have shape {tokens.shape}; [N, {self.plan.positions}] is needed"
-            )
-        if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
-            raise UsageError(
-                f"tokens reach from {tokens.min()} to {tokens.max()};"
-                f" they must be in 0..{vocabulary - 1}"
-            )
-        return np.ascontiguousarray(tokens, np.int32)
 
 
 def _aligned(members: int, size: int) -> Float32:

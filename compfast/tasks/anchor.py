@@ -20,6 +20,7 @@ from compfast.errors import UsageError
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
+_MOST_WORDS = 2**34  # of a stream: a block of four has 32 bits of its counter
 SEEN, UNSEEN = 0, 1  # splits of the exam: the `sub` of its streams
 
 
@@ -155,12 +156,25 @@ class AnchorTask:
             "total": self.total,
         }
 
+    def check_batch(self, batch_size: int) -> None:
+        """Raises UsageError for a batch that no step can draw: it has more sequences than the
+        drawn set, or more words than a stream.
+        """
+        if self.total:
+            self.steps_per_epoch(batch_size)
+        if batch_size * self.words > _MOST_WORDS:
+            raise UsageError(
+                f"training.batch_size is {batch_size}; with task.seq_len {self.config.seq_len} it"
+                f" must be at most {_MOST_WORDS // self.words}"
+            )
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Whole batches in the drawn set; raises UsageError when there is none."""
         steps = self.total // batch_size
         if steps == 0:
             raise UsageError(
                 f"training.batch_size is {batch_size}; the drawn set has {self.total} sequences"
+                f" (task.fixed_total {self.config.fixed_total}) and must hold at least one batch"
             )
         return steps
 

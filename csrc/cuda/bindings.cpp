@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "../stream_checks.h"
 #include "persistent.h"
 
 namespace py = pybind11;
@@ -16,7 +17,9 @@ using Address = uintptr_t;
 
 template <typename T>
 T* at(const py::dict& from, const char* name) {
-  return reinterpret_cast<T*>(from[name].cast<Address>());
+  const Address address = from[name].cast<Address>();
+  if (address == 0 || address % alignof(T) != 0) refuse(std::string(name) + " is no address");
+  return reinterpret_cast<T*>(address);
 }
 
 template <typename T>
@@ -35,6 +38,7 @@ Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t batc
   read(stream, "words", c.stream.words);
   read(stream, "group_size", c.stream.group_size);
   c.stream.positions = Tiny::T;
+  check_stream_sizes(c.stream, batch);
   c.optimizer.scale = at<const double>(optimizer, "scale");
   c.optimizer.offset = at<const double>(optimizer, "offset");
   c.optimizer.correction1 = at<const double>(optimizer, "correction1");
@@ -68,6 +72,8 @@ void train(const py::dict& stream, const py::dict& optimizer, int32_t batch, flo
            const py::dict& members, int count, int64_t base, int64_t until, Address queue) {
   if (count < 1 || batch < 1 || until <= base)
     throw std::invalid_argument("members, batch and steps must be positive");
+  require_between("base", base, 0, MOST_BLOCKS);
+  require_between("until", until, 0, MOST_BLOCKS);
   const std::string wrong =
       train_tiny(course_of(stream, optimizer, batch, epsilon), members_of(members), count, base,
                  until, reinterpret_cast<void*>(queue));

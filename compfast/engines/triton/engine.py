@@ -23,10 +23,16 @@ from compfast.engines.base import (
     State,
     Tables,
 )
-from compfast.engines.checks import check_group, check_state, check_until
+from compfast.engines.checks import (
+    check_group,
+    check_members,
+    check_state,
+    check_targets,
+    check_tokens,
+    check_until,
+)
 from compfast.engines.triton import adamw, memory
 from compfast.engines.triton.step import HISTORY, Members, Step, flat_layout, program_for
-from compfast.errors import UsageError
 from compfast.init import initial_parameters
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -131,19 +137,20 @@ class TritonEngine:
 
     def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
         every = np.concatenate([_array(logits) for _, logits in self._logits(tokens)])
-        wanted: Float32 = every[np.asarray(members, np.int64)]
+        wanted: Float32 = every[check_members(members, len(self._specs))]
         return wanted
 
     def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
         """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape]."""
         batch = self._tokens(tokens)
+        answers = check_targets(targets, len(batch), self._specs[0])
         losses, flats = [], []
         for rows in self._stacks():
             params = self._members.params[rows.start : rows.stop]
             live = torch.ones(len(rows), dtype=torch.int32, device=self._device)
             program = program_for(self._specs[0], self._flat, params, live, len(tokens))
             program.tokens.copy_(batch)
-            program.targets.copy_(torch.from_numpy(np.ascontiguousarray(targets, np.int32)))
+            program.targets.copy_(torch.from_numpy(answers))
             squares = torch.zeros(
                 (len(rows), adamw.programs(self._flat.size)),
                 dtype=torch.float32,
@@ -241,16 +248,7 @@ class TritonEngine:
             yield rows, torch.cat(parts, 1)
 
     def _tokens(self, tokens: NDArray[Any]) -> torch.Tensor:
-        vocabulary = self._specs[0].model.vocab_size or 0
-        length = self._specs[0].task.seq_len
-        if tokens.ndim != 2 or tokens.shape[1] != length:
-            raise UsageError(f"tokens have shape {tokens.shape}; [N, {length}] is needed")
-        if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
-            raise UsageError(
-                f"tokens reach from {tokens.min()} to {tokens.max()};"
-                f" they must be in 0..{vocabulary - 1}"
-            )
-        return torch.from_numpy(np.ascontiguousarray(tokens, np.int32)).to(self._device)
+        return torch.from_numpy(check_tokens(tokens, self._specs[0])).to(self._device)
 
 
 def _first_largest(logits: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,196 @@
+// Every offset and size of a plan is checked once, before anything is allocated from it: whatever
+// a kernel reads or writes for an op lies inside the worker's workspace, the member's parameters
+// or the packed copies. What the numbers mean is the layout's (compfast/engines/layout.py).
+#pragma once
+
+#include "attention_sizes.h"
+#include "checks.h"
+#include "plan.h"
+
+namespace compfast {
+
+class OpCheck {
+ public:
+  OpCheck(const PlanRecord& plan, int32_t index) : plan_(plan), op_(plan.ops[index]), at_(index) {}
+
+  void run() const {
+    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1}, most[] = {0, 1, 2, 3, 1, 1};
+    require(op_.kind >= OP_EMBED && op_.kind <= OP_HEAD_LINEAR, "there is no such kind");
+    require(op_.inputs >= least[op_.kind] && op_.inputs <= most[op_.kind], "so many inputs");
+    require(op_.bf16 == 0 || op_.bf16 == 1, "bf16 must be 0 or 1");
+    require((op_.kind == OP_LOSS) == (at_ == plan_.op_count - 1), "the loss must be the last");
+    if (op_.kind != OP_LOSS) output();
+    if (op_.kind == OP_EMBED) embed();
+    if (op_.kind == OP_NORM) norm();
+    if (op_.kind == OP_LINEAR) linear();
+    if (op_.kind == OP_HEAD_LINEAR) head_linear();
+    if (op_.kind == OP_ATTENTION) attention();
+    if (op_.kind == OP_LOSS) loss();
+  }
+
+ private:
+  void require(bool ok, const char* what) const {
+    if (!ok) refuse("op " + std::to_string(at_) + " of the plan: " + what);
+  }
+
+  void inside(const char* what, int64_t offset, int64_t length, int64_t size) const {
+    if (offset >= 0 && offset <= size && length <= size - offset) return;
+    refuse("op " + std::to_string(at_) + " of the plan: " + what + " takes " +
+           std::to_string(length) + " floats from " + std::to_string(offset) + " on, of " +
+           std::to_string(size));
+  }
+
+  int64_t rows(const ViewRecord& v) const { return times(plan_.microbatch, v.rows); }
+
+  // Floats from a view's first to the last that is touched, when `columns` of a row are.
+  int64_t reach(const ViewRecord& v, int64_t columns) const {
+    return times(rows(v) - 1, v.ld) + columns;
+  }
+
+  void shape(const ViewRecord& v) const {
+    require(v.rows == 1 || v.rows == plan_.positions, "a view has rows for one position or all");
+    require(v.width >= 1 && v.width <= v.ld && v.ld % 16 == 0, "a view's rows are too narrow");
+  }
+
+  void view(const ViewRecord& v, int64_t columns) const {
+    shape(v);
+    require(v.mode >= GRAD_WRITE && v.mode <= GRAD_ZERO_ADD, "there is no such mode");
+    inside("a value", v.value, reach(v, columns), plan_.workspace_size);
+    inside("a gradient", v.grad, reach(v, columns), plan_.workspace_size);
+    if (v.mode == GRAD_ZERO_ADD)
+      inside("a cleared gradient", v.grad, reach(v, v.ld), plan_.workspace_size);
+  }
+
+  // An input of which the op reads as many rows as it has, or the last.
+  void input(const ViewRecord& v, int64_t width, int64_t columns) const {
+    view(v, columns);
+    require(v.width == width, "an input's width is not the op's");
+    require(v.rows == op_.out.rows || op_.out.rows == 1, "an input has too few rows");
+  }
+
+  void output() const {
+    shape(op_.out);
+    inside("the output", op_.out.value, reach(op_.out, op_.out.ld), plan_.workspace_size);
+    inside("its gradient", op_.out.grad, reach(op_.out, op_.out.ld), plan_.workspace_size);
+  }
+
+  void parameters(int64_t offset, int64_t length) const {
+    inside("a parameter", offset, length, plan_.flat_size);
+  }
+
+  void embed() const {
+    require(op_.out.rows == plan_.positions, "an embedding has a row a position");
+    parameters(op_.weight, times(plan_.vocabulary, op_.out.ld));
+    parameters(op_.weight2, times(plan_.positions, op_.out.ld));
+  }
+
+  void norm() const {
+    const int64_t columns = to_pad(op_.out.width);
+    input(op_.in[0], op_.out.width, columns);
+    parameters(op_.weight, columns);
+    parameters(op_.bias, columns);
+    inside("what it saves", op_.saved, times(2, rows(op_.out)), plan_.workspace_size);
+  }
+
+  // The weight [d_out, d_in] and its packed copies; `columns` of a packed row are read.
+  void weight(int64_t columns) const {
+    require(op_.d_out >= 1 && op_.d_out <= op_.packed_ld, "packed_ld is too small");
+    require(op_.d_in >= 1 && op_.d_in <= op_.weight_ld, "weight_ld is too small");
+    require(op_.packed_ld % 16 == 0 && op_.weight_ld % 16 == 0, "a row is no whole vector");
+    parameters(op_.weight, times(op_.d_out, op_.weight_ld));
+    const int64_t past = columns > op_.packed_ld ? columns - op_.packed_ld : 0;
+    inside("a packed weight", op_.packed, times(op_.d_in, op_.packed_ld) + past, plan_.packed_size);
+    require(op_.bias >= -1, "bias is not an offset");
+    if (op_.bias < 0) return;
+    parameters(op_.bias, op_.d_out);
+    inside("a packed bias", op_.packed_bias, op_.packed_ld + past, plan_.packed_size);
+  }
+
+  void linear() const {
+    const ViewRecord& x = op_.in[0];
+    require(op_.d_in == x.width && op_.d_out == op_.out.width, "sizes are not the views'");
+    input(x, op_.d_in, to_pad(op_.d_in));
+    weight(op_.packed_ld);
+    if (op_.inputs > 1) input(op_.in[1], op_.d_out, to_pad(op_.d_out));
+    require(op_.activation >= 0 && op_.activation <= 3, "there is no such activation");
+    if (op_.activation != 0)
+      inside("a slope", op_.slope, reach(op_.out, op_.out.ld), plan_.workspace_size);
+    require(op_.factor >= -1, "factor is not an offset");
+    if (op_.factor >= 0)
+      inside("a factor", op_.factor, reach(x, to_pad(op_.d_in)), plan_.workspace_size);
+    if (op_.bf16) rounded();
+  }
+
+  // Room for the bfloat16 operands of one product (linear.h).
+  void rounded() const {
+    const int64_t n = rows(op_.out), widest = op_.d_in > op_.d_out ? op_.d_in : op_.d_out;
+    const int64_t along = times(n, (widest + 31) / 32 * 16);
+    const int64_t across = times((n + 1) / 2, (int64_t)op_.out.ld + op_.weight_ld);
+    const int64_t transposed = times(op_.d_in, op_.packed_ld);
+    for (int64_t wanted : {along, across, transposed})
+      inside("operands", op_.operands, wanted, plan_.workspace_size);
+    inside("a packed weight", op_.packed_back, times((op_.d_out + 1) / 2, op_.weight_ld),
+           plan_.packed_size);
+  }
+
+  void head_linear() const {
+    require(op_.heads >= 1 && op_.head_width >= 1 && op_.d_in >= 1, "sizes must be positive");
+    require(op_.bf16 == 0 && op_.out.rows == 1, "one row, in float32");
+    const int64_t narrow = times(op_.heads, op_.head_width), wide = times(op_.heads, op_.d_in);
+    require(op_.d_out == narrow, "d_out is not heads x head_width");
+    require(op_.out.width == (op_.narrow ? narrow : wide), "sizes are not the views'");
+    input(op_.in[0], op_.narrow ? wide : narrow, to_pad(op_.in[0].width));
+    weight(heads_columns(op_.head_width));
+  }
+
+  // Columns up to the end of the last head's last vector.
+  int64_t heads_columns(int64_t width) const { return times(op_.heads - 1, width) + to_pad(width); }
+
+  void attention() const {
+    const ViewRecord &q = op_.in[0], &k = op_.in[1], &v = op_.in[2];
+    require(op_.heads >= 1 && op_.d_k >= 1 && op_.d_v >= 1, "sizes must be positive");
+    require(k.rows == plan_.positions && v.rows == plan_.positions, "keys for all positions");
+    const int64_t d_k = op_.shared ? k.width : op_.d_k, d_v = op_.shared ? k.width : op_.d_v;
+    const int64_t all_k = times(op_.heads, d_k), all_v = times(op_.heads, d_v);
+    input(q, all_k, heads_columns(d_k));
+    input(k, op_.shared ? d_k : all_k, op_.shared ? to_pad(d_k) : heads_columns(d_k));
+    input(v, op_.shared ? d_v : all_v, op_.shared ? to_pad(d_v) : heads_columns(d_v));
+    require(op_.out.width == all_v, "sizes are not the views'");
+    require(!op_.shared || (q.rows == 1 && op_.out.rows == 1), "shared keys are for one row");
+    inside("the output", op_.out.value, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
+    inside("its gradient", op_.out.grad, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
+    const int64_t saved = times(op_.heads, attention_saved_row(plan_.positions));
+    inside("what it saves", op_.saved, times(rows(op_.out), saved), plan_.workspace_size);
+  }
+
+  void loss() const {
+    const ViewRecord& z = op_.in[0];
+    view(z, to_pad(z.width));
+    require(z.width == plan_.vocabulary, "logits are not the vocabulary's");
+  }
+
+  const PlanRecord& plan_;
+  const OpRecord& op_;
+  const int32_t at_;
+};
+
+inline void check_plan(const PlanRecord& plan) {
+  require_between("ops of the plan", plan.op_count, 1, MOST_WIDTH);
+  require_between("positions", plan.positions, 1, MOST_WIDTH);
+  require_between("batch", plan.batch, 1, MOST_WIDTH);
+  require_between("microbatch", plan.microbatch, 1, plan.batch);
+  require_between("vocabulary", plan.vocabulary, 1, MOST_WIDTH);
+  require_between("flat_size", plan.flat_size, 16, MOST_ELEMENTS);
+  require_between("packed_size", plan.packed_size, 0, MOST_ELEMENTS);
+  require_between("workspace_size", plan.workspace_size, 0, MOST_ELEMENTS);
+  if (plan.flat_size % 16 != 0) refuse("flat_size must be a multiple of 16");
+  for (int32_t i = 0; i < plan.op_count; i++) OpCheck(plan, i).run();
+  for (int32_t i = 0; i < plan.segment_count; i++) {
+    const Segment& s = plan.segments[i];
+    require_between("a segment's offset", s.offset, 0, plan.flat_size);
+    require_between("a segment's length", s.length, 0, plan.flat_size - s.offset);
+    if (s.length % 16 != 0) refuse("a segment's length must be a multiple of 16");
+  }
+}
+
+}  // namespace compfast

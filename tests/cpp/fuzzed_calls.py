@@ -1,0 +1,236 @@
+"""Calls of the engine, of the streams and of the loops, with something in them changed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from hypothesis import strategies as st
+
+Attempt = Callable[[], object]
+Array = np.ndarray[Any, Any]
+
+HUGE = (2**44, 2**46, 2**53, 2**60, 2**62, 2**63 - 1, 2**63, 2**64, 10**30)
+WRONG: tuple[Any, ...] = (None, "x", 1.5, float("nan"), True, [], {}, b"1")
+# Memory of some GiB is granted, and takes its time: no size near 2^31.
+SIZES = ("flat_size", "packed_size", "workspace_size", "microbatch", "batch")
+NETWORKS = (
+    ("own_head_sizes", "fp32", "fresh"),
+    ("own_head_sizes", "bf16", "fixed"),
+    ("tied_all_post", "fp32", "fresh"),
+    ("long", "bf16", "fresh"),
+    ("one_layer_post", "fp32", "fixed"),
+)
+
+
+@functools.cache
+def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
+    """What the native engine hands to the bindings, and what is asked of the group then."""
+    from architectures import ARCHITECTURES
+
+    from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
+    from compfast.engines import native
+    from compfast.grid import member_specs
+    from compfast.schedule import make_tables
+
+    length, changes = ARCHITECTURES[network]
+    config = Config(
+        task=TaskConfig(seq_len=length, data=data, fixed_total=18),
+        model=ModelConfig(**changes),
+        training=TrainingConfig(steps=3, batch_size=3, precision=precision),
+        sweep=(("seed", (0, 1)),),
+    )
+    specs = member_specs(config)
+    heard: list[Any] = []
+
+    def group(*arguments: Any) -> Any:
+        heard.extend(arguments)
+        return SimpleNamespace(isa=lambda: "")
+
+    with mock.patch.object(native, "_native", SimpleNamespace(Group=group)):
+        native.NativeEngine(specs, make_tables(specs), threads=2)
+    plan, tables, stream, arrays, threads = heard
+    plan["segments"] = [list(segment) for segment in plan["segments"]]
+    room = np.full((2, 2), np.nan, np.float32)
+    return {
+        "group": {
+            "plan": plan,
+            "tables": tables,
+            "stream": stream,
+            "arrays": arrays,
+            "threads": threads,
+        },
+        "advance": {"until": 2, "base": 0, "loss": room, "grad_norm": room.copy(), "tick": None},
+        "gradients": {
+            "tokens": np.ones((4, length), np.int32),
+            "targets": np.array([0, 1, 2, 3], np.int32),
+        },
+        "logits": {"members": np.array([1, 0]), "tokens": np.ones((4, length), np.int32)},
+        "predict": {"members": np.array([1]), "tokens": np.ones((5, length), np.int32)},
+        "profile": {"member": 1, "steps": 1},
+    }
+
+
+def numbers(value: Any, key: object) -> st.SearchStrategy[Any]:
+    """Numbers and other things in the place of a number."""
+    near = (0, -1, 1, value - 1, value + 1, value - 16, value + 16, -value, 2 * value, 7 * value)
+    edge = () if key in SIZES else (2**31 - 1, 2**31, 2**32, -(2**31))
+    return st.sampled_from((*near, *edge, *HUGE, -(2**63), *WRONG))
+
+
+@st.composite
+def arrays(draw: Any, array: Array) -> Any:
+    """An array with another value, shape, type or layout, or none at all."""
+    kind = draw(st.sampled_from(("value", "value", "shape", "dtype", "layout", "none")))
+    if kind == "none":
+        return draw(st.sampled_from((None, "x", 3)))
+    if kind == "dtype":
+        types = ("int8", "int32", "int64", "uint64", "float32", "float64", "bool", "S1", "object")
+        chosen = draw(st.sampled_from((*types, array.dtype.newbyteorder().str)))
+        with np.errstate(invalid="ignore"):
+            return array.astype(chosen)
+    if kind == "shape":
+        axes = draw(st.sampled_from(("more", "fewer", "longer", "shorter", "empty")))
+        if axes == "more":
+            return array[None]
+        if axes == "fewer":
+            return array.reshape(-1) if array.ndim > 1 else array.sum()
+        if axes == "empty":
+            return array[:0]
+        return array[:-1] if axes == "shorter" else np.concatenate((array, array[:1]))
+    if kind == "layout":
+        layout = draw(st.sampled_from(("fortran", "strided", "locked", "misaligned")))
+        if layout == "fortran":
+            return np.asfortranarray(array)
+        if layout == "strided":
+            return np.repeat(array, 2, axis=0)[::2]
+        if layout == "misaligned":
+            raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
+            raw[:] = np.frombuffer(array.tobytes(), np.uint8)
+            return raw.view(array.dtype).reshape(array.shape)
+        array.flags.writeable = False
+        return array
+    if array.size:
+        values: tuple[Any, ...] = (0, -1, 1, 5, 100, 127, 2**31 - 1, -(2**31), 2**62, -(2**63))
+        array = array.copy()
+        if array.dtype.kind == "f":
+            values = (float("nan"), float("inf"), -1.0, 1e300)
+        with np.errstate(over="ignore"):
+            array.flat[draw(st.integers(0, array.size - 1))] = np.array(
+                draw(st.sampled_from(values))
+            ).astype(array.dtype)
+    return array
+
+
+def places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Where a number, an array or anything else stands: its container and its key there."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        if isinstance(node[key], dict | list):
+            yield from places(node[key])
+        else:
+            yield node, key
+
+
+def containers(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Where a dictionary or a list stands."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        if isinstance(node[key], dict | list):
+            yield node, key
+            yield from containers(node[key])
+
+
+@st.composite
+def changed(draw: Any, call: Any, plan: bool = False) -> Any:
+    """The call with up to three of its places changed or removed; `plan`: mostly in its ops."""
+    result = copy.deepcopy(call)
+    ops = result["group"]["plan"]["ops"] if plan else result
+    for _ in range(draw(st.sampled_from((0, 1, 1, 1, 1, 2, 3)))):
+        root = ops if draw(st.integers(0, 2)) else result
+        if draw(st.integers(0, 15)) == 0:
+            found = list(containers(root))
+            if not found:
+                continue
+            node, key = draw(st.sampled_from(found))
+            if isinstance(node, dict) and draw(st.booleans()):
+                del node[key]
+            else:
+                node[key] = draw(st.sampled_from((*WRONG, *HUGE)))
+            continue
+        node, key = draw(st.sampled_from(list(places(root))))
+        inner = node[key]
+        if isinstance(inner, np.ndarray):
+            node[key] = draw(arrays(inner))
+        elif isinstance(node, dict) and draw(st.integers(0, 20)) == 0:
+            del node[key]
+        elif isinstance(inner, int | float):
+            node[key] = draw(numbers(inner, key))
+        else:
+            node[key] = draw(st.sampled_from((*WRONG, *HUGE)))
+    return result
+
+
+def _group_attempts(call: dict[str, Any]) -> Iterator[Attempt]:
+    from compfast import _native
+
+    made: list[Any] = []
+
+    def make() -> None:
+        given = call["group"]
+        names = ("plan", "tables", "stream", "arrays", "threads")
+        made.append(_native.Group(*(given[name] for name in names)))
+
+    yield make
+    for name in ("advance", "gradients", "logits", "predict", "profile"):
+        if made:
+            yield functools.partial(_ask, made[0], call, name)
+
+
+def _ask(group: Any, call: dict[str, Any], method: str) -> None:
+    getattr(group, method)(**call[method])
+
+
+@st.composite
+def groups(draw: Any) -> Iterator[Attempt]:
+    """A group is made and everything is asked of it."""
+    call = valid(*draw(st.sampled_from(NETWORKS)))
+    return _group_attempts(draw(changed(call, plan=True)))
+
+
+@st.composite
+def small_calls(draw: Any) -> Iterator[Attempt]:
+    """Batches, permutations, words of streams; loops only where they must be refused."""
+    from compfast import _native
+
+    stream = valid(*draw(st.sampled_from(NETWORKS)))["group"]["stream"]
+    calls: dict[str, list[Any]] = {
+        "anchor_batch": [stream, 3, 5, 15],
+        "feistel": [3, 2, 30, 37],
+        "philox": [[1, 2, 3, 4], 5],
+    }
+    name = draw(st.sampled_from((*calls, "loops")))
+    if name == "loops":
+        threads = draw(st.sampled_from((0, -1, -(2**31), 4097, *HUGE, *WRONG[:4])))
+        amount = draw(st.sampled_from((0, -1, 15, -(2**63), *HUGE, *WRONG[:4])))
+        return iter(
+            (
+                _refused(lambda: _native.fma_peak(threads)),
+                _refused(lambda: _native.bf16_peak(threads)),
+                _refused(lambda: _native.read_bandwidth(4096, threads)),
+                _refused(lambda: _native.read_bandwidth(amount, 1)),
+            )
+        )
+    arguments = draw(changed(calls[name]))
+    return iter((lambda: getattr(_native, name)(*arguments),))
+
+
+def _refused(attempt: Attempt) -> Attempt:
+    def must_not_return() -> None:
+        attempt()
+        raise AssertionError("what must be refused was done")
+
+    return must_not_return
