@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import Config, MemberSpec, ModelConfig, OptimizerConfig, TrainingConfig
+from compfast.config import (
+    Config,
+    MemberSpec,
+    ModelConfig,
+    OptimizerConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 from compfast.engines.base import Named, Tables
 from compfast.grid import member_specs
 from compfast.init import initial_parameters
@@ -82,6 +89,7 @@ def make_problem(
     """
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant", weight_decay=weight_decay, clip=clip)
     config = Config(
+        task=TaskConfig(),
         model=ModelConfig(layers=LAYERS, d_model=d),
         optimizer=optimizer,
         training=TrainingConfig(steps=STEPS, batch_size=batch_size),

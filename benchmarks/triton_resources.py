@@ -50,22 +50,32 @@ from compfast.engines.triton.step import Members, Step, flat_layout
 from compfast.grid import member_specs
 from compfast.presets import preset
 from compfast.schedule import make_tables
+from compfast.settings import from_dict
 
 TABLE = Path(__file__).with_name("triton_resources.csv")
 ARCHITECTURES = (80, 90, 100)
 PRECISIONS = ("fp32", "tf32", "bf16")
 
-# shape -> preset, changes of the model, tokens a sequence where not the preset's. "paper",
-# "t128" and "long", whose attention is tiled (in fp32 from 129 positions), run one launch an op,
-# the others fused layers.
-SHAPES: dict[str, tuple[str, dict[str, Any], int | None]] = {
-    "tiny": ("tiny", {}, None),
-    "replica": ("replica", {}, None),
-    "d64": ("tiny", {"d_model": 64, "heads": 2}, None),
-    "d128": ("tiny", {"d_model": 128, "heads": 4}, None),
-    "paper": ("paper", {}, None),
-    "t128": ("tiny", {"d_model": 128, "heads": 2, "max_positions": 128}, 128),
-    "long": ("tiny", {"d_model": 128, "heads": 2, "max_positions": 144}, 144),
+
+def _measured(d: int, heads: int, tokens: int = 9) -> Config:
+    return Config(
+        task=TaskConfig(seq_len=tokens),
+        model=ModelConfig(d_model=d, heads=heads),
+        optimizer=OptimizerConfig(),
+        training=TrainingConfig(),
+    )
+
+
+# The presets, and networks of the form that benchmarks/ measures. "paper", "t128" and "long",
+# whose attention is tiled (in fp32 from 129 positions), run one launch an op, the others fused
+# layers.
+PRESETS = ("tiny", "replica", "paper")
+SHAPES: dict[str, Config] = {
+    **{name: from_dict(preset(name)) for name in PRESETS},
+    "d64": _measured(64, heads=2),
+    "d128": _measured(128, heads=4),
+    "t128": _measured(128, heads=2, tokens=128),
+    "long": _measured(128, heads=2, tokens=144),
 }
 BIAS = "bias"  # attention with a relative position bias, which no preset has
 # products that the optimiser, the sampling and the gathers have none of
@@ -99,17 +109,10 @@ class Resources:
 
 def spec_of(shape: str, precision: str) -> MemberSpec:
     """A member of one of SHAPES."""
-    name, changes, length = SHAPES[shape]
-    overlay = preset(name)
-    task = overlay.get("task", {}) | ({} if length is None else {"seq_len": length})
-    training = {**overlay.get("training", {}), "precision": precision, "steps": 100}
-    config = Config(
-        task=TaskConfig(**task),
-        model=ModelConfig(**{**overlay.get("model", {}), **changes}),
-        optimizer=OptimizerConfig(**overlay.get("optimizer", {})),
-        training=TrainingConfig(**training),
-    )
-    return member_specs(config)[0]
+    config = SHAPES[shape]
+    changed: dict[str, Any] = {"precision": precision, "steps": 100}
+    training = dataclasses.replace(config.training, **changed)
+    return member_specs(dataclasses.replace(config, training=training))[0]
 
 
 def step_launches(shape: str, precision: str) -> list[Launch]:

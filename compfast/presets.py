@@ -1,4 +1,4 @@
-"""Named starting points: section -> field -> value, laid over the defaults of config.py.
+"""Named starting points: section -> field -> value, laid over compfast.Config().
 
 [Z24] = Zhang et al. 2024, arXiv 2405.05409, and the code its authors released.
 """
@@ -43,7 +43,7 @@ _PAPER_ADAMW: dict[str, Any] = {
     "base_lr": 1e-5,  # [Z24]
 }
 
-# The defaults of config.py are the tiny network.
+# What compfast.Config is by itself.
 _TINY: Preset = {}
 
 # The form of the paper's network at a size for a CPU; sizes, items and length are ours, chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from compfast import values
@@ -30,20 +30,23 @@ Axis = tuple[str, tuple[Any, ...]]
 class Config:
     """One ensemble: the sections hold what all members share, `sweep` what they differ in.
 
-    A section may be given as a mapping of its fields. `sweep` is an ordered list of axes,
-    outermost first, or a mapping, e.g.
+    A section that is not given is the `tiny` preset's, and a mapping changes fields of that one;
+    a section object counts as it is. `sweep` is an ordered list of axes, outermost first, or a
+    mapping, e.g.
     {"model.layers": (2, 3), "init.gamma": np.linspace(0.1, 0.5, 5), "seed": range(3)}.
     Members are the Cartesian product in that order, so the last axis varies fastest. Raises
     UsageError for what no field takes, naming the field.
     """
 
-    task: TaskConfig = field(default_factory=TaskConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    init: InitConfig = field(default_factory=InitConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    # The tiny network, whose map over gamma shows every zone; ours, found by
+    # experiments/tiny_search.py, which also holds what else was tried.
+    task: TaskConfig = TaskConfig(item_high=36)  # 16 items, fewer than the network's dimensions
+    model: ModelConfig = ModelConfig(d_model=48, heads=4, d_ff=192)
+    init: InitConfig = InitConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.1)
+    training: TrainingConfig = TrainingConfig(steps=4000, batch_size=16, eval_every=1000)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
 
     def __post_init__(self) -> None:
@@ -105,7 +108,9 @@ def _section(name: str, given: Any, kind: type[Section]) -> Section:
         raise UsageError(f"[{name}] is {given!r}; it must be a {shown}")
     for field_name in given:
         field_hint(f"{name}.{field_name}")
-    return kind(**given)
+    default: Any = next(f.default for f in dataclasses.fields(Config) if f.name == name)
+    changed: Section = dataclasses.replace(default, **given)
+    return changed
 
 
 @dataclass(frozen=True, slots=True)

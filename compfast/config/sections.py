@@ -163,7 +163,7 @@ class TaskConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig(Section):
-    """A decoder-only transformer; the defaults are the `tiny` network (see presets.py)."""
+    """A decoder-only transformer."""
 
     section = "model"
 
