@@ -302,8 +302,8 @@ def test_a_batch_that_cannot_be_drawn() -> None:
 
 
 def test_a_group_at_work_takes_no_second_call() -> None:
-    steps = 200_000
-    specs = member_specs(Config(training=TrainingConfig(steps=steps, batch_size=2)))
+    steps = 20_000
+    specs = member_specs(Config(training=TrainingConfig(steps=steps)))
     engine: Any = start("native", specs)
     begun = threading.Event()
     errors: list[BaseException] = []
@@ -316,7 +316,7 @@ def test_a_group_at_work_takes_no_second_call() -> None:
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     with pytest.raises(ValueError, match="at work"):
         engine.predict(np.ones((1, 9), np.int32))
     while worker.is_alive():

@@ -71,7 +71,7 @@ def main() -> None:
         sanitized_step.use_extension(str(given_.extension))
     kinds: dict[str, tuple[st.SearchStrategy[Any], int]] = {
         "groups": (fuzzed_calls.groups(), 3),  # most of what can be wrong is in a plan
-        "streams and loops": (fuzzed_calls.small_calls(), 1),
+        "streams and loops": (fuzzed_calls.small_calls(), 5),
         "single ops": (fuzzed_ops.ops(), 1),
     }
     for name, (attempts, share) in kinds.items():
