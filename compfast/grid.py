@@ -17,8 +17,9 @@ from compfast.tasks import AnchorTask, make_task
 Number = TypeVar("Number", int, float)
 
 _SPAN = re.compile(r"\s*(\d{1,9})-(\d{1,9})\s*")
-SEEDS_PER_GAMMA = (8, 4, 2)  # tried in this order, else 1 (Contract 5)
-LEAST_GAMMAS = 16
+# (seeds a gamma, the fewest gammas that they may leave), tried in this order, else 1 seed. Of 8
+# seeds a verdict needs 7 for its interval to clear the others', of 16 it needs 12.
+SEEDS_PER_GAMMA = ((16, 32), (8, 16), (4, 16), (2, 16))
 MOST_MEMBERS = 2**24  # of one process; more are shards
 
 SWEPT_SECTIONS = ("task", "model", "init", "optimizer", "training")
@@ -89,8 +90,8 @@ def gammas_and_seeds(
 ) -> tuple[int, int]:
     """(gammas, seeds a gamma) with gammas x seeds x other = models.
 
-    `other` is the product of the lengths of all other lists. Without `seeds`: 8 a gamma where
-    that leaves at least 16 gammas, else 4, 2, 1 by the same rule. `single`: one gamma (LO = HI),
+    `other` is the product of the lengths of all other lists. Without `seeds`: 16 a gamma where
+    that leaves at least 32 gammas, else 8, 4, 2 where at least 16 are left, else 1. `single`: one gamma (LO = HI),
     so that all models / other are seeds. Raises UsageError for counts below 1 and for models
     that do not divide, naming the nearest counts that do.
     """
@@ -215,7 +216,7 @@ def _divide(models: int, other: int, seeds: int | None, single: bool) -> tuple[i
     if single:
         return (1, cells) if seeds in (None, cells) else None
     if seeds is None:
-        seeds = next((k for k in SEEDS_PER_GAMMA if cells // k >= LEAST_GAMMAS), 1)
+        seeds = next((k for k, least in SEEDS_PER_GAMMA if cells // k >= least), 1)
     return None if cells % seeds else (cells // seeds, seeds)
 
 

@@ -71,7 +71,7 @@ def test_gamma_axis() -> None:
 
 @pytest.mark.parametrize(
     ("models", "expected"),
-    [(512, (64, 8)), (128, (16, 8)), (124, (31, 4)), (64, (16, 4)), (32, (16, 2)), (16, (16, 1)),
+    [(4096, (256, 16)), (512, (32, 16)), (496, (62, 8)), (256, (32, 8)), (128, (16, 8)), (124, (31, 4)), (64, (16, 4)), (32, (16, 2)), (16, (16, 1)),
      (31, (31, 1)), (7, (7, 1)), (1, (1, 1))],
 )  # fmt: skip
 def test_seeds_a_gamma_when_none_are_given(models: int, expected: tuple[int, int]) -> None:

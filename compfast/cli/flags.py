@@ -98,7 +98,7 @@ def parser() -> Parser:
     ensemble = result.add_argument_group("ensemble")
     ensemble.add_argument("--models", metavar="N", help="members: gammas x seeds x other lists")
     ensemble.add_argument("--gamma-range", metavar="LO:HI", help="exponents of the initial std")
-    ensemble.add_argument("--seeds", metavar="K", help="seeds a gamma; default: 8, fewer if few")
+    ensemble.add_argument("--seeds", metavar="K", help="seeds a gamma; default: 16, fewer if few")
     ensemble.add_argument("--seed", metavar="S", help="the first seed; default: 0")
     ensemble.add_argument("--variant", metavar="NAME", help=" or ".join(VARIANTS))
     ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica or paper")

@@ -41,10 +41,10 @@ class Config:
     # The tiny network, whose map over gamma shows every zone; ours, found by
     # experiments/tiny_search.py, which also holds what else was tried.
     task: TaskConfig = TaskConfig(item_high=36)  # 16 items, fewer than the network's dimensions
-    model: ModelConfig = ModelConfig(d_model=48, heads=4, d_ff=192)
+    model: ModelConfig = ModelConfig(d_model=48, heads=2)
     init: InitConfig = InitConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.1)
-    training: TrainingConfig = TrainingConfig(steps=4000, batch_size=16, eval_every=1000)
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.08)
+    training: TrainingConfig = TrainingConfig(steps=4200, batch_size=32, eval_every=600)
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
