@@ -1,4 +1,4 @@
-"""Which small setting lets gamma decide? Trains every [[setting]] of tiny_search.toml.
+"""Which small setting shows every zone? Trains every setting of tiny_search.toml.
 
     python experiments/tiny_search.py [--grid FILE.toml] [--table FILE.csv]
 
@@ -26,20 +26,22 @@ else:
 
 HERE = Path(__file__).parent
 VERDICTS = ("underfit", "inferential", "symmetric", "mixed", "other", "diverged")
+SEEDS = 8
 
 
-def settings(grid: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The shared part of the grid and its settings, each {"name": ..., section: {...}}."""
+def settings(grid: Path) -> list[dict[str, Any]]:
+    """Every setting, {"name": ..., section: {...}}, with the gammas of its grid."""
     with grid.open("rb") as file:
-        data = tomllib.load(file)
-    return data["shared"], data["setting"]
+        grids = tomllib.load(file)["grid"]
+    return [{**setting, "gammas": g["gammas"]} for g in grids for setting in g["setting"]]
 
 
-def run(shared: dict[str, Any], setting: dict[str, Any], folder: Path) -> pl.DataFrame:
+def run(setting: dict[str, Any], folder: Path) -> pl.DataFrame:
     """Train one setting; a row a gamma."""
-    sections = {key: value for key, value in setting.items() if key != "name"}
+    sections = {key: value for key, value in setting.items() if key not in ("name", "gammas")}
     training = {"log_every": 500, "eval_every": 1000, **sections.pop("training", {})}
-    config = from_dict({**sections, "training": training, "sweep": shared["sweep"]})
+    sweep = {"init.gamma": setting["gammas"], "seed": range(SEEDS)}
+    config = from_dict({**sections, "training": training, "sweep": sweep})
     members = compfast.train(config, out=folder).members
     scores = [pl.col(name).mean().round(3) for name in ("seen", "inferential", "symmetric")]
     counts = [(pl.col("verdict") == name).sum().alias(f"n_{name}") for name in VERDICTS]
@@ -54,13 +56,12 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, default=HERE / "tiny_search.toml")
     parser.add_argument("--table", type=Path, default=HERE / "tiny_search.csv")
     arguments = parser.parse_args()
-    shared, todo = settings(arguments.grid)
     done = pl.read_csv(arguments.table) if arguments.table.exists() else None
-    for setting in todo:
+    for setting in settings(arguments.grid):
         if done is not None and setting["name"] in done["setting"].to_list():
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows = run(shared, setting, Path(folder) / "run")
+            rows = run(setting, Path(folder) / "run")
         done = rows if done is None else pl.concat([done, rows])
         done.write_csv(arguments.table)
         print(rows)
