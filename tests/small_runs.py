@@ -11,7 +11,15 @@ import numpy as np
 
 import compfast
 from compfast import checkpoints, tensorfile
-from compfast.config import Config, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from compfast.config import (
+    Config,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 from compfast.runs import Run
 
 ENGINES = ("native", "eager")
@@ -30,6 +38,8 @@ def small_config(
     items = {"seen_items": 24, "unseen_items": 24, **(evaluation or {})}
     settings: dict[str, Any] = {"engine": engine, "threads": 1, "checkpoint_every": 7}
     return Config(
+        task=TaskConfig(),
+        optimizer=OptimizerConfig(),
         model=ModelConfig(layers=1, d_model=8),
         training=TrainingConfig(**{**chosen, **training}),
         evaluation=EvaluationConfig(**items),

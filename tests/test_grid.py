@@ -71,7 +71,8 @@ def test_gamma_axis() -> None:
 
 @pytest.mark.parametrize(
     ("models", "expected"),
-    [(4096, (256, 16)), (512, (32, 16)), (496, (62, 8)), (256, (32, 8)), (128, (16, 8)), (124, (31, 4)), (64, (16, 4)), (32, (16, 2)), (16, (16, 1)),
+    [(4096, (256, 16)), (512, (32, 16)), (496, (62, 8)), (256, (32, 8)), (128, (16, 8)),
+     (124, (31, 4)), (64, (16, 4)), (32, (16, 2)), (16, (16, 1)),
      (31, (31, 1)), (7, (7, 1)), (1, (1, 1))],
 )  # fmt: skip
 def test_seeds_a_gamma_when_none_are_given(models: int, expected: tuple[int, int]) -> None:
@@ -114,7 +115,7 @@ def test_members_are_the_product_last_axis_fastest() -> None:
     points = [(n, g, s) for n in (2, 3) for g in (0.1, 0.5) for s in (7, 8, 9)]
     assert got == [(i, *point) for i, point in enumerate(points)]
     parameter_table(specs[0].model)  # resolved: none of its fields is None
-    assert specs[0].model.vocab_size == 112
+    assert specs[0].model.vocab_size == 48
 
 
 def test_every_section_can_be_swept() -> None:
@@ -147,8 +148,8 @@ def test_a_config_refuses_to_sweep_over_what_is_no_field(path: str) -> None:
 def test_a_section_refuses_a_swept_value() -> None:
     with pytest.raises(UsageError, match="layers is 0"):
         member_specs(Config(sweep=(("model.layers", (2, 0)),)))
-    with pytest.raises(UsageError, match="vocab_size is 64"):
-        member_specs(Config(model=ModelConfig(vocab_size=64)))
+    with pytest.raises(UsageError, match="vocab_size is 32"):
+        member_specs(Config(model=ModelConfig(vocab_size=32)))
     with pytest.raises(UsageError, match="known tasks"):
         member_specs(Config(task=TaskConfig(name="other")))
 

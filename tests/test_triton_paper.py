@@ -27,11 +27,11 @@ def test_so_is_a_step_of_wider_members(shape: str) -> None:
 
 
 def test_bytes_and_operations_of_tiny_by_hand() -> None:
-    """Pre-norm, L 2, d 32, FFN 64, T 9, B 256, V 112: every tensor's rows padded to 16."""
+    """Pre-norm, L 2, d 48, FFN 96, T 9, B 32, V 48: every tensor's rows padded to 16."""
     from benchmarks.triton_resources import spec_of
 
     spec, row = spec_of("tiny", "fp32"), on_paper("tiny", "fp32")
-    d, ff, vocabulary, length = 32, 64, 112, 9
+    d, ff, vocabulary, length = 48, 96, 48, 9
     layer = 4 * (d * d + d) + 2 * d * ff + ff + d + 4 * d
     size = (vocabulary + length) * d + 2 * layer + 2 * d + vocabulary * d + pad(vocabulary)
     assert row.least == 512 * 6 * 4 * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import fractions
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,10 @@ def test_a_sweep_of_every_kind() -> None:
 @CONVERTED
 def test_sections_may_be_mappings(tmp_path: Path) -> None:
     config: Any = {"model": {"layers": np.int64(1), "d_model": 8}, "training": {"steps": 2.0}}
+    tiny = Config()
     assert Config(**config) == Config(
-        model=ModelConfig(layers=1, d_model=8), training=TrainingConfig(steps=2)
+        model=dataclasses.replace(tiny.model, layers=1, d_model=8),
+        training=dataclasses.replace(tiny.training, steps=2),
     )
     config["training"] |= {"batch_size": 4}
     run = compfast.train(config, out=tmp_path / "run")
