@@ -92,9 +92,8 @@ def gammas_and_seeds(
 
     `other` is the product of the lengths of all other lists. Without `seeds`: 16 a gamma where
     that leaves at least 32 gammas, else 8, 4 or 2 where it leaves at least 16, else 1.
-    `single`: one gamma (LO = HI),
-    so that all models / other are seeds. Raises UsageError for counts below 1 and for models
-    that do not divide, naming the nearest counts that do.
+    `single`: one gamma (LO = HI), so that all models / other are seeds. Raises UsageError for
+    counts below 1 and for models that do not divide, naming the nearest counts that do.
     """
     for name, value in (("models", models), ("the other lists' product", other), ("seeds", seeds)):
         if value is not None and value < 1:
