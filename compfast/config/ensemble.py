@@ -43,8 +43,8 @@ class Config:
     task: TaskConfig = TaskConfig(item_high=36)  # 16 items, fewer than the network's dimensions
     model: ModelConfig = ModelConfig(d_model=48, heads=2)
     init: InitConfig = InitConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.08)
-    training: TrainingConfig = TrainingConfig(steps=4200, batch_size=32, eval_every=600)
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.12)
+    training: TrainingConfig = TrainingConfig(steps=2800, batch_size=32, eval_every=400)
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
