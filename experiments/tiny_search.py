@@ -26,21 +26,24 @@ else:
 
 HERE = Path(__file__).parent
 VERDICTS = ("underfit", "inferential", "symmetric", "mixed", "other", "diverged")
-SEEDS = 8
+SEEDS = 8  # a gamma, where a grid does not say
+AXES = ("name", "gammas", "seeds")
 
 
-def settings(grid: Path) -> list[dict[str, Any]]:
-    """Every setting, {"name": ..., section: {...}}, with the gammas of its grid."""
-    with grid.open("rb") as file:
+def settings(path: Path) -> list[dict[str, Any]]:
+    """Every setting, {"name": ..., section: {...}}, with the gammas and seeds of its grid."""
+    with path.open("rb") as file:
         grids = tomllib.load(file)["grid"]
-    return [{**setting, "gammas": g["gammas"]} for g in grids for setting in g["setting"]]
+    axes = ({"gammas": g["gammas"], "seeds": range(g.get("seeds", SEEDS))} for g in grids)
+    pairs = zip(grids, axes, strict=True)
+    return [{**setting, **own} for grid, own in pairs for setting in grid["setting"]]
 
 
 def run(setting: dict[str, Any], folder: Path) -> pl.DataFrame:
     """Train one setting; a row a gamma."""
-    sections = {key: value for key, value in setting.items() if key not in ("name", "gammas")}
+    sections = {key: value for key, value in setting.items() if key not in AXES}
     training = {"log_every": 500, "eval_every": 1000, **sections.pop("training", {})}
-    sweep = {"init.gamma": setting["gammas"], "seed": range(SEEDS)}
+    sweep = {"init.gamma": setting["gammas"], "seed": setting["seeds"]}
     config = from_dict({**sections, "training": training, "sweep": sweep})
     members = compfast.train(config, out=folder).members
     scores = [pl.col(name).mean().round(3) for name in ("seen", "inferential", "symmetric")]
