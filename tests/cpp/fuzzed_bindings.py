@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 REFUSALS = (ValueError, TypeError, KeyError, MemoryError, OverflowError)
 EXAMPLES = 300
-SECONDS = 600  # then something hangs
+SECONDS = 1800  # then something hangs
 
 Attempt = Callable[[], object]
 

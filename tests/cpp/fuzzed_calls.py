@@ -76,12 +76,17 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     }
 
 
-def numbers(value: Any, key: object) -> st.SearchStrategy[Any]:
-    """Numbers and other things in the place of a number."""
+def numbers(value: Any, key: object, sizes: tuple[int, ...]) -> st.SearchStrategy[Any]:
+    """Numbers and other things in the place of a number; `sizes` end the areas of memory."""
     near = (0, -1, 1, value - 1, value + 1, value - 16, value + 16, 2 * value, 7 * value)
     edge = () if key in SIZES else (2**31 - 1, 2**31, 2**32, -(2**31))
     far = st.sampled_from((*edge, *HUGE, -(2**63)))
-    return st.sampled_from(near) | st.sampled_from(near) | far | st.sampled_from(WRONG)
+    ends = [size + rest for size in sizes for rest in (-48, -16, -8, -1, 0, 16)]
+    ways = {"near": st.sampled_from(near), "far": far, "wrong": st.sampled_from(WRONG)}
+    if isinstance(value, int) and abs(value) > 2 and ends and key not in SIZES:
+        ways["end"] = st.sampled_from(ends)
+    often = ["near", "end" if "end" in ways else "near", "far"] * 3
+    return st.sampled_from([*often, "wrong"]).flatmap(ways.__getitem__)
 
 
 @st.composite
@@ -150,9 +155,11 @@ def changed(draw: Any, call: Any, plan: bool = False) -> Any:
     """The call with up to three of its places changed or removed; `plan`: mostly in its ops."""
     result = copy.deepcopy(call)
     ops = result["group"]["plan"]["ops"] if plan else result
+    areas = ("flat_size", "packed_size", "workspace_size")
+    sizes = tuple(call["group"]["plan"][area] for area in areas) if plan else ()
     for _ in range(draw(st.sampled_from((0, 1, 1, 1, 1, 2, 3)))):
         root = ops if draw(st.integers(0, 2)) else result
-        if draw(st.integers(0, 15)) == 0:
+        if draw(st.integers(0, 30)) == 0:
             found = list(containers(root))
             if not found:
                 continue
@@ -169,7 +176,7 @@ def changed(draw: Any, call: Any, plan: bool = False) -> Any:
         elif isinstance(node, dict) and draw(st.integers(0, 20)) == 0:
             del node[key]
         elif isinstance(inner, int | float):
-            node[key] = draw(numbers(inner, key))
+            node[key] = draw(numbers(inner, key, sizes))
         else:
             node[key] = draw(st.sampled_from((*WRONG, *HUGE)))
     return result
