@@ -1,7 +1,8 @@
 """What the Triton kernels take on chip, from ahead-of-time compilation: no GPU is needed.
 
     python -m benchmarks.triton_resources            print the table of every shape
-    python -m benchmarks.triton_resources --write    and put it into triton_resources.csv
+    python -m benchmarks.triton_resources --write    and put it into triton_resources.csv, in the
+                                                     place of what it had of these shapes
     python -m benchmarks.triton_resources --check    in seconds: are they still these kernels?
 
 One row a kernel of a preset's training step or evaluation, architecture and precision. Spills are
@@ -294,7 +295,7 @@ def versions(architecture: int) -> tuple[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
-    parser.add_argument("--write", action="store_true", help="replace the committed table")
+    parser.add_argument("--write", action="store_true", help="into the committed table")
     parser.add_argument("--check", action="store_true", help="compile nothing, compare digests")
     parser.add_argument("--shapes", default=",".join(ALL))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
@@ -314,10 +315,17 @@ def main() -> int:
         writer.writerow(dataclasses.astuple(row))
         sys.stdout.flush()
     if given.write:
+        new = {row.key for row in rows}
+        asked = given.shapes.split(","), given.precisions.split(","), architectures
+        rows += [row for row in committed().values() if row.key not in new and not _is(row, *asked)]
         with TABLE.open("w", newline="") as file:
             kept = csv.writer(file, lineterminator="\n")
             kept.writerows([_FIELDS, *(dataclasses.astuple(row) for row in sorted(rows))])
     return 0
+
+
+def _is(row: Resources, shapes: list[str], precisions: list[str], architectures: list[int]) -> bool:
+    return row.shape in shapes and row.precision in precisions and row.architecture in architectures
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
