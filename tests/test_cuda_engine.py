@@ -22,6 +22,7 @@ from small_runs import assert_same_run, interrupted_at, resumed
 
 import compfast
 import compfast.engines
+from compfast.cluster.part import here
 from compfast.config import (
     Config,
     EvaluationConfig,
@@ -33,6 +34,7 @@ from compfast.config import (
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import FROZEN, State
 from compfast.engines.cuda import network, pace
+from compfast.engines.cuda.driver import TorchDriver
 from compfast.engines.cuda.pace import Pace
 from compfast.errors import UsageError
 from compfast.schedule import make_tables
@@ -48,15 +50,14 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[FakeDriver]:
     return fake_cuda.install(monkeypatch)
 
 
-@pytest.fixture
-def default_network(fakes: list[FakeDriver], monkeypatch: pytest.MonkeyPatch) -> None:
+def take_default_network(patch: pytest.MonkeyPatch) -> None:
     """Tests written for any network get the kernel's, and little work."""
 
     def own(name: str, *axes: Any, **how: Any) -> list[MemberSpec]:
         return group("default", *axes, **{**how, "batch_size": min(how.get("batch_size", 5), 5)})
 
     for module in (protocol, independence):
-        monkeypatch.setattr(module, "group", own)
+        patch.setattr(module, "group", own)
 
 
 def members(count: int, steps: int = STEPS, **how: Any) -> list[MemberSpec]:
@@ -65,7 +66,9 @@ def members(count: int, steps: int = STEPS, **how: Any) -> list[MemberSpec]:
     )
 
 
-PROTOCOL: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+Check = tuple[Callable[..., None], tuple[Any, ...]]  # what is called with the engine, and then
+
+PROTOCOL: list[Check] = [
     (protocol.test_initial_state, ()),
     (protocol.test_a_state_is_a_copy, ()),
     (protocol.test_a_loaded_state_is_a_copy, ()),
@@ -92,7 +95,7 @@ PROTOCOL: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
     (independence.test_a_frozen_neighbour, ()),
     (independence.test_members_of_a_group_may_stand_at_different_steps, ()),
 ]
-CASES: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+INDEPENDENCE: list[Check] = [
     (independence.test_number_of_members, (1,)),
     (independence.test_order, ()),
     (independence.test_chunks, ((2, 5, 6),)),
@@ -100,20 +103,26 @@ CASES: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("check", "arguments"), PROTOCOL, ids=lambda x: x.__name__[5:] if callable(x) else None
-)
-@pytest.mark.usefixtures("default_network")
-def test_protocol(check: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    check("cuda", *arguments)
+def named(case: Check) -> str:
+    return "-".join([case[0].__name__[len("test_") :], *map(_word, case[1])])
 
 
-@pytest.mark.parametrize(
-    ("check", "arguments"), CASES, ids=lambda x: x.__name__[5:] if callable(x) else None
-)
-@pytest.mark.usefixtures("default_network")
-def test_independence(check: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    check(("cuda", independence.SHAPES[0]), *arguments)
+def _word(argument: Any) -> str:
+    return "".join(c for c in getattr(argument, "__name__", str(argument)) if c.isalnum())
+
+
+@pytest.mark.parametrize("case", PROTOCOL, ids=named)
+@pytest.mark.usefixtures("fakes")
+def test_protocol(case: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_default_network(monkeypatch)
+    case[0]("cuda", *case[1])
+
+
+@pytest.mark.parametrize("case", INDEPENDENCE, ids=named)
+@pytest.mark.usefixtures("fakes")
+def test_independence(case: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_default_network(monkeypatch)
+    case[0](("cuda", independence.SHAPES[0]), *case[1])
 
 
 @pytest.mark.usefixtures("fakes")
@@ -195,7 +204,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], None]] = {
     "is in no tensor": lambda at: at.update(params=at["params"] + 2**40),
     "lr is torch.float32": lambda at: at.update(lr=at["params"]),
     "is not aligned": lambda at: at.update(step=at["step"] + 4),
-    "is too short": lambda at: at.update(exp_avg=at["exp_avg"] + 4),
+    "is too short": lambda at: at.update(loss=at["loss"] + 4),
     "overlap": lambda at: at.update(exp_avg=at["exp_avg_sq"]),
     "rows begin at different": lambda at: at.update(status=at["status"] + 1),
 }
@@ -244,12 +253,13 @@ def test_answers_follow_the_weights(fakes: list[FakeDriver]) -> None:
     specs = members(2)
     made, native = start("cuda", specs), start("native", specs)
     tokens, _ = random_batch(specs[0].model, specs[0].task.seq_len, 8, seed=0)
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: made.load(random_state(specs)),
         lambda: made.advance(3),
         lambda: made.advance(5),
         made.initialise,
-    ):
+    ]
+    for change in changes:
         made.logits(tokens, [0])
         change()
         native.load(made.state())
@@ -347,6 +357,15 @@ def test_refused_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_engine("cuda")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_pytorch_without_cuda_is_refused(
+    fakes: list[FakeDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compfast.engines.cuda.driver.open_driver", TorchDriver)
+    with pytest.raises(UsageError, match=r"^engine cuda needs PyTorch to see the GPU, but torch 2"):
+        start("cuda", members(1))
+
+
 def config(run: dict[str, Any] | None = None, **training: Any) -> Config:
     chosen: dict[str, Any] = {"steps": 23, "batch_size": 4, "log_every": 5, "eval_every": 8}
     return Config(
@@ -381,3 +400,8 @@ def test_another_gpu_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(FakeDriver, "isa", "other")
     with pytest.raises(UsageError, match=rf"{run.info['isa']} .* other bits; go on where it began"):
         compfast.train(None, run.path, resume=True)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_cluster_compares_the_same_isa() -> None:
+    assert here(config()).isa == start("cuda", members(1)).isa

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
+from compfast.errors import UsageError
+
 
 class Driver(Protocol):
     """A device and the kernel on it."""
@@ -37,11 +39,15 @@ class Driver(Protocol):
 
 
 class TorchDriver:
-    """PyTorch's present CUDA device."""
+    """PyTorch's present CUDA device; raises UsageError where it sees none."""
 
     def __init__(self) -> None:
         from compfast import _cuda  # here: a host without it may have another driver
 
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"engine cuda needs PyTorch to see the GPU, but torch {torch.__version__} sees none"
+            )
         self._cuda = _cuda
         self._device = torch.device("cuda", torch.cuda.current_device())
         self.isa = "sm_{}{}".format(*torch.cuda.get_device_capability(self._device))

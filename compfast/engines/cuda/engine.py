@@ -173,8 +173,9 @@ class CudaEngine:
         """A launch in which nobody moves, so that a GPU that cannot run it is refused at once."""
         self._members["status"].fill_(FROZEN)
         try:
-            self._launch(slice(0, 1), range(1))
+            held = self._launch(slice(0, 1), range(1))
             self._driver.synchronise()
+            del held  # the launch wrote there
         except RuntimeError as error:
             raise UsageError(
                 f"engine cuda cannot run here ({error}); ask for engine triton or native"
