@@ -183,7 +183,7 @@ def engines(problems: list[Finding]) -> list[str]:
     from compfast.engines import resolve_engine
 
     lines = []
-    for name in ("auto", "native", "eager", "triton"):
+    for name in ("auto", "native", "eager", "triton", "cuda"):
         try:
             found = resolve_engine(name)
         except UsageError as error:

@@ -115,9 +115,12 @@ def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> 
             tables = [group_tables(stored, g) for g in range(len(groups))]
         engines = _engines(run.info["engine"], groups, tables, config.run)
         if engines[0].isa != run.info["isa"]:
+            where = "go on where it began"
+            if run.info["engine"] == "native":
+                where = f"set COMPFAST_ISA={run.info['isa']}"
             raise UsageError(
                 f"{path} was trained with {run.info['isa']} instructions, this process would use"
-                f" {engines[0].isa}, which gives other bits; set COMPFAST_ISA={run.info['isa']}"
+                f" {engines[0].isa}, which gives other bits; {where}"
             )
         loop = _Loop(folder, config, groups, engines, tables, callbacks)
         if checkpoint is None:

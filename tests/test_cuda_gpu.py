@@ -1,57 +1,142 @@
-"""The persistent step on a GPU: float64's budget, and the same bits whatever runs beside it."""
+"""Engine cuda on a GPU: float64's budget, the protocol, the same bits whatever runs beside."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_cuda
 import numpy as np
 import pytest
+import test_engines
 import torch
-from ensembles import group, mixed
-from oracle_training import train, training_budget
+from ensembles import group, mixed, same_bits, start
+from small_runs import assert_same_run, interrupted_at, resumed
+from test_cuda_engine import (
+    INDEPENDENCE,
+    PROTOCOL,
+    Check,
+    config,
+    members,
+    named,
+    take_default_network,
+)
 
-pytest.importorskip("compfast._cuda", reason="the build found no CUDA compiler")
+import compfast
+from compfast.config import MemberSpec
+from compfast.engines import cuda_devices
+from compfast.errors import UsageError
 
-from cuda_device import Device, on_device
-from cuda_host import flat_layout
+_cuda = pytest.importorskip("compfast._cuda", reason="the build found no CUDA compiler")
 
-STEPS = 10
-SPECS = mixed(group("default", (("seed", tuple(range(6))),), batch_size=13))
-
-
-def trained(members: slice, stops: tuple[int, ...] = (STEPS,)) -> Device:
-    made, base = on_device(SPECS[members], "cuda"), 0
-    for until in stops:
-        made.train(base, until)
-        base = until
-    return made
+STEPS = 40
 
 
-def bits(device: Device, row: int) -> list[bytes]:
-    names = ("params", "exp_avg", "exp_avg_sq")
-    return [device.tensors[name][row].cpu().numpy().tobytes() for name in names]
+@pytest.fixture
+def device() -> None:
+    """Fails, never skips: who asks for -m gpu has one."""
+    assert cuda_devices(), "no CUDA device"
+
+
+def many(count: int, steps: int = STEPS) -> list[MemberSpec]:
+    return mixed(group("default", (("seed", tuple(range(count))),), batch_size=37, steps=steps))
+
+
+def check(case: Check, monkeypatch: pytest.MonkeyPatch, *first: Any) -> None:
+    take_default_network(monkeypatch)
+    function, arguments = case
+    function(*first, *arguments)
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("device")
 def test_ten_steps() -> None:
-    found = trained(slice(0, 2))
-    for i, spec in enumerate(SPECS[:2]):
-        exact = train(spec, STEPS)
-        allowed = training_budget(exact, train(spec, STEPS, torch.float32))
-        params = found.tensors["params"][i : i + 1].cpu().numpy()
-        for name, value in flat_layout(spec).unpack(params).items():
-            error = np.abs(value[0].astype(np.float64) - exact.params[name])
-            assert (error <= allowed.params[name]).all(), name
-        apart = np.abs(found.tensors["loss"][i].cpu().numpy() - np.array(exact.losses))
-        assert apart.max() <= allowed.losses
+    test_engines.test_ten_steps("cuda", "default")
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("case", PROTOCOL, ids=named)
+def test_protocol(case: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(case, monkeypatch, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("case", INDEPENDENCE, ids=named)
+def test_independence(case: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(case, monkeypatch, ("cuda", "one_layer"))
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device")
 def test_neighbours_chunks_and_repetition_change_no_bit() -> None:
-    among = trained(slice(0, 6))
-    for other, row in ((trained(slice(3, 4)), 0), (trained(slice(0, 6), (3, 4, STEPS)), 3)):
-        assert bits(among, 3) == bits(other, row)
+    specs = many(300)  # more than a GPU has multiprocessors
+    whole, again = start("cuda", specs), start("cuda", specs)
+    first, second = whole.advance(STEPS), again.advance(STEPS)
+    assert np.isfinite(first.loss).all()
+    assert first.loss.tobytes() == second.loss.tobytes()
+    same_bits(whole.state(), again.state(), range(300), range(300))
+    order = [299, 2, 150]
+    part = start("cuda", [specs[i] for i in order])
+    for until in (1, 17, STEPS):
+        part.advance(until)
+    same_bits(part.state(), whole.state(), range(3), order)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device")
+def test_turns_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = start("cuda", many(5)), start("cuda", many(5))
+    whole.advance(STEPS)
+    monkeypatch.setattr("compfast.engines.cuda.engine.MOST_SEQUENCES", 2 * 37)
+    parts.advance(STEPS)
+    same_bits(parts.state(), whole.state(), range(5), range(5))
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("count", [1, 512])
+def test_a_stop_is_heard(count: int) -> None:
+    """Within 2 seconds, once launches have found their length."""
+    made = start("cuda", many(count, steps=10**7))
+    asked: list[float] = []
+
+    def ask() -> None:
+        asked.append(time.monotonic())
+        made.request_stop()
+
+    timer = threading.Timer(1.5, ask)
+    timer.start()
+    stopped = made.advance(100_000 if count == 512 else 10**6).stopped
+    answered = time.monotonic()
+    timer.join()
+    assert stopped, "it was done before"
+    assert answered - asked[0] < 2
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device", "fast_disk")
+def test_a_run_and_its_resumption(tmp_path: Path) -> None:
+    whole = compfast.train(config(), tmp_path / "whole")
+    assert whole.info["isa"].startswith("sm_")
+    interrupted_at(tmp_path / "part", config(), 10)
+    assert_same_run(resumed(tmp_path / "part"), whole)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_is_refused_in_a_sentence() -> None:
-    with pytest.raises(RuntimeError, match=r"^no CUDA device: "):
-        on_device(SPECS, "cpu").train(0, 1)
+def test_without_a_gpu_the_launch_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, native_extension: None
+) -> None:
+    """The bindings take what the engine gives them, and get as far as asking for a device."""
+    train: Callable[..., None] = _cuda.train
+    fake_cuda.install(monkeypatch)
+    assert _cuda.shape() == fake_cuda.FakeDriver().shape()
+    monkeypatch.setattr(
+        fake_cuda.FakeDriver, "train", lambda self, *arguments: train(*arguments, 0)
+    )
+    with pytest.raises(UsageError, match=r"^engine cuda cannot run here \(no CUDA device: "):
+        start("cuda", members(2))

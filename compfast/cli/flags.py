@@ -46,7 +46,7 @@ HELP = {
     "--precision": "fp32 (default), bf16, or tf32 on a GPU",
     "--eval-every": "steps between two exams",
     "--log-every": "steps a row of metrics",
-    "--engine": "auto (default), native or eager",
+    "--engine": "auto (default), native, eager, triton or cuda",
     "--device": "auto (default), cpu or cuda",
     "--threads": "worker threads; default: one a core",
     "--checkpoint-every": "steps between two checkpoints",

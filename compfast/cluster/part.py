@@ -102,13 +102,17 @@ def here(config: Config) -> Facts:
     """The facts of this process; raises UsageError where the engine is not there."""
     engine = resolve_engine(config.run.engine, config.run.device)
     isa = "eager"
-    if engine == "native":
+    if engine in ("native", "cuda"):
         from compfast import _native
 
         try:
             isa = _native.selected_isa()
         except (ValueError, RuntimeError) as error:
             raise UsageError(str(error)) from None
+    if engine == "cuda":
+        from compfast.engines.cuda.driver import open_driver
+
+        isa = f"{open_driver().isa}_{isa}"
     names = ("compfast", "torch") if engine == "eager" else ("compfast",)
     versions = [f"{name} {installed_version(name) or 'not installed'}" for name in names]
     return Facts(engine, isa, ", ".join(versions), source_commit())

@@ -327,7 +327,7 @@ class RunConfig(Section):
 
     section = "run"
 
-    engine: Literal["auto", "eager", "native", "triton"] = "auto"
+    engine: Literal["auto", "eager", "native", "triton", "cuda"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None  # None: one a core
     checkpoint_every: int = 1000  # steps
@@ -338,7 +338,7 @@ class RunConfig(Section):
 
     def _check(self) -> None:
         _positive("run", self, "threads", "checkpoint_every")
-        _choice("run", self, engine=("auto", "eager", "native", "triton"))
+        _choice("run", self, engine=("auto", "eager", "native", "triton", "cuda"))
         _choice("run", self, device=("auto", "cpu", "cuda"))
         _require(self.report_every >= 0, f"run.report_every is {self.report_every}; need >= 0")
         i, n = self.shard

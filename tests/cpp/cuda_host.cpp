@@ -1,7 +1,7 @@
 // The steps of csrc/cuda on the host, for tests/test_cuda.py: every line of them but the launch.
 #include <vector>
 
-#include "../../csrc/cuda/step.h"
+#include "../../csrc/cuda/persistent.h"
 
 namespace {
 
@@ -92,5 +92,69 @@ int64_t cuda_train(int32_t sequences, int32_t order, const int32_t* pairs, int32
   const Life life{params, m, v, g, tokens, targets, seed, lr, weight_decay, clip};
   auto* run = sequences == 4 ? train<4> : sequences == 2 ? train<2> : train<1>;
   return run((Order)order, course, life, step, until, loss, norm, status);
+}
+
+// layers, T, D, FF, V, floats of a member, bytes of a block's shared memory for 2 and 4 sequences
+void cuda_shape(int32_t* out) {
+  for (int x : {(int)Tiny::LAYERS, (int)Tiny::T, (int)Tiny::D, (int)Tiny::FF, (int)Tiny::V,
+                (int)places<Tiny>().size, 4 * chip_floats<Tiny, 2>(), 4 * chip_floats<Tiny, 4>()})
+    *out++ = x;
+}
+
+// A launch of persistent.cu, one member after another. shared: pairs, combos, scale, offset,
+// correction1, correction2; sizes: pairs, combos, item_low, item_count, words, group_size, batch,
+// members, base, until; reals: beta1, beta2, eps, epsilon; rows: as in Members.
+void cuda_launch(int32_t sequences, void* const* shared, const int64_t* sizes, const double* reals,
+                 void* const* rows) {
+  const auto table = [=](int i) { return static_cast<const double*>(shared[i]); };
+  Course course;
+  course.stream = {static_cast<const int32_t*>(shared[0]),
+                   (int32_t)sizes[0],
+                   static_cast<const int32_t*>(shared[1]),
+                   (int32_t)sizes[1],
+                   (int32_t)sizes[2],
+                   (int32_t)sizes[3],
+                   Tiny::T,
+                   (int32_t)sizes[4],
+                   sizes[5]};
+  course.optimizer = {reals[0], reals[1], reals[2], table(2), table(3), table(4), table(5)};
+  course.batch = (int32_t)sizes[6];
+  course.epsilon = (float)reals[3];
+  const auto floats = [=](int i) { return static_cast<float*>(rows[i]); };
+  const auto whole = [=](int i) { return static_cast<int32_t*>(rows[i]); };
+  const auto real = [=](int i) { return static_cast<const double*>(rows[i]); };
+  const Members all{floats(0),
+                    floats(1),
+                    floats(2),
+                    floats(3),
+                    whole(4),
+                    whole(5),
+                    static_cast<const uint64_t*>(rows[6]),
+                    real(7),
+                    real(8),
+                    real(9),
+                    static_cast<int64_t*>(rows[10]),
+                    static_cast<uint8_t*>(rows[11]),
+                    floats(12),
+                    floats(13)};
+  const int64_t base = sizes[8], until = sizes[9];
+  auto* run = sequences == 4 ? train<4> : sequences == 2 ? train<2> : train<1>;
+  for (int64_t i = 0; i < sizes[7]; i++) {
+    if (all.status[i] != RUNS || all.step[i] >= until) continue;
+    const int64_t row = i * places<Tiny>().size, first = i * course.batch, step = all.step[i];
+    const Life life{all.params + row,
+                    all.m + row,
+                    all.v + row,
+                    all.gradient + row,
+                    all.tokens + first * Tiny::T,
+                    all.targets + first,
+                    all.seeds[i],
+                    all.lr[i],
+                    all.weight_decay[i],
+                    all.clip[i]};
+    const int64_t at = i * (until - base) + step - base;
+    all.step[i] =
+        run(FORWARD, course, life, step, until, all.loss + at, all.norm + at, all.status + i);
+  }
 }
 }
