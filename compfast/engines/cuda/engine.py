@@ -91,8 +91,8 @@ class CudaEngine:
         self._stale = True
 
     def state(self) -> State:
-        floats = (self._flat.unpack(self._fetch(name)) for name in _FLOATS[:3])
-        return State(*floats, self._fetch("step"), self._fetch("status"))
+        params, first, second = (self._flat.unpack(self._fetch(name)) for name in _FLOATS[:3])
+        return State(params, first, second, self._fetch("step"), self._fetch("status"))
 
     def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
         check_until(until, self._tables)
