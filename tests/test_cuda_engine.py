@@ -28,7 +28,9 @@ from compfast.config import (
     EvaluationConfig,
     MemberSpec,
     ModelConfig,
+    OptimizerConfig,
     RunConfig,
+    TaskConfig,
     TrainingConfig,
 )
 from compfast.engines import make_engine, resolve_engine
@@ -369,7 +371,9 @@ def test_a_pytorch_without_cuda_is_refused(
 def config(run: dict[str, Any] | None = None, **training: Any) -> Config:
     chosen: dict[str, Any] = {"steps": 23, "batch_size": 4, "log_every": 5, "eval_every": 8}
     return Config(
+        task=TaskConfig(),
         model=ModelConfig(layers=2, d_model=32, heads=1),
+        optimizer=OptimizerConfig(),
         training=TrainingConfig(**{**chosen, **training}),
         evaluation=EvaluationConfig(seen_items=24, unseen_items=24),
         run=RunConfig(**{"engine": "cuda", "threads": 1, "checkpoint_every": 7, **(run or {})}),

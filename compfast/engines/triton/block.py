@@ -55,6 +55,10 @@ class Layer:
         # half as wide in attention's backward, which has most of them
         exact = precision == "fp32"
         self.back = roomy(8 if exact else 4)
+        # where a head is padded, the ceiling of `roomy` makes ptxas spill what it keeps without it
+        padded = any(size != triton.next_power_of_2(size) for size in (model.d_k, model.d_v))
+        free = {name: value for name, value in self.back.items() if name != "maxnreg"}
+        self.below = free if exact and padded else self.back
         self.narrower = {"WIDE": 16} if exact and model.d_model > _CHUNK else {}
         heads, d_k, d_v, ff = model.heads, model.d_k, model.d_v, model.d_ff
         self.constants: dict[str, Any] = {
@@ -150,7 +154,7 @@ class Layer:
                 (parts, len(live)),
                 {"x": x.pointer, "ds": dy.pointer, "dx": dx.pointer, **both},
                 below,
-                self.back,
+                self.below,
             ),
         )
 
