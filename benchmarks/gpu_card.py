@@ -1,7 +1,7 @@
 """What a GPU can do at all, what members take of its memory, and whole trainings on it.
 
     python -m benchmarks.gpu_card ceilings    a large copy, a large product a precision
-    python -m benchmarks.gpu_card memory      the model (compfast/engines/triton/memory.py) and torch
+    python -m benchmarks.gpu_card memory      the engine's model of it, and what torch counts
     python -m benchmarks.gpu_card advance     the engines' own protocol, 512 members of a shape
 
 Every row is written to `--csv` at once. With --trial, on a CPU, under TRITON_INTERPRET=1, at sizes
@@ -74,11 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
 def ceilings(device: torch.device) -> Iterator[Row]:
     """Random operands: zeros run faster than anything real."""
     size = 2**30 if device.type == "cuda" else 2**16
-    source = torch.randn(size, device=device)
-    target = torch.empty_like(source)
-    seconds = _seconds(lambda: target.copy_(source), device)
+    buffers = [torch.randn(size, device=device) for _ in range(2)]
+    seconds = _seconds(lambda: buffers[1].copy_(buffers[0]), device)
     yield _row("copy, read and written", device, value=8 * size / seconds / 1e12, unit="TB/s")
-    del source, target
+    buffers.clear()
     n = 8192 if device.type == "cuda" else 64
     for precision in PRECISIONS:
         kind = torch.bfloat16 if precision == "bf16" else torch.float32
