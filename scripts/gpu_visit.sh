@@ -3,7 +3,7 @@
 # the most valuable first. Python, torch and triton must be there; no network is needed.
 #
 #   scripts/gpu_visit.sh [OPTIONS] OUT [WHEELS]     WHEELS: the folder of scripts/gpu_wheels.sh
-#     --limit MINUTES     of the whole visit (28); what does not fit is skipped and said
+#     --limit MINUTES     of the whole visit (28; 90s: seconds); what does not fit is skipped
 #     --slice MINUTES     of one slice at most (8)
 #     --only NAME,NAME    these slices alone (machine, install and build always run)
 #     --archive FILE      all of OUT as one FILE.tar.gz, made anew after every slice
@@ -19,16 +19,20 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
-limit=28 most=8 only="" archive="" rehearse="" list="" names=()
+limit=1680 most=480 only="" archive="" rehearse="" list="" names=()
 usage() { echo "gpu_visit: $1; see the first lines of scripts/gpu_visit.sh" >&2; exit 2; }
-number() { [[ $2 =~ ^[0-9]+$ ]] && [ "$2" -ge 1 ] || usage "$1 is '$2'; it must be whole minutes"; }
+seconds=0
+number() { # OPTION VALUE -> seconds
+  [[ $2 =~ ^[1-9][0-9]{0,4}s?$ ]] || usage "$1 is '$2'; it must be whole minutes, or seconds as 90s"
+  case $2 in *s) seconds=${2%s} ;; *) seconds=$(($2 * 60)) ;; esac
+}
 while [ $# -gt 0 ]; do
   case $1 in
     --limit | --slice | --only | --archive | --commit)
       [ $# -ge 2 ] || usage "$1 needs a value"
       case $1 in
-        --limit) number "$1" "$2"; limit=$2 ;;
-        --slice) number "$1" "$2"; most=$2 ;;
+        --limit) number "$1" "$2"; limit=$seconds ;;
+        --slice) number "$1" "$2"; most=$seconds ;;
         --only) only=$2 ;;
         --archive) archive=$2 ;;
         --commit) export COMPFAST_COMMIT=$2 ;;
@@ -75,12 +79,12 @@ slice() {
     machine | install | build*) ;;
     *) [[ -z $only || ",$only," == *",$name,"* ]] || return ;;
   esac
-  left=$((limit * 60 - SECONDS))
+  left=$((limit - SECONDS))
   if [ "$left" -lt "$least" ]; then
     code=skipped
     echo "== $name: skipped, $left s are left and it takes at least $least" | tee "$out/$name.log"
   else
-    [ "$left" -le $((most * 60)) ] || left=$((most * 60))
+    [ "$left" -le "$most" ] || left=$most
     echo "== $name: $what"
     timeout --kill-after=10 "$left" "$@" >"$out/$name.log" 2>&1 </dev/null
     code=$?
@@ -96,7 +100,7 @@ slice() {
   [ "$code" = 0 ]
 }
 
-# The lines below read their tools from these; tests/test_gpu_visit.py puts fake ones in place.
-# shellcheck disable=SC1091
-. scripts/gpu_slices.sh
+# GPU_VISIT_SLICES: others than those of a visit, for tests of the lines above.
+# shellcheck disable=SC1090,SC1091
+. "${GPU_VISIT_SLICES:-scripts/gpu_slices.sh}"
 exit "$worst"
