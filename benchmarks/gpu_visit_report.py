@@ -50,7 +50,8 @@ def read(out: Path) -> Visit:
     """Raises FileNotFoundError where OUT is no folder. A last line that was cut off is left out."""
     if not out.is_dir():
         raise FileNotFoundError(f"there is no folder {out}")
-    steps, card = [], []
+    steps: list[Record] = []
+    card: list[Record] = []
     for file in sorted(out.glob("*.csv")):
         if file.name != "slices.csv":
             for row in _rows(file):
