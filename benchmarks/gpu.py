@@ -3,15 +3,18 @@
 For every width and precision: each kernel of the step, the whole step with and without its CUDA
 graph, and the same training as an eager loop over members, torch.func's vmap, stacked baddbmm
 with SDPA, and that under torch.compile. Peers get their batches for nothing. Every row is the
-median of `--rounds` samples and says device and versions; the peers' losses and the engine's are
-compared before anything is timed. Under TRITON_INTERPRET=1 `--trial` runs every line of this
-file on the CPU at a size that means nothing.
+median of `--rounds` samples and says device and versions; it is written to `--csv` at once, so that
+a run that is cut off leaves what it measured. Each peer's losses and the engine's are compared
+before it is timed; a peer that cannot run or trains otherwise is said on stderr and left out, the
+exit code is then 1. `--shape paper` is the paper's network, which no peer here has. Under
+TRITON_INTERPRET=1 `--trial` runs every line of this file on the CPU at a size that means nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import statistics
 import sys
 import time
@@ -23,28 +26,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import triton
-from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.peers.module import make_nets
-from benchmarks.peers.stacked import stacked_losses
-from benchmarks.peers.stacked_adamw import StackedAdamW
-from benchmarks.peers.torch_common import initial_tensors
-from benchmarks.problem import Problem, make_problem
+from benchmarks.cards import card_of
+from benchmarks.gpu_counts import counted
+from benchmarks.gpu_peers import PEERS
+from benchmarks.problem import make_problem
 from compfast.config import MemberSpec
-from compfast.engines.arithmetic import step_flops
+from compfast.engines.base import Tables
 from compfast.engines.triton import TritonEngine
-from compfast.models.plan import transformer_plan
+from compfast.engines.triton.step import Step as TritonStep
+from compfast.engines.triton.step import flat_layout
+from compfast.grid import member_specs
+from compfast.presets import preset
+from compfast.schedule import make_tables
+from compfast.settings import from_dict
 
 RESULTS = Path(__file__).parent / "results" / "gpu.csv"
-# Dense peaks of one device, TFLOP/s, NVIDIA data sheets (SXM): fp32 vector, tf32, bf16
-PEAKS = {
-    "H100": {"fp32": 67.0, "tf32": 494.7, "bf16": 989.4},
-    "H200": {"fp32": 67.0, "tf32": 494.7, "bf16": 989.4},
-    "A100": {"fp32": 19.5, "tf32": 156.0, "bf16": 312.0},
-}
 LOSS_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}  # of a loss near 5
 
 Step = Callable[[], Any]
@@ -66,8 +65,10 @@ class Row:
     milliseconds: float  # of one launch, or of one step of all members
     spread: float  # largest minus smallest sample over the median
     member_steps: float  # a second; 0 for single kernels
-    tflops: float  # useful operations (compfast/engines/arithmetic.py); 0 for single kernels
-    share: float  # of the device's dense peak, 0 where it is not known
+    gflop: float  # useful operations of one launch or step (benchmarks/gpu_counts.py)
+    megabytes: float  # a launch: what it must move; a step: parameters and moments, in and out
+    tflops: float  # operations a second
+    share: float  # of the card's dense peak at this precision; 0 where the card is not known
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,32 @@ class Setting:
     batch: int
     rounds: int
     device: torch.device
+    shape: str = "measured"  # or "paper"
 
-    def problem(self) -> Problem:
-        return make_problem(self.d, self.members, batch_size=self.batch)
+    def members_of(self) -> tuple[list[MemberSpec], Tables]:
+        if self.shape == "measured":
+            specs = make_problem(self.d, self.members, batch_size=self.batch).specs
+        else:
+            specs = self._paper()
+        changed: Any = {"precision": self.precision}
+        made = [
+            dataclasses.replace(spec, training=dataclasses.replace(spec.training, **changed))
+            for spec in specs
+        ]
+        return made, make_tables(made)
 
-    def one(self) -> Problem:
-        """Its first member alone."""
-        return make_problem(self.d, 1, batch_size=self.batch)
+    def _paper(self) -> tuple[MemberSpec, ...]:
+        config = from_dict(preset("paper"))
+        # in the interpreter the network of the same form at a width that can be waited for
+        model = dataclasses.replace(config.model, d_model=self.d, d_k=None, d_v=None, d_ff=None)
+        training = dataclasses.replace(config.training, steps=1000, batch_size=self.batch)
+        config = dataclasses.replace(
+            config,
+            model=config.model if self.d == config.model.d_model else model,
+            training=training,
+            sweep=(("seed", tuple(range(self.members))),),
+        )
+        return tuple(member_specs(config))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,149 +117,93 @@ def main(arguments: list[str] | None = None) -> int:
         print("gpu: this machine has no CUDA device", file=sys.stderr)
         return 2
     device = torch.device("cpu" if interpreted else "cuda")
-    found: list[Row] = []
-    for d in given.d:
-        for precision in given.precisions:
-            setting = Setting(d, precision, given.models, given.batch, given.rounds, device)
-            for row in measure(setting):
-                found.append(row)
-                print(
-                    f"d {row.d:4d} {row.precision} {row.what:34s} {row.launches:3d} launches"
-                    f" {row.milliseconds:10.3f} ms"
-                    f" {row.member_steps:12.0f} member-steps/s {row.tflops:8.2f} TFLOP/s"
-                    f" {100 * row.share:5.1f} %",
-                    flush=True,
-                )
+    failures: list[str] = []
     given.csv.parent.mkdir(parents=True, exist_ok=True)
     with given.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in found)
-    return 0
+        for d in given.d:
+            for precision in given.precisions:
+                setting = Setting(
+                    d, precision, given.models, given.batch, given.rounds, device, given.shape
+                )
+                for row in measure(setting, failures):
+                    writer.writerow(asdict(row))
+                    file.flush()
+                    print(_said(row), flush=True)
+    return 1 if failures else 0
 
 
-def measure(setting: Setting) -> Iterator[Row]:
-    """Gate, then time; raises AssertionError where a peer and the engine train differently."""
-    problem = setting.problem()
-    specs = [_with_precision(spec, setting.precision) for spec in problem.specs]
-    engine = TritonEngine(specs, problem.tables)
+def _said(row: Row) -> str:
+    return (
+        f"d {row.d:4d} {row.precision} {row.what:38s} {row.launches:3d} launches"
+        f" {row.milliseconds:10.3f} ms {row.member_steps:12.0f} member-steps/s"
+        f" {row.tflops:8.2f} TFLOP/s {100 * row.share:5.1f} %"
+    )
+
+
+def measure(setting: Setting, failures: list[str]) -> Iterator[Row]:
+    """Gate, then time; a peer that fails or trains otherwise gets no row, but its sentence."""
+    specs, tables = setting.members_of()
+    engine = TritonEngine(specs, tables, stacked=len(specs))
     engine.initialise()
     step = engine._step_of(range(setting.members))
     wanted = engine.advance(1).loss[:, 0]
     step.open_window(0, 2**40)
-    names: dict[str, int] = {}
-    for launch in step.launches:
-        name = f"{launch.kernel.fn.__module__.split('.')[-1]}{launch.kernel.fn.__name__}"
-        names[name] = names.get(name, 0) + 1
-        what = f"kernel {name} {names[name]}"
-        yield _row(setting, what, launch.run, whole=False, launches=1)
-    count = engine.launches()
-    yield _row(setting, "triton, launches one by one", step.launch, launches=count)
+    flat = flat_layout(specs[0])
+    counts = counted(step.launches, specs[0], flat)
+    operations = sum(each.operations for each in counts)
+    least = setting.members * 6 * 4 * flat.size
+    whole = _Whole(setting, operations, least, len(counts))
+    # whole steps first: a run that is cut off has what matters most
     if step._graph is not None:
-        yield _row(setting, "triton, CUDA graph", step.run, launches=count)
+        yield whole.row("triton, CUDA graph", step.run)
+    yield whole.row("triton, launches one by one", step.launch)
+    yield from _kernels(setting, step, specs[0])
     del engine, step
+    if setting.shape != "measured":
+        return
+    problem = make_problem(setting.d, setting.members, batch_size=setting.batch)
     tokens, targets = (torch.from_numpy(x).long().to(setting.device) for x in problem.batch(0))
-    for name, make in _PEERS.items():
-        with _products(setting):
-            run, losses = make(problem, tokens, targets, setting)
-            apart = float(np.abs(losses().float().cpu().numpy() - wanted).max())
-            assert apart <= LOSS_TOLERANCE[setting.precision], f"{name}: loss off by {apart:.3g}"
-            yield _row(setting, name, run)
+    for name, make in PEERS.items():
+        try:
+            with _products(setting):
+                run, losses = make(problem, tokens, targets, setting.device)
+                apart = float(np.abs(losses().float().cpu().numpy() - wanted).max())
+                if not apart <= LOSS_TOLERANCE[setting.precision]:
+                    raise RuntimeError(f"its loss is off by {apart:.3g}")
+                row = dataclasses.replace(whole.row(name, run), launches=0)
+        except Exception as error:  # a peer's failure is a finding, and the next one's turn
+            failures.append(f"{name} (d {setting.d}, {setting.precision}): {error}")
+            print(f"gpu: {failures[-1]}", file=sys.stderr, flush=True)
+        else:
+            yield row
+        finally:
+            run = losses = None
+            if setting.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
-def _eager(problem: Problem, tokens: Tensor, targets: Tensor, setting: Setting) -> Any:
-    """One module and one fused AdamW a member, one after the other."""
-    tensors = {n: t.to(setting.device) for n, t in initial_tensors(problem).items()}
-    nets = [
-        net.to(setting.device) for net in make_nets(problem, tensors, last_only=True, sdpa=True)
-    ]
-    o = problem.optimizer
-    optimizers = [
-        torch.optim.AdamW(
-            net.parameters(), lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps,
-            weight_decay=o.weight_decay, fused=True,
-        )
-        for net in nets
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class _Whole:
+    """Rows of whole steps: all of one setting do the same work."""
 
-    def losses() -> Tensor:
-        with torch.no_grad():
-            found = [F.cross_entropy(n(tokens[i]), targets[i]) for i, n in enumerate(nets)]
-            return torch.stack(found)
+    setting: Setting
+    operations: int
+    least: int
+    launches: int
 
-    def run() -> None:
-        for i, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True)):
-            optimizer.zero_grad()
-            F.cross_entropy(net(tokens[i]), targets[i]).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), o.clip)
-            optimizer.step()
-
-    return run, losses
+    def row(self, what: str, run: Step) -> Row:
+        row = _row(self.setting, what, run, self.operations, self.least, self.launches)
+        return dataclasses.replace(row, member_steps=1e3 * self.setting.members / row.milliseconds)
 
 
-def _vmap(problem: Problem, tokens: Tensor, targets: Tensor, setting: Setting) -> Any:
-    """torch.func: vmap over members of grad_and_value, stacked AdamW."""
-    tensors = initial_tensors(problem)
-    nets = make_nets(problem, tensors, last_only=True, sdpa=True)
-    stacked, _ = torch.func.stack_module_state(nets)
-    params = {name: p.detach().to(setting.device) for name, p in stacked.items()}
-    base = nets[0].to("meta")
-
-    def loss(params: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(torch.func.functional_call(base, params, (tokens,)), targets)
-
-    gradients = torch.func.vmap(torch.func.grad_and_value(loss))
-    with setting.device:
-        optimizer = StackedAdamW(list(params.values()), problem.optimizer)
-
-    def run() -> None:
-        grads, _ = gradients(params, tokens, targets)
-        optimizer.step([grads[name] for name in params])
-
-    return run, lambda: gradients(params, tokens, targets)[1]
-
-
-def _stacked(problem: Problem, tokens: Tensor, targets: Tensor, setting: Setting) -> Any:
-    return _stacked_with(stacked_losses, problem, tokens, targets, setting)
-
-
-def _compiled(problem: Problem, tokens: Tensor, targets: Tensor, setting: Setting) -> Any:
-    losses_of = torch.compile(stacked_losses, fullgraph=True, dynamic=False)
-    return _stacked_with(losses_of, problem, tokens, targets, setting)
-
-
-def _stacked_with(
-    losses_of: Callable[..., Tensor],
-    problem: Problem,
-    tokens: Tensor,
-    targets: Tensor,
-    setting: Setting,
-) -> Any:
-    """Hand-stacked members (HFTA's form): baddbmm over M, SDPA."""
-    weights = {}
-    for name, value in initial_tensors(problem).items():
-        matrix = value.ndim == 3 and not name.startswith("embed.")
-        laid = (value.transpose(1, 2) if matrix else value).contiguous()
-        weights[name] = laid.to(setting.device).requires_grad_()
-    with setting.device:
-        optimizer = StackedAdamW(list(weights.values()), problem.optimizer)
-
-    def losses() -> Tensor:
-        with setting.device:
-            return losses_of(weights, tokens, targets, problem.model, True)
-
-    def run() -> None:
-        optimizer.step(torch.autograd.grad(losses().sum(), list(weights.values())))
-
-    return run, lambda: losses().detach()
-
-
-_PEERS = {
-    "eager loop over members": _eager,
-    "torch.func vmap": _vmap,
-    "stacked baddbmm, SDPA": _stacked,
-    "stacked baddbmm, torch.compile": _compiled,
-}
+def _kernels(setting: Setting, step: TritonStep, spec: MemberSpec) -> Iterator[Row]:
+    """Each launch of the step by itself."""
+    for count, launch in zip(
+        counted(step.launches, spec, flat_layout(spec)), step.launches, strict=True
+    ):
+        yield _row(setting, f"kernel {count.name}", launch.run, count.operations, count.moved, 1)
 
 
 @contextmanager
@@ -257,18 +221,13 @@ def _products(setting: Setting) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _row(setting: Setting, what: str, run: Step, *, whole: bool = True, launches: int = 0) -> Row:
+def _row(setting: Setting, what: str, run: Step, operations: int, moved: int, launches: int) -> Row:
     samples = _samples(run, setting)
     median = statistics.median(samples)
-    problem_flops = 0
-    if whole:
-        one = setting.one()
-        flops = step_flops(transformer_plan(one.model), one.positions, setting.batch)
-        problem_flops = setting.members * sum(flops.values())
     on_gpu = setting.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else "interpreter on the CPU"
-    peak = next((p[setting.precision] for name, p in PEAKS.items() if name in device), 0.0)
-    tflops = problem_flops / median / 1e9
+    card = card_of(device)
+    rate = operations / median * 1e3
     return Row(
         device=device,
         torch=torch.__version__,
@@ -283,9 +242,11 @@ def _row(setting: Setting, what: str, run: Step, *, whole: bool = True, launches
         batch=setting.batch,
         milliseconds=median,
         spread=(max(samples) - min(samples)) / median,
-        member_steps=1e3 * setting.members / median if whole else 0.0,
-        tflops=tflops,
-        share=tflops / peak if peak else 0.0,
+        member_steps=0.0,
+        gflop=operations / 1e9,
+        megabytes=moved / 1e6,
+        tflops=rate / 1e12,
+        share=rate / card.peak[setting.precision] if card else 0.0,
     )
 
 
@@ -314,14 +275,6 @@ def _timed(run: Step, count: int, setting: Setting) -> float:
     return float(begin.elapsed_time(end)) / count
 
 
-def _with_precision(spec: MemberSpec, precision: str) -> MemberSpec:
-    import dataclasses
-
-    wanted: Any = precision
-    training = dataclasses.replace(spec.training, precision=wanted)
-    return dataclasses.replace(spec, training=training)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
     add = parser.add_argument
@@ -330,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", type=int, default=512)
     add("--batch", type=int, default=128)
     add("--rounds", type=int, default=7)
+    add("--shape", choices=["measured", "paper"], default="measured", help="paper: with --d 400")
     add("--csv", type=Path, default=RESULTS)
     add("--trial", action="store_true", help="under the interpreter: that it runs, not how fast")
     return parser

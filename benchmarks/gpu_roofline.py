@@ -20,14 +20,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from benchmarks.cards import H100
 from benchmarks.triton_resources import spec_of, step_of
 from compfast.engines.arithmetic import step_flops
 from compfast.engines.triton.fused import FusedProgram
 from compfast.models.plan import transformer_plan
 
-# NVIDIA H100 SXM data sheet: dense, operations a second; bytes a second of HBM3
-PEAK = {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12}
-HBM = 3.35e12
+PEAK = H100.peak  # dense, operations a second
+HBM = H100.bandwidth  # bytes a second
 # 132 SMs x 128 bytes a clock x 1.98 GHz, the clock that the fp32 peak implies
 SHARED = 132 * 128 * 1.98e9
 

@@ -26,7 +26,12 @@ def versions(packages: tuple[str, ...]) -> str:
 
 
 def commit() -> str:
-    """Short hash of the working tree, `+` after it when files differ; `unknown` without git."""
+    """Short hash of the working tree, `+` after it when files differ; `unknown` without git.
+
+    COMPFAST_COMMIT says it for a copy that has no repository.
+    """
+    if given := os.environ.get("COMPFAST_COMMIT"):
+        return given
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
