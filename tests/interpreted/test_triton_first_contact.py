@@ -14,7 +14,7 @@ import test_triton_gpu
 import torch
 from ensembles import group, mixed, same_bits, start
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_peers
 from compfast.engines.triton.launch import Launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_INTERPRET=1", "ignore::RuntimeWarning")
@@ -97,7 +97,7 @@ def test_the_benchmark_runs(precision: str, tmp_path: Path) -> None:
     assert gpu.main(["--trial", *sizes, "--precisions", precision, "--csv", str(table)]) == 0
     with table.open(newline="") as file:
         rows = {row["what"]: row for row in csv.DictReader(file)}
-    assert {*gpu.PEERS, "triton, launches one by one"} < rows.keys()
+    assert {*gpu_peers.PEERS, "triton, launches one by one"} < rows.keys()
     kernels = [row for what, row in rows.items() if what.startswith("kernel ")]
     assert len(kernels) == int(rows["triton, launches one by one"]["launches"])
     assert all(float(row["milliseconds"]) > 0 for row in rows.values())
