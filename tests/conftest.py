@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,20 @@ from typing import Any
 
 import pytest
 
+from compfast.interrupts import STOPPING
+
 # These need kernels interpreted, which triton decides at import; tests/test_triton.py runs them.
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 ENGINES = ("eager", "native")
+
+
+def pytest_configure() -> None:
+    """The signals as a terminal gives them: nohup, or a shell's background, ignores some."""
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")

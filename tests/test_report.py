@@ -173,7 +173,7 @@ def test_caption_states_what_was_trained() -> None:
     said = style.caption(run.config, run.members, "native")
     for words in (
         "40 members", "4 seeds a gamma", "(3,4) trained as x-6, (4,3) unseen", "pre-norm",
-        "width 32", "depth 2, 3", "weight decay 0.3", "learning rate 0.001", "batch 128",
+        "width 48", "depth 2, 3", "heads 2", "weight decay 0.12", "learning rate 0.002", "batch 32",
         f"{run.config.training.steps} steps", "native engine",
     ):  # fmt: skip
         assert words in said
@@ -217,8 +217,7 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
         pl.col("verdict").replace("symmetric", "<b>sum</b>"),
         pl.col("symmetric").alias("<b>sum</b>"),
     )
-    members = members.with_columns(norm=pl.lit("<i>pre</i>"))
-    sweep = (("model.norm", ("<i>pre</i>", "post")), *run.config.sweep)
+    sweep = (("task.name", ("<i>pre</i>", "post")), *run.config.sweep)
     config = dataclasses.replace(run.config, sweep=sweep)
     text = page.page(dataclasses.replace(run, members=members, config=config), b"png")
     found = _Page(text)
