@@ -21,20 +21,20 @@ class Collector:
     """A pytest plugin that keeps a row a case: given, outcome, tests that held of all."""
 
     def __init__(self) -> None:
-        self.marks: dict[str, tuple[str, str]] = {}
+        self.marks: dict[str, list[tuple[str, str]]] = {}
         self.held: dict[tuple[str, str], list[bool]] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            mark = item.get_closest_marker("edge")
-            if mark is not None:
-                given, outcome = mark.args
-                self.marks[item.nodeid] = (given, outcome)
+            rows = [
+                (given, outcome) for given, outcome in (m.args for m in item.iter_markers("edge"))
+            ]
+            self.marks[item.nodeid] = rows
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        row = self.marks.get(report.nodeid)
-        if row is not None and (report.when == "call" or not report.passed):
-            self.held.setdefault(row, []).append(report.passed)
+        if report.when == "call" or not report.passed:
+            for row in self.marks.get(report.nodeid, ()):
+                self.held.setdefault(row, []).append(report.passed)
 
     def rows(self) -> list[str]:
         return [
