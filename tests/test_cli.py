@@ -76,7 +76,7 @@ def test_resuming_a_finished_run_leaves_it_untouched(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--lr", "0.5"], ["--lr 0.5", "0.001"]),
+        (["--lr", "0.5"], ["--lr 0.5", "0.002"]),
         (["--layers", "1,2"], ["--layers 1,2", "with 1"]),
         (["--models", "8"], ["--models 8", "with 4"]),
         (["--gamma-range", "0.1:0.7"], ["--gamma-range 0.1:0.7", "0.3:0.7"]),
@@ -85,7 +85,7 @@ def test_resuming_a_finished_run_leaves_it_untouched(
         (["--engine", "eager"], ["--engine eager", "native"]),
         (["--device", "cuda"], ["--device cuda", "auto"]),
         (["--variant", "both-unseen"], ["--variant both-unseen", "(3, 4, -6)"]),
-        (["--preset", "paper"], ["--preset paper (task.data = fixed)", "fresh"]),
+        (["--preset", "paper"], ["--preset paper (task.item_high = 100)", "36"]),
         (["--shard", "0/2"], ["--shard 0/2"]),
         (["--set", "model.norm=post"], ["--set model.norm=post", "pre"]),
         (["--set", "init.gamma=[0.1, 0.2]"], ["--set init.gamma", "0.3,0.7"]),
@@ -114,9 +114,9 @@ def test_a_file_that_contradicts_is_refused(
     capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "a.toml"
-    file.write_text("[model]\nheads = 2\n")
+    file.write_text("[model]\nheads = 4\n")
     sentence = refused(capsys, "--resume", str(finished), "--config", str(file))
-    assert "model.heads = 2" in sentence
+    assert "model.heads = 4" in sentence
 
 
 def test_members_that_all_diverge_give_code_5_and_a_report(

@@ -17,7 +17,7 @@ from compfast.presets import preset
 def test_range_and_seeds_span_the_innermost_axes() -> None:
     config = config_of("--models", "12", "--gamma-range", "0.1:0.4", "--seeds", "3")
     assert config.sweep == (("init.gamma", (0.1, 0.2, 0.3, 0.4)), ("seed", (0, 1, 2)))
-    assert config_of("--models", "512", "--gamma-range", "0.1:1.5").sweep[1][1] == tuple(range(8))
+    assert config_of("--models", "512", "--gamma-range", "0.1:1.5").sweep[1][1] == tuple(range(16))
 
 
 def test_lists_are_outermost_in_the_order_of_the_flags() -> None:
@@ -68,7 +68,7 @@ def test_a_settings_file_may_hold_the_whole_sweep(tmp_path: Path) -> None:
 
 
 def test_variants() -> None:
-    assert config_of(*RANGE, "--variant", "standard").task == cfg.TaskConfig()
+    assert config_of(*RANGE, "--variant", "standard").task == Config().task
     both = config_of(*RANGE, "--variant", "both-unseen").task
     assert both.unseen == ((3, 4), (4, 3))
     assert both.overridden == ()

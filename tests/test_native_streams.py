@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compfast import philox
-from compfast.config import Config, InitConfig, MemberSpec, TaskConfig
+from compfast.config import Config, InitConfig, MemberSpec, ModelConfig, TaskConfig
 from compfast.grid import member_specs
 from compfast.init import initial_parameters, initial_std
 from compfast.params import parameter_table
@@ -191,6 +191,7 @@ def test_the_committed_streams() -> None:
         assert targets[:4].tolist() == STREAMS[name]["targets"]
 
     init = InitConfig(gamma=0.8, bias="uniform")
-    weights = begun(member_specs(Config(init=init, sweep=(("seed", (5,)),))))
+    config = Config(task=TaskConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
+    weights = begun(member_specs(config))
     for name, values in STREAMS["init"].items():
         assert [float(x).hex() for x in weights[name].ravel()[:8]] == values

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compfast import philox
-from compfast.config import Config, InitConfig, TaskConfig
+from compfast.config import Config, InitConfig, ModelConfig, TaskConfig
 from compfast.grid import member_specs
 from compfast.init import initial_parameters, initial_std
 from compfast.tasks import make_task
@@ -36,7 +36,9 @@ def test_known_answers(line: str) -> None:
 
 def observed() -> dict[str, Any]:
     """Small samples of every kind of stream, as tests/data/streams.json holds them."""
-    spec = member_specs(Config(init=InitConfig(gamma=0.8, bias="uniform"), sweep=(("seed", (5,)),)))
+    init = InitConfig(gamma=0.8, bias="uniform")
+    config = Config(task=TaskConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
+    spec = member_specs(config)
     weights = initial_parameters(spec[0], initial_std(spec[0]))
     fresh = make_task(TaskConfig()).batch(3, 17, 4)
     fixed = make_task(TaskConfig(data="fixed", fixed_total=3200)).batch(3, 17, 128)

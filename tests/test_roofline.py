@@ -131,7 +131,7 @@ def test_the_report(each: bool, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--roofline", "--threads", "1", *TINY, *(["--ops"] if each else [])]
     assert doctor.main(flags) == 0
     out = capsys.readouterr().out
-    assert "d 8, L 1, 1 x (8, 8), FFN 16, 5 tokens, batch 4, fp32" in out
+    assert "d 8, L 1, 2 x (4, 4), FFN 16, 5 tokens, batch 4, fp32" in out
     assert "FMA peak: 200.0 GFLOP/s" in out
     assert ("linear blocks.0.ffn.up" in out) == each
     found = re.search(r"measured: ([\d.]+) ms .*, ([\d.]+) x the floor", out)

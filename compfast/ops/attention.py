@@ -56,7 +56,8 @@ def _(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
 def _outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     members, batch, length, heads, _ = q.shape
     row = 16 if length <= 16 else 2  # attention_saved_row in csrc/attention_sizes.h
-    saved = q.new_empty(members, batch, heads, length, row)
+    # zero, since a kernel of 8 lanes writes 8 of a short row, and an output has no rest of memory
+    saved = q.new_zeros(members, batch, heads, length, row)
     return q.new_empty(v.shape), saved
 
 
