@@ -191,7 +191,7 @@ def test_the_committed_streams() -> None:
         assert targets[:4].tolist() == STREAMS[name]["targets"]
 
     init = InitConfig(gamma=0.8, bias="uniform")
-    config = Config(task=TaskConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
-    weights = begun(member_specs(config))
+    ensemble = Config(task=TaskConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
+    weights = begun(member_specs(ensemble))
     for name, values in STREAMS["init"].items():
         assert [float(x).hex() for x in weights[name].ravel()[:8]] == values
