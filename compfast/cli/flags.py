@@ -90,7 +90,7 @@ def parser() -> Parser:
     result = Parser(
         prog="python -m compfast.ensemble",
         description="Train many small transformers at once and say which solution each learned.",
-        epilog="LIST is X, X,Y,Z or LO:HI:N. Settings: preset < --config < flags. Exit codes:"
+        epilog="LIST is X, X,Y,Z, A-B or LO:HI:N. Settings: preset < --config < flags. Exit codes:"
         " 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every member"
         " diverged, 1 a bug.",
         allow_abbrev=False,
