@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 
 from benchmarks.fleet import ROOT, UNSET, environment
-from compfast.doctor import processor
+from compfast.engines.processor import processor
 
 
 def versions(packages: tuple[str, ...]) -> str:

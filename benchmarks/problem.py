@@ -15,11 +15,11 @@ from compfast.config import (
     TaskConfig,
     TrainingConfig,
 )
-from compfast.engines.base import Named, Tables
-from compfast.grid import member_specs
-from compfast.init import initial_parameters
-from compfast.params import parameter_table
-from compfast.schedule import make_tables
+from compfast.engines.base import Named
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import Tables, make_tables
+from compfast.models.init import initial_parameters
+from compfast.models.params import parameter_table
 from compfast.tasks import AnchorTask, make_task
 
 Int32 = NDArray[np.int32]

@@ -24,8 +24,8 @@ from rich.table import Table
 from benchmarks.machine import commit, cpu, versions
 from compfast.config import Config, MemberSpec, ModelConfig, TaskConfig, TrainingConfig
 from compfast.engines.native import NativeEngine
-from compfast.grid import member_specs
-from compfast.schedule import make_tables
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def resident() -> int:
 def start_line() -> Line:
     program = (
         "import sys, time, compfast\n"
-        "from compfast.callbacks import Callback\n"
+        "from compfast.training.callbacks import Callback\n"
         "from compfast.config import Config, TrainingConfig\n"
         "class First(Callback):\n"
         "    def on_metrics(self, rows): print(time.time(), flush=True)\n"

@@ -45,13 +45,13 @@ from compfast.config import (
     TaskConfig,
     TrainingConfig,
 )
+from compfast.config.presets import preset
+from compfast.config.settings import from_dict
 from compfast.engines.triton import attention, attention_bias
 from compfast.engines.triton.launch import Launch, Rows
 from compfast.engines.triton.step import Members, Step, flat_layout
-from compfast.grid import member_specs
-from compfast.presets import preset
-from compfast.schedule import make_tables
-from compfast.settings import from_dict
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
 
 TABLE = Path(__file__).with_name("triton_resources.csv")
 ARCHITECTURES = (80, 90, 100)

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compfast.callbacks import Callback
+    from compfast.cluster.merging import merge
     from compfast.config import Config
     from compfast.errors import (
         AllDivergedError,
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
-    from compfast.merging import merge
-    from compfast.runs import Run, load
-    from compfast.training import train
+    from compfast.runs.reading import Run, load
+    from compfast.training.callbacks import Callback
+    from compfast.training.loop import train
 
 __all__ = [
     "AllDivergedError",
@@ -40,12 +40,12 @@ __all__ = [
 
 # Looked up on first use, so that `import compfast` loads neither torch nor the data stack.
 _HOMES = {
-    "Callback": "callbacks",
+    "Callback": "training.callbacks",
     "Config": "config",
-    "Run": "runs",
-    "load": "runs",
-    "merge": "merging",
-    "train": "training",
+    "Run": "runs.reading",
+    "load": "runs.reading",
+    "merge": "cluster.merging",
+    "train": "training.loop",
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from compfast.engines.base import Float32, Int32, Int64
-from compfast.philox import UInt32
+from compfast.streams.philox import UInt32
 
 def compiled_isas() -> list[str]:
     """Instruction sets in this binary, weakest first."""

@@ -10,22 +10,19 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
-from pathlib import Path
 
-from compfast import interrupts
 from compfast.cli.flags import FIELD_FLAGS, HELP, LIST_FLAGS, Parser
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.errors import CompfastError, Interrupted, UsageError
+from compfast.training import interrupts
 
 _PACKAGES = (
     "compfast", "numpy", "torch", "triton", "polars", "safetensors", "matplotlib", "rich",
 )  # fmt: skip
-_FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16")
 _OLDEST = (3, 10)
 
 
@@ -122,6 +119,7 @@ def machine() -> list[str]:
     """System, processor, cores, memory and CUDA devices."""
     from compfast.engines import cuda_devices
     from compfast.engines.cores import usable_cores
+    from compfast.engines.processor import processor
 
     model, features = processor()
     devices, cores = cuda_devices(), usable_cores()
@@ -193,19 +191,6 @@ def engines(problems: list[Finding]) -> list[str]:
         else:
             lines.append(f"auto: takes {found}" if name == "auto" else f"{name}: yes")
     return lines
-
-
-def processor() -> tuple[str, tuple[str, ...]]:
-    """Name of the CPU and those of its features that kernels care about."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or "unknown", ()
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    known = set(flags[1].split()) if flags else set()
-    features = tuple(f for f in (*_FEATURES, "asimd", "sve") if f in known)
-    return (name[1].strip() if name else platform.machine()), features
 
 
 def memory() -> str:

@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from compfast import interrupts
-from compfast.callbacks import Callback
 from compfast.cli.flags import parse
 from compfast.cli.live import Lines, Live, Reports
 from compfast.cli.output import Output, complain, occupy_descriptors
@@ -26,17 +24,13 @@ from compfast.cli.resumption import resumption
 from compfast.cluster import remove_parts, sweep
 from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
-from compfast.errors import (
-    AllDivergedError,
-    CompfastError,
-    Interrupted,
-    OutOfMemory,
-    UsageError,
-)
-from compfast.runfolder import refuse_used
-from compfast.runs import Run, load
-from compfast.storage import user_path
-from compfast.training import default_out, train
+from compfast.config.paths import user_path
+from compfast.errors import AllDivergedError, CompfastError, Interrupted, OutOfMemory, UsageError
+from compfast.runs.folder import refuse_used
+from compfast.runs.reading import Run, load
+from compfast.training import interrupts
+from compfast.training.callbacks import Callback
+from compfast.training.loop import default_out, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:

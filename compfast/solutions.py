@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from compfast.config import EvaluationConfig
+from compfast.config.labels import numbers
 from compfast.errors import UsageError
-from compfast.labels import numbers
 
 UNDERFIT, MIXED, OTHER, DIVERGED = "underfit", "mixed", "other", "diverged"
 REFERENCE = "inferential"  # the candidate that other answers are measured against

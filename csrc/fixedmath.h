@@ -1,4 +1,4 @@
-// float64 log and sin/cos(2 pi u) with the same bits on every CPU: compfast/fixedmath.py, line
+// float64 log and sin/cos(2 pi u) with the same bits on every CPU: compfast/streams/fixedmath.py, line
 // by line. Only + - * / in the written order; the build forbids contraction.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Initial weights from the streams: compfast/init.py, bit for bit.
+// Initial weights from the streams: compfast/models/init.py, bit for bit.
 #pragma once
 
 #include "fixedmath.h"

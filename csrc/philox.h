@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon et al. 2011) and the streams of compfast/philox.py, bit for bit.
+// Philox4x32-10 (Salmon et al. 2011) and the streams of compfast/streams/philox.py, bit for bit.
 #pragma once
 
 #include <cstdint>

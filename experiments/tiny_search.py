@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 import compfast
-from compfast.settings import from_dict
+from compfast.config.settings import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compfast.interrupts import STOPPING
+from compfast.training.interrupts import STOPPING
 
 # These need kernels interpreted, which triton decides at import; tests/test_triton.py runs them.
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]

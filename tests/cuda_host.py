@@ -16,9 +16,9 @@ from oracle import Array
 
 from compfast.config import MemberSpec
 from compfast.engines.layout import FlatLayout
-from compfast.init import initial_parameters
+from compfast.ensembles.schedule import make_tables
+from compfast.models.init import initial_parameters
 from compfast.models.plan import transformer_plan
-from compfast.schedule import make_tables
 from compfast.tasks import make_task
 
 SOURCE = Path(__file__).parent / "cpp" / "cuda_host.cpp"

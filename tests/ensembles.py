@@ -21,8 +21,8 @@ from compfast.config import (
 )
 from compfast.engines import make_engine
 from compfast.engines.base import ACTIVE, State
-from compfast.grid import member_specs
-from compfast.schedule import make_tables
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
 
 Axes = tuple[tuple[str, tuple[Any, ...]], ...]
 

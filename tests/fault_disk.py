@@ -27,7 +27,7 @@ from power_loss import Disk, Operation, note, recorded
 from small_runs import interrupted_at, numbers
 
 import compfast
-from compfast import storage
+from compfast.storage import durable
 
 OPERATIONS = ("open_file", "write", "sync", "rename")
 
@@ -53,8 +53,8 @@ def failing(
 
         return operation
 
-    wrapped: dict[str, Any] = {name: wrap(getattr(storage, name)) for name in operations}
-    with mock.patch.multiple(storage, **wrapped):
+    wrapped: dict[str, Any] = {name: wrap(getattr(durable, name)) for name in operations}
+    with mock.patch.multiple(durable, **wrapped):
         yield
 
 

@@ -13,7 +13,7 @@ from small_runs import assert_same_run, saved_arrays, small_config
 
 import compfast
 from compfast.config import Config
-from compfast.runs import Run
+from compfast.runs.reading import Run
 
 
 class Missed(Exception):
@@ -29,7 +29,7 @@ def short_config() -> Config:
 def fast_disk() -> Iterator[None]:
     """No waiting for a disk whose failure is not what is tried."""
     # a mock would keep every call
-    with mock.patch("compfast.storage.sync", lambda descriptor: None):  # noqa: PT008
+    with mock.patch("compfast.storage.durable.sync", lambda descriptor: None):  # noqa: PT008
         yield
 
 

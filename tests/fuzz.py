@@ -25,10 +25,13 @@ with atheris.instrument_imports(include=["compfast"]):
     from small_runs import interrupted_at, small_config
 
     import compfast
-    from compfast import checkpoints, ensemble, storage, tables, tensorfile
+    from compfast import ensemble
     from compfast.cli.written import parse_set
+    from compfast.config.settings import from_dict, load_toml
     from compfast.report.page import page
-    from compfast.settings import from_dict, load_toml
+    from compfast.runs import checkpoints, tables
+    from compfast.runs.layouts import run_layouts
+    from compfast.storage import durable, tensorfile
 
 Target = Callable[[bytes], None]
 MOST_ROWS = 100
@@ -52,7 +55,7 @@ def _tensors(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
 def _manifest(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
     """Sealed again where it is an object, as anybody can do."""
     newest = checkpoints.numbered(run / "checkpoints")[-1]
-    layouts = compfast.runs.run_layouts(compfast.load(run).groups)
+    layouts = run_layouts(compfast.load(run).groups)
 
     def target(data: bytes) -> None:
         (newest / "manifest.json").write_bytes(data)
@@ -154,7 +157,7 @@ TARGETS = {
 
 def fuzz(base: Path, name: str, flags: list[str]) -> None:
     """Runs until libFuzzer ends this process."""
-    storage.sync = lambda descriptor: None  # no disk is to fail here
+    durable.sync = lambda descriptor: None  # no disk is to fail here
     interrupted_at(base / "run", small_config(), 20)
     (base / "scratch").mkdir()
     (base / "corpus").mkdir()

@@ -13,10 +13,11 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from compfast import checkpoints, storage, tensorfile
 from compfast.config import Config
-from compfast.grid import member_count
-from compfast.runs import member_groups
+from compfast.ensembles.grid import member_count
+from compfast.ensembles.groups import member_groups
+from compfast.runs import checkpoints
+from compfast.storage import durable, tensorfile
 
 NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63, 10**18, 10**400, 0.5, -1e308, 1e308)
 TEXTS = ("", "none", "../../x", "/etc/passwd", "<script>", "=1+1", "\x1b[2J", "\ud800", "²", "$\\")
@@ -68,8 +69,8 @@ def as_json(value: Any) -> bytes:
 def rewrite(folder: Path, name: str, content: bytes) -> None:
     """Put another file into a checkpoint and seal it again, as anybody can."""
     (folder / name).write_bytes(content)
-    manifest = storage.read_json(folder / "manifest.json")
-    digest = storage.digest_of(folder / name)
+    manifest = durable.read_json(folder / "manifest.json")
+    digest = durable.digest_of(folder / name)
     manifest["files"][name] = {"sha256": digest.sha256, "bytes": digest.bytes}
     write_manifest(folder, manifest)
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from compfast import settings
-from compfast.config import Config
+from compfast.config import Config, settings
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ def digest(name: str, precision: str) -> str:
 
     from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
     from compfast.engines.native import NativeEngine
-    from compfast.grid import member_specs
-    from compfast.schedule import make_tables
+    from compfast.ensembles.grid import member_specs
+    from compfast.ensembles.schedule import make_tables
 
     length, changes = ARCHITECTURES[name]
     config = Config(

@@ -29,8 +29,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from compfast.config import ModelConfig
+from compfast.models.params import parameter_table
 from compfast.models.transformer import Embedding, Head, Transformer
-from compfast.params import parameter_table
 
 EPS = float(np.finfo(np.float32).eps)
 ORDERS = 4

@@ -19,9 +19,9 @@ import torch
 from oracle import EPS, Array, Arrays, evaluate
 
 from compfast.config import MemberSpec
-from compfast.init import initial_parameters
-from compfast.params import parameter_table
-from compfast.schedule import make_tables
+from compfast.ensembles.schedule import make_tables
+from compfast.models.init import initial_parameters
+from compfast.models.params import parameter_table
 from compfast.tasks import make_task
 
 

@@ -1,8 +1,8 @@
 """What a disk holds after the power fails: a log of writes, replayed up to a moment.
 
-`recorded` notes every operation through which `compfast.storage` changes the disk. `Disk` replays
-them on a model in which a file's bytes are safe once the file is synced, and a name (created,
-renamed or removed) once its folder is. Everything else may be there or not.
+`recorded` notes every operation through which `compfast.storage.durable` changes the disk. `Disk`
+replays them on a model in which a file's bytes are safe once the file is synced, and a name
+(created, renamed or removed) once its folder is. Everything else may be there or not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from compfast import storage
+from compfast.storage import durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ def note(log: list[Operation], text: str) -> None:
 def recorded() -> Iterator[list[Operation]]:
     """The operations on disk of everything inside, in order."""
     log: list[Operation] = []
-    open_file, write, rename = storage.open_file, storage.write, storage.rename
-    make_folder, discard = storage.make_folder, storage.discard
+    open_file, write, rename = durable.open_file, durable.write, durable.rename
+    make_folder, discard = durable.make_folder, durable.discard
 
     def path_of(descriptor: int) -> Path:
         return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -69,7 +69,7 @@ def recorded() -> Iterator[list[Operation]]:
         log.append(Operation("sync", path_of(descriptor)))
 
     with mock.patch.multiple(
-        storage,
+        durable,
         open_file=opened,
         write=written,
         sync=synced,

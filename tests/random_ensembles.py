@@ -27,7 +27,7 @@ from compfast.config import (
     TrainingConfig,
 )
 from compfast.engines.base import State
-from compfast.grid import member_specs
+from compfast.ensembles.grid import member_specs
 
 Make = Callable[[Sequence[MemberSpec], int], Any]  # members, threads -> an initialised engine
 

@@ -13,7 +13,7 @@ from small_runs import saved_arrays, small_config
 
 import compfast
 from compfast.config import Config
-from compfast.runs import Run
+from compfast.runs.reading import Run
 
 _HUGE = 1e20  # a learning rate at which a member is not finite after a few steps
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import compfast
-from compfast import Run, _native, settings
+from compfast import Run, _native
+from compfast.config import settings
 
 FOLDER = Path(__file__).parent / "data" / "recorded"
 STOPPED_ISA = "generic"  # of the stopped run: every x86-64 machine has it

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import compfast
-from compfast import checkpoints, tensorfile
 from compfast.config import (
     Config,
     EvaluationConfig,
@@ -20,7 +19,9 @@ from compfast.config import (
     TaskConfig,
     TrainingConfig,
 )
-from compfast.runs import Run
+from compfast.runs import checkpoints
+from compfast.runs.reading import Run
+from compfast.storage import tensorfile
 
 ENGINES = ("native", "eager")
 

@@ -33,7 +33,7 @@ from small_runs import small_config
 import compfast
 from compfast.config import Config
 from compfast.report.page import page
-from compfast.runs import Run
+from compfast.runs.reading import Run
 
 LIMIT = 0.02  # growth of memory
 FILES = 64  # in a run folder: parts of the metrics are merged, old checkpoints removed

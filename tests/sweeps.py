@@ -16,7 +16,7 @@ import compfast
 from compfast.cluster import store as stores
 from compfast.cluster.part import Answer, Facts, Job, Outcome, here, probe, run_part
 from compfast.cluster.store import Store
-from compfast.settings import to_dict
+from compfast.config.settings import to_dict
 
 SWEEP: Any = (("model.layers", (1, 2)), ("seed", (0, 1, 2)))
 

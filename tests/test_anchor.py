@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast import philox
 from compfast.config import EvaluationConfig, TaskConfig
 from compfast.engines.base import Int32
 from compfast.errors import UsageError
+from compfast.streams import philox
 from compfast.tasks import AnchorTask, make_task
 
 TASK = TaskConfig()

@@ -26,10 +26,11 @@ from ensembles import group, start
 import compfast
 from compfast import _native, doctor
 from compfast.config import Config, TaskConfig, TrainingConfig
-from compfast.engines import make_engine, room
+from compfast.engines import make_engine
+from compfast.ensembles import room
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
 from compfast.errors import OutOfMemory, UsageError
-from compfast.grid import member_specs
-from compfast.schedule import make_tables
 from compfast.tasks import make_task
 
 sys.path.append(str(Path(__file__).parent / "cpp"))

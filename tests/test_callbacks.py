@@ -10,8 +10,8 @@ import pytest
 from small_runs import small_config
 
 import compfast
-from compfast.callbacks import HOOKS, Callback, as_callbacks
 from compfast.errors import UsageError
+from compfast.training.callbacks import HOOKS, Callback, as_callbacks
 
 USED = pytest.mark.edge(
     "callbacks as a generator, one object, None, an object with some hooks", "every hook is called"

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import numpy as reference
 
-from compfast import checkpoints, storage, tensorfile
-from compfast.checkpoints import Layouts
 from compfast.errors import StorageError
+from compfast.runs import checkpoints
+from compfast.runs.checkpoints import Layouts
+from compfast.storage import durable, tensorfile
 
 
 def arrays() -> dict[str, Any]:
@@ -42,7 +43,7 @@ def write(folder: Path, number: int, outside: dict[str, Any] | None = None) -> P
 
 def test_tensor_files_agree_with_the_reference_implementation(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    storage.write_new(path, tensorfile.chunks(arrays()))
+    durable.write_new(path, tensorfile.chunks(arrays()))
     theirs, ours = reference.load_file(path), tensorfile.read(path)
     assert theirs.keys() == ours.keys() == arrays().keys()
     for name, array in arrays().items():
@@ -56,7 +57,7 @@ def test_tensor_files_agree_with_the_reference_implementation(tmp_path: Path) ->
 
 def test_a_row_is_read_alone_and_bad_rows_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    storage.write_new(path, tensorfile.chunks(arrays()))
+    durable.write_new(path, tensorfile.chunks(arrays()))
     for row in range(3):
         for name, array in tensorfile.read_row(path, row).items():
             assert array.tobytes() == arrays()[name][row].tobytes()
@@ -67,7 +68,7 @@ def test_a_row_is_read_alone_and_bad_rows_are_refused(tmp_path: Path) -> None:
 
 def test_arrays_that_are_not_contiguous_or_empty_survive(tmp_path: Path) -> None:
     odd = {"turned": np.arange(6.0).reshape(2, 3).T, "none": np.zeros((0, 4), np.float32)}
-    storage.write_new(tmp_path / "a", tensorfile.chunks(odd))
+    durable.write_new(tmp_path / "a", tensorfile.chunks(odd))
     back = tensorfile.read(tmp_path / "a")
     assert np.array_equal(back["turned"], odd["turned"])
     assert back["none"].shape == (0, 4)
@@ -85,7 +86,7 @@ def test_arrays_that_are_not_contiguous_or_empty_survive(tmp_path: Path) -> None
 def test_a_layout_is_checked_before_reading(
     tmp_path: Path, name: str, kind: Any, message: str
 ) -> None:
-    storage.write_new(tmp_path / "a", tensorfile.chunks(arrays()))
+    durable.write_new(tmp_path / "a", tensorfile.chunks(arrays()))
     expected = {**tensorfile.layout_of(arrays()), name: kind}
     if kind is None:
         del expected[name]
@@ -159,8 +160,8 @@ def test_a_damaged_file_makes_the_older_checkpoint_count(
 
 def test_files_beyond_the_folder_are_verified_too(tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
-    part = storage.write_new(tmp_path / "metrics" / "part-000001.parquet", [b"rows"])
-    config = storage.write_new(tmp_path / "config.json", [b"{}"])
+    part = durable.write_new(tmp_path / "metrics" / "part-000001.parquet", [b"rows"])
+    config = durable.write_new(tmp_path / "config.json", [b"{}"])
     outside = checkpoints.outside_entries({"part-000001.parquet": part}, {"config.json": config})
     write(tmp_path, 1, outside)
     found, _ = checkpoints.newest(tmp_path, LAYOUTS)
@@ -178,7 +179,7 @@ def test_files_beyond_the_folder_are_verified_too(tmp_path: Path) -> None:
 )
 def test_a_manifest_cannot_name_files_outside(tmp_path: Path, name: str) -> None:
     with pytest.raises(StorageError, match="outside of it"):
-        storage.inside(tmp_path, name)
+        durable.inside(tmp_path, name)
     path = write(tmp_path, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["metrics"] = {name: {"sha256": "0" * 64, "bytes": 1}}
@@ -193,7 +194,7 @@ def test_a_link_cannot_lead_outside(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "link").symlink_to(tmp_path)
     with pytest.raises(StorageError, match="outside of it"):
-        storage.inside(tmp_path / "inner", "link/file")
+        durable.inside(tmp_path / "inner", "link/file")
 
 
 def test_a_copied_checkpoint_does_not_pass_for_another(tmp_path: Path) -> None:
@@ -212,27 +213,27 @@ def test_a_failed_write_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write(tmp_path, 1)
-    monkeypatch.setattr(storage, operation, refuse)
+    monkeypatch.setattr(durable, operation, refuse)
     with pytest.raises(StorageError, match=r"cannot write .*: No space left on device"):
         write(tmp_path, 2)
     with pytest.raises(StorageError, match="No space left on device"):
-        storage.replace_file(tmp_path / "file", [b"new"])
+        durable.replace_file(tmp_path / "file", [b"new"])
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["000001"]
     assert not (tmp_path / "file").exists()
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "write", lambda fd, data: os.write(fd, data[:3]))
-    digest = storage.write_new(tmp_path / "a", [b"0123456789", b"", b"ab"])
+    monkeypatch.setattr(durable, "write", lambda fd, data: os.write(fd, data[:3]))
+    digest = durable.write_new(tmp_path / "a", [b"0123456789", b"", b"ab"])
     assert (tmp_path / "a").read_bytes() == b"0123456789ab"
-    assert digest == storage.digest_of(tmp_path / "a")
+    assert digest == durable.digest_of(tmp_path / "a")
 
 
 def test_the_full_device_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "open_file", lambda *_: os.open("/dev/full", os.O_WRONLY))
+    monkeypatch.setattr(durable, "open_file", lambda *_: os.open("/dev/full", os.O_WRONLY))
     with pytest.raises(StorageError) as caught:
-        storage.write_new(tmp_path / "a", [b"x"])
+        durable.write_new(tmp_path / "a", [b"x"])
     assert str(caught.value) == f"cannot write {tmp_path}/a: No space left on device"
 
 
@@ -244,14 +245,14 @@ def test_everything_is_synced_before_it_is_named(
     def name(descriptor: int) -> str:
         return Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
 
-    monkeypatch.setattr(storage, "sync", lambda fd: events.append(("sync", name(fd))))
-    original = storage.rename
+    monkeypatch.setattr(durable, "sync", lambda fd: events.append(("sync", name(fd))))
+    original = durable.rename
 
     def rename(source: Path, target: Path) -> None:
         events.append(("rename", target.name))
         original(source, target)
 
-    monkeypatch.setattr(storage, "rename", rename)
+    monkeypatch.setattr(durable, "rename", rename)
     write(tmp_path, 1)
     assert events == [
         ("sync", "a.safetensors"),
@@ -266,25 +267,25 @@ def test_everything_is_synced_before_it_is_named(
 
 
 def test_the_lock_keeps_a_second_process_out(tmp_path: Path) -> None:
-    lock = storage.Lock(tmp_path)
+    lock = durable.Lock(tmp_path)
     with pytest.raises(StorageError, match="in use by another process"):
-        storage.Lock(tmp_path)
+        durable.Lock(tmp_path)
     code = (
         "import sys, pathlib; from compfast import storage, errors\n"
-        "try: storage.Lock(pathlib.Path(sys.argv[1]))\n"
+        "try: durable.Lock(pathlib.Path(sys.argv[1]))\n"
         "except errors.StorageError as e: print(e)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert answer == f"{tmp_path} is in use by another process\n"
     lock.release()
-    storage.Lock(tmp_path).release()
+    durable.Lock(tmp_path).release()
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
 
 
 def test_json_refuses_what_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        storage.json_bytes({"loss": float("nan")})
+        durable.json_bytes({"loss": float("nan")})
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(StorageError, match="holds no JSON object"):
-        storage.read_json(tmp_path / "a.json")
+        durable.read_json(tmp_path / "a.json")

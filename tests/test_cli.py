@@ -9,9 +9,10 @@ import pytest
 from command_lines import SMALL, refused
 
 import compfast
-from compfast import ensemble, storage
+from compfast import ensemble
 from compfast.config import Config
 from compfast.ensemble import main
+from compfast.storage import durable
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_a_full_disk_gives_code_4(
             raise OSError(28, "No space left on device")
         return os.write(descriptor, data)
 
-    monkeypatch.setattr(storage, "write", full)
+    monkeypatch.setattr(durable, "write", full)
     sentence = refused(capsys, *SMALL, "--out", str(tmp_path / "run"), code=4)
     assert "No space left on device" in sentence
     monkeypatch.undo()

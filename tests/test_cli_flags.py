@@ -10,8 +10,8 @@ from command_lines import RANGE, SMALL, config_of, refused
 from compfast import config as cfg
 from compfast.cli import flags
 from compfast.config import Config
+from compfast.config.presets import preset
 from compfast.ensemble import main
-from compfast.presets import preset
 
 
 def test_range_and_seeds_span_the_innermost_axes() -> None:

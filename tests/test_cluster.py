@@ -11,13 +11,13 @@ from small_runs import assert_same_run, small_config
 from sweeps import SWEEP, Died, Fake, Notes, answer, beside
 
 import compfast
-from compfast import storage
 from compfast.cluster import driver, sweep
 from compfast.cluster import store as stores
 from compfast.cluster.on_ray import _refuse_silence
 from compfast.cluster.part import Answer
 from compfast.ensemble import main
-from compfast.runs import Run
+from compfast.runs.reading import Run
+from compfast.storage import durable
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -43,7 +43,7 @@ def test_parts_that_a_killed_driver_left_are_removed(
 def _die_at_the_whole(store: Any, name: str) -> None:
     if name == "":
         raise Died
-    storage.discard(store.folder / name)
+    durable.discard(store.folder / name)
 
 
 def test_a_sweep_is_one_process_s_run(place: str, whole_sweep: Run, tmp_path: Path) -> None:

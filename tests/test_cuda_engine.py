@@ -38,8 +38,8 @@ from compfast.engines.base import FROZEN, State
 from compfast.engines.cuda import network, pace
 from compfast.engines.cuda.driver import TorchDriver
 from compfast.engines.cuda.pace import Pace
+from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
-from compfast.schedule import make_tables
 
 STEPS = 6
 SHAPE = {"layers": 2, "positions": 9, "d_model": 32, "d_ff": 64, "vocabulary": 112}

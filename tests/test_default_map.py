@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from compfast.config import Config
-from compfast.grid import gamma_axis
-from compfast.settings import from_dict, load_toml
+from compfast.config.settings import from_dict, load_toml
+from compfast.ensembles.grid import gamma_axis
 from compfast.solutions import wilson
 
 FOLDER = Path(__file__).parent.parent / "experiments"

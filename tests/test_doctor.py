@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compfast import doctor
+from compfast.engines.processor import processor
 
 
 def test_a_sound_machine(capsys: pytest.CaptureFixture[str], native_extension: None) -> None:
@@ -87,6 +88,6 @@ def test_processor_of_a_machine_without_proc(monkeypatch: pytest.MonkeyPatch) ->
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", absent)
-    name, features = doctor.processor()
+    name, features = processor()
     assert name
     assert features == ()

@@ -16,9 +16,9 @@ from oracle import random_batch
 import compfast.engines
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import State
+from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
-from compfast.init import initial_parameters
-from compfast.schedule import make_tables
+from compfast.models.init import initial_parameters
 
 LONG = 20_000  # steps; more than any test waits for
 
@@ -334,8 +334,8 @@ def test_the_native_engine_never_imports_torch() -> None:
 import sys
 from compfast.config import Config, TrainingConfig
 from compfast.engines import make_engine, resolve_engine
-from compfast.grid import member_specs
-from compfast.schedule import make_tables
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
 
 specs = member_specs(Config(training=TrainingConfig(steps=2, batch_size=4)))
 for device in ("auto", "cpu"):

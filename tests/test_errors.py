@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import compfast
+from compfast.engines.roofline import DivergedError
 from compfast.errors import CompfastError, OutOfMemory, StorageError
-from compfast.roofline import DivergedError
 
 Trip = Callable[[CompfastError], CompfastError]
 TRIPS: list[Trip] = [

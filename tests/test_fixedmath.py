@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast import fixedmath, philox
+from compfast.streams import fixedmath, philox
 
 EPS = 2.0**-52
 LONG = bool(np.finfo(np.longdouble).eps < 1e-18)

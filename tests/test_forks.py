@@ -15,7 +15,7 @@ import pytest
 from small_runs import assert_same_run, saved_arrays, small_config
 
 import compfast
-from compfast.runs import Run
+from compfast.runs.reading import Run
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 

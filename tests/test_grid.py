@@ -6,21 +6,20 @@ import math
 
 import pytest
 
-from compfast import settings
-from compfast.config import Config, ModelConfig, TaskConfig
-from compfast.errors import UsageError
-from compfast.grid import (
+from compfast.config import Config, ModelConfig, TaskConfig, settings
+from compfast.config.presets import PRESETS, preset
+from compfast.ensembles.grid import (
     SWEEP_PATHS,
     gamma_axis,
     gammas_and_seeds,
-    groups,
     member_specs,
     parse_range,
     parse_values,
     shard_range,
 )
-from compfast.params import parameter_count, parameter_table
-from compfast.presets import PRESETS, preset
+from compfast.ensembles.groups import groups
+from compfast.errors import UsageError
+from compfast.models.params import parameter_count, parameter_table
 
 
 def test_values() -> None:

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from small_runs import interrupted_at, small_config
 
 import compfast
-from compfast import checkpoints, storage, tables, tensorfile
+from compfast.config.settings import from_dict, load_toml
 from compfast.report import write_report
 from compfast.report.page import page
-from compfast.runs import Run
-from compfast.settings import from_dict, load_toml
+from compfast.runs import checkpoints, tables
+from compfast.runs.layouts import run_layouts
+from compfast.runs.reading import Run
+from compfast.storage import durable, tensorfile
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 
@@ -73,13 +75,13 @@ def expect_refusal(path: Path) -> str:
 @given(st.binary(max_size=60) | hostile.values.map(hostile.as_json))
 def test_json(content: bytes) -> None:
     with suppress(compfast.StorageError):
-        assert isinstance(storage.parsed_json(content, "here"), dict)
+        assert isinstance(durable.parsed_json(content, "here"), dict)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000])
 def test_json_that_is_too_deep_or_too_long(content: bytes) -> None:
     with pytest.raises(compfast.StorageError, match="not valid JSON"):
-        storage.parsed_json(content, "here")
+        durable.parsed_json(content, "here")
 
 
 @examples(60)
@@ -144,17 +146,17 @@ def _manifest_property(stopped: Path, data: Any) -> None:
     assert run.checkpoint is not None
     folder = run.checkpoint.path
     kept = (folder / "manifest.json").read_bytes()
-    layouts = compfast.runs.run_layouts(run.groups)
+    layouts = run_layouts(run.groups)
     manifest = data.draw(hostile.changed(json.loads(kept)))
     opened: list[Path] = []
-    original = storage.blocks
+    original = durable.blocks
 
     def blocks(path: Path) -> Any:
         opened.append(path)
         return original(path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "blocks", blocks)
+        patch.setattr(durable, "blocks", blocks)
         try:
             hostile.write_manifest(folder, manifest)
             with suppress(compfast.StorageError):
@@ -362,9 +364,9 @@ def test_metrics_that_are_not_the_run_s(copied: Path, change: Any, message: str)
     """With a manifest that agrees with them."""
     part = next((copied / "metrics").iterdir())
     _write(part, change(pl.read_parquet(part)))
-    digest = storage.digest_of(part)
+    digest = durable.digest_of(part)
     for folder in checkpoints.numbered(copied / "checkpoints"):
-        manifest = storage.read_json(folder / "manifest.json")
+        manifest = durable.read_json(folder / "manifest.json")
         manifest["metrics"][part.name] = {"sha256": digest.sha256, "bytes": digest.bytes}
         hostile.write_manifest(folder, manifest)
     with pytest.raises(compfast.StorageError, match=message):

@@ -11,17 +11,17 @@ from small_runs import small_config
 from sweeps import SWEEP, Fake
 
 import compfast
-from compfast import storage
 from compfast.cluster import store as stores
 from compfast.cluster import sweep
 from compfast.cluster.store import committed, fetch, open_store
+from compfast.storage import durable
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 def test_a_commit_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "parts"))
-    digest = storage.Digest("0" * 64, 1)
+    digest = durable.Digest("0" * 64, 1)
     found = stores.Commit("part-00000-a", True, 1, {}, {"../../evil": digest})
     with pytest.raises(compfast.StorageError, match="outside of it"):
         fetch(store, found, tmp_path / "copy")
@@ -87,7 +87,7 @@ def test_a_sweep_from_somebody_removes_nothing_of_ours(
     with pytest.raises(compfast.Interrupted):
         sweep(small_config(sweep=SWEEP), out, Fake(signal_at=1))
     monkeypatch.chdir(tmp_path)
-    info = storage.read_json(out / "config.json")
+    info = durable.read_json(out / "config.json")
     info["cluster"] |= change
     (out / "config.json").write_bytes(hostile.as_json(info))
     before = sorted(tmp_path.rglob("*"))

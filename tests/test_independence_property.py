@@ -51,7 +51,7 @@ def engine_property(course: Course) -> None:
 
 
 def run_property(drawn: tuple[Journey, int]) -> None:
-    with TemporaryDirectory() as folder, mock.patch("compfast.storage.sync"):
+    with TemporaryDirectory() as folder, mock.patch("compfast.storage.durable.sync"):
         check_journey(*drawn, Path(folder))
 
 
@@ -126,7 +126,7 @@ def test_the_run_s_control_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         with with_microbatch(specs):
             return make_engine(name, specs, *more, **options)
 
-    monkeypatch.setattr("compfast.training.make_engine", broken)
+    monkeypatch.setattr("compfast.training.loop.make_engine", broken)
     with pytest.raises(AssertionError):
         quick(60)(given(journeys())(run_property))()
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast import philox
 from compfast.config import Config, InitConfig, MemberSpec, ModelConfig
 from compfast.engines.base import Float32
-from compfast.grid import member_specs
-from compfast.init import initial_parameters, initial_std
-from compfast.params import parameter_table
+from compfast.ensembles.grid import member_specs
+from compfast.models.init import initial_parameters, initial_std
+from compfast.models.params import parameter_table
+from compfast.streams import philox
 
 PAPER_SHAPE = ModelConfig(d_model=400, d_k=200, d_v=200, d_ff=1200)
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made_run
 
-from compfast import settings
 from compfast.cli.plan import grid_line
-from compfast.labels import labels, listed, numbers
+from compfast.config import settings
+from compfast.config.labels import labels, listed, numbers
 from compfast.report import table
-from compfast.runs import difference
+from compfast.runs.description import difference
 
 CLOSE = [1.0, 1.00001, 1.00002, 1.00003, 1.001]
 edge = pytest.mark.edge(

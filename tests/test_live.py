@@ -11,9 +11,9 @@ import pytest
 from small_runs import small_config
 
 import compfast
-from compfast.callbacks import Callback, Outline
 from compfast.cli.live import Lines, Live, Meter
 from compfast.cli.output import Output, aligned, duration
+from compfast.training.callbacks import Callback, Outline
 
 
 class Clock:

@@ -18,9 +18,11 @@ import pytest
 from small_runs import assert_same_run, interrupted_at, small_config
 
 import compfast
-from compfast import merging, storage, tensorfile
+from compfast import merging
+from compfast.cluster import merging as joining
 from compfast.ensemble import main
-from compfast.runs import Run
+from compfast.runs.reading import Run
+from compfast.storage import durable, tensorfile
 
 # Two shapes; stop rules and a member that diverges at once (lr 1e30).
 SWEEP: Any = (("model.layers", (1, 2)), ("optimizer.lr", (1e-3, 1e30)), ("seed", (0, 1)))
@@ -35,7 +37,7 @@ SNAPSHOTS = {"snapshots": (0, 12, 46)}
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
+    monkeypatch.setattr("compfast.storage.durable.sync", lambda descriptor: None)
 
 
 def trained(path: Path, i: int, n: int, **run: Any) -> Run:
@@ -83,7 +85,7 @@ def test_merged_shards_are_the_whole(whole: Run, shards: list[Path], tmp_path: P
 def test_a_row_out_of_place_is_noticed(
     whole: Run, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = merging._sources
+    original = joining._sources
 
     def swapped(*arguments: Any) -> Any:
         sources = original(*arguments)
@@ -91,7 +93,7 @@ def test_a_row_out_of_place_is_noticed(
         rows[0], rows[1] = rows[1], rows[0]
         return sources
 
-    monkeypatch.setattr(merging, "_sources", swapped)
+    monkeypatch.setattr(joining, "_sources", swapped)
     run = compfast.merge(shards, tmp_path / "merged")
     with pytest.raises(AssertionError):
         assert_same_run(whole, run)
@@ -114,7 +116,7 @@ def test_a_merge_that_was_cut_off_is_ended(
     class Crash(BaseException):
         pass
 
-    original, renamed = storage.rename, 0
+    original, renamed = durable.rename, 0
 
     def rename(source: Path, target: Path) -> None:
         nonlocal renamed
@@ -127,7 +129,7 @@ def test_a_merge_that_was_cut_off_is_ended(
     for survived in range(1, 12):
         path, renamed = tmp_path / f"{survived}", 0
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "rename", rename)
+            patch.setattr(durable, "rename", rename)
             try:
                 compfast.merge(shards, path)
             except Crash:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast import philox
 from compfast.config import Config, InitConfig, MemberSpec, ModelConfig, TaskConfig
-from compfast.grid import member_specs
-from compfast.init import initial_parameters, initial_std
-from compfast.params import parameter_table
-from compfast.schedule import make_tables
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
+from compfast.models.init import initial_parameters, initial_std
+from compfast.models.params import parameter_table
+from compfast.streams import philox
 from compfast.tasks import make_task
 
 pytestmark = pytest.mark.usefixtures("native_extension")

@@ -25,8 +25,8 @@ from op_cases import (
 from oracle import EPS, assert_within_budget
 
 from compfast import _native, ops
-from compfast import philox as streams
 from compfast.errors import UsageError
+from compfast.streams import philox as streams
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 

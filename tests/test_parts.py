@@ -15,8 +15,8 @@ import compfast
 from compfast.cluster import store as stores
 from compfast.cluster.part import _Reporter, here, probe, run_part
 from compfast.cluster.store import commit, committed, fetch, open_store
-from compfast.runs import Run
-from compfast.settings import to_dict
+from compfast.config.settings import to_dict
+from compfast.runs.reading import Run
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -89,7 +89,9 @@ def test_a_part_whose_worker_died_goes_on_from_its_last_upload(
     place = str(tmp_path / "parts")
     job, store = job_at(place, parts=1), open_store(place)
     with monkeypatch.context() as patch:
-        patch.setattr("compfast.storage.discard", lambda path: None)  # the dead clean up nothing
+        patch.setattr(
+            "compfast.storage.durable.discard", lambda path: None
+        )  # the dead clean up nothing
         with pytest.raises(Died):
             run_part(job, 0, stop_after(9, death=True))
     before = committed(store, 0)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast import philox
 from compfast.config import Config, InitConfig, ModelConfig, TaskConfig
-from compfast.grid import member_specs
-from compfast.init import initial_parameters, initial_std
+from compfast.ensembles.grid import member_specs
+from compfast.models.init import initial_parameters, initial_std
+from compfast.streams import philox
 from compfast.tasks import make_task
 
 STREAMS = Path(__file__).parent / "data" / "streams.json"

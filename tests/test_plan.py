@@ -12,8 +12,8 @@ from oracle import build, random_batch, random_params
 from oracle_plan import PlanRun
 
 from compfast.config import ModelConfig, TaskConfig, resolve
+from compfast.models.params import parameter_table
 from compfast.models.plan import Op, View, prune_rows, transformer_plan
-from compfast.params import parameter_table
 
 
 @pytest.mark.parametrize("absorb", [True, False])

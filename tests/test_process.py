@@ -17,14 +17,15 @@ from process_state import DISTURBANCES, process_state, thread_state
 from small_runs import saved_arrays, small_config
 
 import compfast
-from compfast import init, ops
+from compfast import ops
 from compfast.cli.plan import plan
 from compfast.config import Config
 from compfast.engines.aside import aside, require_exact_products
+from compfast.ensembles.groups import member_groups
 from compfast.errors import UsageError
+from compfast.models import init
 from compfast.models.transformer import Transformer
 from compfast.report import write_report
-from compfast.runs import member_groups
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 

@@ -11,7 +11,8 @@ import pytest
 from recorded_run import FOLDER, SETTINGS, STOPPED_ISA, numbers
 
 import compfast
-from compfast import _native, settings
+from compfast import _native
+from compfast.config import settings
 
 RECORDED = sorted(p.stem.partition("-")[2] for p in FOLDER.glob("finished-*.json"))
 

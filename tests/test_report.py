@@ -15,9 +15,9 @@ from made_runs import MadeRun, made_run
 from matplotlib.figure import Figure
 from PIL import Image
 
-from compfast import storage
 from compfast.errors import StorageError
 from compfast.report import page, panels, phase, phase_diagram, style, table, write_report
+from compfast.storage import durable
 
 GAMMAS = [0.1, 0.3, 0.5, 0.9, 1.3]
 
@@ -190,7 +190,7 @@ def test_phase_diagram_replaces_the_file_as_a_whole(
     def full(descriptor: int, data: memoryview) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "write", full)
+    monkeypatch.setattr(durable, "write", full)
     with pytest.raises(StorageError, match=r"phase_diagram.*No space left"):
         phase_diagram(made_run([0.7], 2), path)
     assert path.read_bytes() == before

@@ -20,13 +20,13 @@ from made_runs import MadeRun, made_run
 
 import compfast
 import compfast.report
-from compfast import storage
 from compfast.cli.output import Output
 from compfast.cli.results import show
 from compfast.ensemble import main
 from compfast.errors import StorageError, UsageError
 from compfast.report import __main__ as command
 from compfast.report import page, phase, write_report
+from compfast.storage import durable
 
 HERE = Path(__file__).parent
 SAME = pytest.mark.edge(
@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(
         raise OSError(28, "No space left on device")
 
     before = (finished / "report" / "index.html").read_bytes()
-    monkeypatch.setattr(storage, "write", full)
+    monkeypatch.setattr(durable, "write", full)
     assert command.main([str(finished)]) == 4
     assert "No space left" in capsys.readouterr().err
     assert (finished / "report" / "index.html").read_bytes() == before

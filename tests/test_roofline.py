@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from ensembles import group
 
-from compfast import _native, doctor, roofline
+from compfast import _native, doctor
+from compfast.engines import roofline
 from compfast.engines.arithmetic import step_flops, step_traffic
 from compfast.engines.cores import usable_cores
-from compfast.roofline import Ceilings, Level, kind_rows, op_rows, step_floor
+from compfast.engines.roofline import Ceilings, Level, kind_rows, op_rows, step_floor
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 

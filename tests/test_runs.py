@@ -18,19 +18,21 @@ import torch
 from small_runs import assert_same_run, interrupted_at, numbers, small_config
 
 import compfast
-from compfast import runfolder, storage, tensorfile
 from compfast.config import Config
 from compfast.engines import make_engine
-from compfast.runs import Run, exams_of
-from compfast.schedule import make_tables
-from compfast.storage import Lock
+from compfast.ensembles.schedule import make_tables
+from compfast.runs import folder
+from compfast.runs.layouts import exams_of
+from compfast.runs.reading import Run
+from compfast.storage import durable, tensorfile
+from compfast.storage.durable import Lock
 
 SWEEP: Any = (("init.gamma", (0.4, 0.8)), ("seed", (5, 6, 7)))
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
+    monkeypatch.setattr("compfast.storage.durable.sync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +79,13 @@ def test_config_json_says_what_ran(run: Run) -> None:
 
 def test_config_json_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     targets: list[str] = []
-    original = storage.rename
+    original = durable.rename
 
     def rename(source: Path, target: Path) -> None:
         targets.append(target.name)
         original(source, target)
 
-    monkeypatch.setattr("compfast.storage.rename", rename)
+    monkeypatch.setattr("compfast.storage.durable.rename", rename)
     compfast.train(small_config(), tmp_path / "run")
     assert targets[:2] == ["config.json", "tables.safetensors"]
 
@@ -214,17 +216,17 @@ def test_another_instruction_set_is_refused(tmp_path: Path) -> None:
     (started.path / "config.json").write_text(json.dumps({**info, "isa": "other"}))
     with pytest.raises(compfast.StorageError, match=r"config\.json .*its manifest says"):
         compfast.train(None, started.path, resume=True)
-    for folder in (started.path / "checkpoints").iterdir():
-        for file in sorted(folder.rglob("*"), reverse=True):
+    for saved in (started.path / "checkpoints").iterdir():
+        for file in sorted(saved.rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
-        folder.rmdir()
+        saved.rmdir()
     with pytest.raises(compfast.UsageError, match="set COMPFAST_ISA=other"):
         compfast.train(None, started.path, resume=True)
 
 
 def test_many_parts_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compfast.train(small_config(), tmp_path / "whole")
-    monkeypatch.setattr(runfolder, "MERGE_AT", 3)
+    monkeypatch.setattr(folder, "MERGE_AT", 3)
     run = compfast.train(small_config(), tmp_path / "run")
     assert_same_run(whole, run)
     parts = sorted(p.name for p in (run.path / "metrics").iterdir())
@@ -305,19 +307,19 @@ def test_two_that_begin_at_once_do_not_share_a_folder(
     over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other comes, and may be over, between our look at the folder and our lock."""
-    make_root, others = storage.make_root, []
+    make_root, others = durable.make_root, []
 
     def late(path: Path) -> None:
-        monkeypatch.setattr(storage, "make_root", make_root)
-        others.append(runfolder.RunFolder.create(path, {"whose": "theirs"}))
+        monkeypatch.setattr(durable, "make_root", make_root)
+        others.append(folder.RunFolder.create(path, {"whose": "theirs"}))
         if over:
             others[0].close()
         make_root(path)
 
-    monkeypatch.setattr(storage, "make_root", late)
+    monkeypatch.setattr(durable, "make_root", late)
     with pytest.raises(compfast.CompfastError, match="not empty" if over else "in use by another"):
-        runfolder.RunFolder.create(tmp_path / "run", {"whose": "ours"})
-    assert storage.read_json(tmp_path / "run" / "config.json") == {"whose": "theirs"}
+        folder.RunFolder.create(tmp_path / "run", {"whose": "ours"})
+    assert durable.read_json(tmp_path / "run" / "config.json") == {"whose": "theirs"}
     others[0].close()
 
 

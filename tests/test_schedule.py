@@ -8,13 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from compfast import settings
-from compfast.config import Config, OptimizerConfig, TrainingConfig
+from compfast.config import Config, OptimizerConfig, TrainingConfig, settings
+from compfast.config.presets import preset
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables, schedule_tables
 from compfast.errors import UsageError
-from compfast.grid import member_specs
-from compfast.init import initial_std
-from compfast.presets import preset
-from compfast.schedule import make_tables, schedule_tables
+from compfast.models.init import initial_std
 
 
 def test_constant() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from compfast import settings
-from compfast.config import SECTIONS, Config, names
+from compfast.config import SECTIONS, Config, names, settings
 from compfast.errors import UsageError
 
 

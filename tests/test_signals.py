@@ -17,8 +17,8 @@ import pytest
 from small_runs import assert_same_run, long_config, numbers, resumed, small_config
 
 import compfast
-from compfast.interrupts import STOPPING
-from compfast.runs import Run
+from compfast.runs.reading import Run
+from compfast.training.interrupts import STOPPING
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 

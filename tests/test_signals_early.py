@@ -19,8 +19,8 @@ from small_runs import assert_same_run
 
 import compfast
 from compfast import doctor, ensemble, merging
-from compfast.interrupts import STOPPING
-from compfast.runs import Run
+from compfast.runs.reading import Run
+from compfast.training.interrupts import STOPPING
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
@@ -75,15 +75,15 @@ def test_a_signal_during_the_plan_leaves_nothing(
 @pytest.mark.parametrize(
     "place",
     [
-        "compfast.training.refuse_used",
-        "compfast.storage.Lock",
-        "compfast.storage.json_bytes",
-        "compfast.storage.rename",
-        "compfast.runfolder.RunFolder._make_rooms",
-        "compfast.runfolder.RunFolder.write_tables",
+        "compfast.training.loop.refuse_used",
+        "compfast.storage.durable.Lock",
+        "compfast.storage.durable.json_bytes",
+        "compfast.storage.durable.rename",
+        "compfast.runs.folder.RunFolder._make_rooms",
+        "compfast.runs.folder.RunFolder.write_tables",
         "compfast.engines.native.NativeEngine.initialise",
-        "compfast.training._Loop.run",
-        "compfast.training._Loop._advance",
+        "compfast.training.loop._Loop.run",
+        "compfast.training.loop._Loop._advance",
         "compfast.ensemble.show",
     ],
 )
@@ -118,13 +118,13 @@ def test_a_signal_while_merging_or_measuring(
         shard = ["--shard", f"{i}/2", "--out", parts[-1], "--quiet"]
         assert ensemble.main([*SMALL, *shard]) == 0
     command = [str(tmp_path / "merged"), *parts, "--quiet"]
-    mend = _killed_before(monkeypatch, "compfast.runfolder.RunFolder.save", signal.SIGHUP)
+    mend = _killed_before(monkeypatch, "compfast.runs.folder.RunFolder.save", signal.SIGHUP)
     assert merging.main(command) == 3
     assert "the same command ends the merge" in capsys.readouterr().err
     mend()
     assert merging.main(command) == 0
     assert_same_run(whole, compfast.load(tmp_path / "merged"))
-    _killed_before(monkeypatch, "compfast.roofline.measure_ceilings", signal.SIGUSR1)
+    _killed_before(monkeypatch, "compfast.engines.roofline.measure_ceilings", signal.SIGUSR1)
     assert doctor.main(["--roofline"]) == 3
     assert capsys.readouterr().err == "compfast: stopped\n"
 

@@ -13,15 +13,17 @@ from small_runs import ENGINES, assert_same_run, small_config
 
 import compfast
 from compfast.config import Config
-from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, State, Tables
-from compfast.progress import Progress
-from compfast.runs import Run, exams_of, member_groups
-from compfast.schedule import make_tables
+from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, State
+from compfast.ensembles.groups import member_groups
+from compfast.ensembles.schedule import Tables, make_tables
+from compfast.runs.layouts import exams_of
+from compfast.runs.reading import Run
+from compfast.training.progress import Progress
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compfast.storage.sync", lambda descriptor: None)
+    monkeypatch.setattr("compfast.storage.durable.sync", lambda descriptor: None)
 
 
 engines = pytest.mark.parametrize("engine", ENGINES)

@@ -12,8 +12,8 @@ from oracle import _Order, build, evaluate, random_batch, random_params, referen
 
 from compfast.config import ModelConfig
 from compfast.errors import UsageError
+from compfast.models.params import parameter_table
 from compfast.models.transformer import Transformer
-from compfast.params import parameter_table
 
 
 def test_names_and_shapes_are_the_table() -> None:

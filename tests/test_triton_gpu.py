@@ -17,7 +17,7 @@ from oracle import random_batch
 
 from compfast.config import MemberSpec
 from compfast.engines import cuda_devices, make_engine
-from compfast.schedule import make_tables
+from compfast.ensembles.schedule import make_tables
 from compfast.tasks import make_task
 
 pytestmark = pytest.mark.gpu

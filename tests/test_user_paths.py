@@ -13,10 +13,10 @@ import pytest
 from small_runs import assert_same_run, small_config
 
 import compfast
-from compfast.callbacks import Callback
+from compfast.config.paths import user_path
 from compfast.errors import StorageError, UsageError
 from compfast.report import phase_diagram, write_report
-from compfast.storage import user_path
+from compfast.training.callbacks import Callback
 
 ROOT = Path(__file__).parent.parent
 

@@ -26,9 +26,9 @@ from compfast.config import (
     TrainingConfig,
     names,
 )
+from compfast.config.values import plain
+from compfast.ensembles.grid import SWEEP_PATHS
 from compfast.errors import UsageError
-from compfast.grid import SWEEP_PATHS
-from compfast.values import plain
 
 CONVERTED = pytest.mark.edge(
     "NumPy numbers and arrays, ranges, lists, dicts, `steps=30.0` in a config", "taken as meant"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from compfast.cli.written import parse_set, read
+from compfast.ensembles.grid import parse_values
 from compfast.errors import UsageError
-from compfast.grid import parse_values
 
 ONE, MANY = False, True
 

@@ -21,9 +21,10 @@ from unittest import mock
 from small_runs import small_config
 
 import compfast
-from compfast import checkpoints, storage
 from compfast.config import Config, ModelConfig
-from compfast.runfolder import RunFolder
+from compfast.runs import checkpoints
+from compfast.runs.folder import RunFolder
+from compfast.storage import durable
 
 OPERATIONS = ("open_file", "write", "sync", "rename", "make_folder", "discard")
 
@@ -60,10 +61,10 @@ class Bomb:
 
         mock.patch.object(RunFolder, "save", saving).start()
         for name in OPERATIONS:
-            mock.patch.object(storage, name, self._wrapped(name)).start()
+            mock.patch.object(durable, name, self._wrapped(name)).start()
 
     def _wrapped(self, name: str) -> Callable[..., Any]:
-        original: Callable[..., Any] = getattr(storage, name)
+        original: Callable[..., Any] = getattr(durable, name)
 
         def operation(*arguments: Any) -> Any:
             if self.inside:

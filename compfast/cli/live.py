@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from compfast.callbacks import Callback, Outline
 from compfast.cli.output import Output, duration, printable
 from compfast.cli.results import only_the_report
+from compfast.training.callbacks import Callback, Outline
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from compfast.runs import Run
+    from compfast.runs.reading import Run
 
 _LINE_SECONDS = 30.0  # a plain line at least this often while exams are far apart
 _WINDOW_SECONDS = 60.0  # the stretch that the rate is taken over
@@ -223,7 +223,7 @@ class Reports(Callback):
 
     def on_checkpoint(self, path: Path) -> None:
         from compfast.report import write_report
-        from compfast.runs import load
+        from compfast.runs.reading import load
 
         assert self._path is not None
         with only_the_report(self._path):

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from compfast.cli.output import duration
 from compfast.config import Config, MemberSpec
+from compfast.config.labels import listed
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.cores import usable_cores
-from compfast.grid import member_count
-from compfast.labels import listed
-from compfast.params import parameter_count
-from compfast.runs import member_groups
-from compfast.schedule import make_tables
+from compfast.ensembles.grid import member_count
+from compfast.ensembles.groups import member_groups
+from compfast.ensembles.schedule import make_tables
+from compfast.models.params import parameter_count
 
 # Parameters and both moments, held once by the engine and once more while a checkpoint is written.
 _COPIES = 6

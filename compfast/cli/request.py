@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compfast import settings
 from compfast.cli import written
 from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, VARIANTS, text_of
-from compfast.config import MAX_SEED, Config
-from compfast.errors import UsageError
-from compfast.grid import (
+from compfast.config import MAX_SEED, Config, settings
+from compfast.config.presets import preset
+from compfast.config.settings import Settings
+from compfast.ensembles.grid import (
     MOST_MEMBERS,
     gamma_axis,
     gammas_and_seeds,
@@ -22,8 +22,7 @@ from compfast.grid import (
     parse_range,
     parse_values,
 )
-from compfast.presets import preset
-from compfast.settings import Settings
+from compfast.errors import UsageError
 
 GAMMA, SEED = "init.gamma", "seed"
 _DEFAULT_PRESET = "tiny"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compfast.cli.output import Output, aligned, complain
 from compfast.errors import CompfastError
-from compfast.runs import Run
+from compfast.runs.reading import Run
 
 _LONGEST = 300  # characters of another library's reason
 

@@ -7,14 +7,14 @@ import dataclasses
 import math
 from typing import Any
 
-from compfast import runs, settings
 from compfast.cli import request
 from compfast.cli.request import GAMMA, SEED
-from compfast.config import SECTIONS, Config
+from compfast.config import SECTIONS, Config, settings
+from compfast.config.labels import numbers
+from compfast.config.paths import user_path
 from compfast.errors import UsageError
-from compfast.labels import numbers
-from compfast.runs import Run
-from compfast.storage import user_path
+from compfast.runs.description import RESUMABLE
+from compfast.runs.reading import Run, load
 
 
 def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
@@ -23,7 +23,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
     Raises UsageError for a folder that is no run, and for a flag (also a field of --preset or
     --config) that says other than the folder, naming flag, given and stored value.
     """
-    run = runs.load(arguments.resume)
+    run = load(arguments.resume)
     if arguments.out is not None and user_path(arguments.out).resolve() != run.path.resolve():
         raise UsageError(f"--out {arguments.out} is not the folder of --resume {arguments.resume}")
     given = request.given(arguments)
@@ -37,7 +37,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
         values = [given.settings[section][name]] if axis is None else axis
         wanted = tuple(settings.convert(path, value) for value in values)
         stored = axes.get(path, (own,))
-        if section == "run" and name in runs.RESUMABLE:
+        if section == "run" and name in RESUMABLE:
             changes[name] = wanted[0]
         elif path == "run.engine":
             _hold(run, shown, wanted[0] in ("auto", run.info["engine"]), run.info["engine"])
@@ -75,7 +75,7 @@ def _hold_files(run: Run, arguments: argparse.Namespace, given: request.Given) -
         for name in fields if explicit else data.get(section, {}):
             path = f"{section}.{name}"
             wanted, own = (getattr(getattr(c, section), name) for c in (config, run.config))
-            if path in given.origin or (section == "run" and name in runs.RESUMABLE):
+            if path in given.origin or (section == "run" and name in RESUMABLE):
                 continue
             _hold(run, f"{shown} ({path} = {wanted})", wanted == own, own)
     stored = dict(run.config.sweep)

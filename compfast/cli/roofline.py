@@ -8,17 +8,17 @@ from statistics import median
 
 from rich.table import Table
 
-from compfast import roofline, settings
 from compfast._native import read_bandwidth
 from compfast.cli import request
 from compfast.cli.output import Output
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, settings
+from compfast.engines import roofline
 from compfast.engines.cores import usable_cores
 from compfast.engines.native import NativeEngine
 from compfast.engines.profile import Profile
+from compfast.engines.roofline import Ceilings, Floor, kind_rows, op_rows
+from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
-from compfast.grid import member_specs
-from compfast.roofline import Ceilings, Floor, kind_rows, op_rows
 
 WIDE = 100
 _PHASES = {

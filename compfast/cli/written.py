@@ -9,10 +9,9 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from compfast import settings, values
-from compfast.config import field_hint
+from compfast.config import field_hint, settings, values
+from compfast.ensembles.grid import number, parse_values
 from compfast.errors import UsageError
-from compfast.grid import number, parse_values
 
 _QUOTES = "\"'"
 

@@ -17,29 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from compfast import storage
-from compfast.callbacks import Callback, Outline, as_callbacks
+from compfast.cluster.merging import join, verified_parts
 from compfast.cluster.part import Answer, Facts, Job, Outcome, threads_of
 from compfast.cluster.store import LocalStore, Store, committed, fetch, open_store
 from compfast.config import Config
+from compfast.config.paths import user_path
+from compfast.config.settings import to_dict
+from compfast.ensembles.grid import member_count, shard_range
+from compfast.ensembles.groups import Groups, member_groups
 from compfast.errors import AllDivergedError, Interrupted, StorageError, UsageError
-from compfast.grid import member_count, shard_range
-from compfast.interrupts import StopSignals
-from compfast.merging import join, verified_parts
-from compfast.params import parameter_count
-from compfast.runfolder import RunFolder, refuse_used
-from compfast.runs import (
-    Groups,
-    Run,
-    describe,
-    load,
-    member_groups,
-    resumed_config,
-    run_layouts,
-)
-from compfast.settings import to_dict
+from compfast.models.params import parameter_count
+from compfast.runs.description import describe, resumed_config
+from compfast.runs.folder import RunFolder, refuse_used
+from compfast.runs.layouts import run_layouts
+from compfast.runs.reading import Run, load
 from compfast.solutions import DIVERGED
-from compfast.training import check_snapshots
+from compfast.storage import durable
+from compfast.training.callbacks import Callback, Outline, as_callbacks
+from compfast.training.interrupts import StopSignals
+from compfast.training.loop import check_snapshots
 
 PARTS_A_SLOT = 8  # so that at the end of a sweep about 1/16 of its time is lost to idle slots
 MOST_MEMBERS = 256  # a part
@@ -87,7 +83,7 @@ def sweep(
     UsageError also for nodes that would give different bits, and StorageError for a part that
     failed too often.
     """
-    path, hooks = storage.user_path(out), as_callbacks(callbacks)
+    path, hooks = user_path(out), as_callbacks(callbacks)
     known = load(path) if resume else None
     if known is not None:
         if "cluster" not in known.info:
@@ -163,7 +159,7 @@ def _new_job(config: Config, path: Path, cluster: Cluster, place: str | None) ->
     name = secrets.token_hex(6)
     given = f"{path.absolute()}.parts-{name}"
     if place is not None:
-        shared = place if "://" in place else str(storage.user_path(place))
+        shared = place if "://" in place else str(user_path(place))
         given = f"{shared.rstrip('/')}/{path.name}-{name}"
     try:
         facts = _agreed(cluster, config, given, os.environ.get("COMPFAST_ISA"))
@@ -318,7 +314,7 @@ def _merge(folder: RunFolder, config: Config, job: Job) -> None:
     """Join the parts where they lie, or from copies of them; then remove them."""
     store = open_store(job.storage)
     copies = folder.path / "fetched"
-    storage.discard(copies)
+    durable.discard(copies)
     runs = []
     for part in range(job.parts):
         found = committed(store, part)
@@ -330,7 +326,7 @@ def _merge(folder: RunFolder, config: Config, job: Job) -> None:
         fetch(store, found, copies / f"{part:05d}")
         runs.append(load(copies / f"{part:05d}"))
     join(folder, config, verified_parts(runs))
-    storage.discard(copies)
+    durable.discard(copies)
     store.remove("")
 
 

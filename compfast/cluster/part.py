@@ -12,23 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compfast import storage
-from compfast.callbacks import Callback
-from compfast.cluster.store import (
-    Store,
-    commit,
-    committed,
-    fetch,
-    open_store,
-    verdict_counts,
-)
+from compfast.cluster.store import Store, commit, committed, fetch, open_store, verdict_counts
 from compfast.config import Config
-from compfast.doctor import processor
+from compfast.config.settings import from_dict
 from compfast.engines import resolve_engine
+from compfast.engines.processor import processor
 from compfast.errors import AllDivergedError, CompfastError, Interrupted, UsageError
-from compfast.runs import Run, installed_version, load, source_commit
-from compfast.settings import from_dict
-from compfast.training import train
+from compfast.runs.description import installed_version, source_commit
+from compfast.runs.reading import Run, load
+from compfast.storage import durable
+from compfast.training.callbacks import Callback
+from compfast.training.loop import train
 
 _REPORT_SECONDS = 0.5  # between two reports of a worker
 
@@ -228,13 +222,13 @@ def _scratch(job: Job, part: int) -> Iterator[Path]:
     """A folder of this process; removes those of processes that died on this node."""
     base = Path(tempfile.gettempdir()) / f"compfast-{job.name}"
     own = base / f"{part:05d}-{os.getpid()}"
-    storage.make_folder(own)
+    durable.make_folder(own)
     for other in base.iterdir():
         if not Path(f"/proc/{other.name.rpartition('-')[2]}").exists():
-            storage.discard(other)
+            durable.discard(other)
     try:
         yield own
     finally:
-        storage.discard(own)
+        durable.discard(own)
         with contextlib.suppress(OSError):  # another part's folder is in it
             base.rmdir()

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from compfast import checkpoints, storage
 from compfast.errors import StorageError, UsageError
-from compfast.runs import Run
-from compfast.storage import Digest, guarded
+from compfast.runs import checkpoints
+from compfast.runs.reading import Run
+from compfast.storage import durable
+from compfast.storage.durable import Digest, guarded
 
 
 class Store(Protocol):
@@ -61,12 +62,12 @@ class LocalStore:
     def write(self, name: str, content: bytes) -> None:
         # A name of its own for the temporary file: another node may be writing the same one.
         target = self.folder / name
-        storage.make_folder(target.parent)
+        durable.make_folder(target.parent)
         temporary = target.with_name(f".{secrets.token_hex(6)}.tmp")
-        storage.write_new(temporary, [content])
+        durable.write_new(temporary, [content])
         with guarded("write", target):
-            storage.rename(temporary, target)
-        storage.sync_folder(target.parent)
+            durable.rename(temporary, target)
+        durable.sync_folder(target.parent)
 
     def read(self, name: str) -> bytes | None:
         path = self.folder / name
@@ -77,15 +78,15 @@ class LocalStore:
                 return None
 
     def put(self, source: Path, name: str) -> None:
-        storage.make_folder((self.folder / name).parent)
-        storage.write_new(self.folder / name, storage.blocks(source))
+        durable.make_folder((self.folder / name).parent)
+        durable.write_new(self.folder / name, durable.blocks(source))
 
     def get(self, name: str, target: Path) -> None:
         with guarded("read", self.folder / name):
             shutil.copyfile(self.folder / name, target)
 
     def remove(self, name: str) -> None:
-        storage.discard(self.folder / name)
+        durable.discard(self.folder / name)
 
 
 class FsspecStore:
@@ -146,7 +147,7 @@ def committed(store: Store, part: int) -> Commit | None:
     content = store.read(_commit_name(part))
     if content is None:
         return None
-    document = storage.parsed_json(content, f"{store.root}/{_commit_name(part)}")
+    document = durable.parsed_json(content, f"{store.root}/{_commit_name(part)}")
     try:
         files = {n: Digest(d["sha256"], d["bytes"]) for n, d in document["files"].items()}
         verdicts = dict(document["verdicts"])
@@ -175,7 +176,7 @@ def commit(store: Store, part: int, run: Run) -> None:
     for path in _wanted(run.path):
         name = path.relative_to(run.path).as_posix()
         store.put(path, f"{folder}/{name}")
-        files[name] = dataclasses.asdict(storage.digest_of(path))
+        files[name] = dataclasses.asdict(durable.digest_of(path))
     other = committed(store, part)  # uploading took a while
     if other is not None and other.finished:
         store.remove(folder)
@@ -187,7 +188,7 @@ def commit(store: Store, part: int, run: Run) -> None:
         "verdicts": verdict_counts(run),
         "files": files,
     }
-    store.write(_commit_name(part), storage.json_bytes(document))
+    store.write(_commit_name(part), durable.json_bytes(document))
     if before is not None:
         store.remove(before.folder)
 
@@ -200,10 +201,10 @@ def verdict_counts(run: Run) -> dict[str, int]:
 def fetch(store: Store, found: Commit, target: Path) -> None:
     """Copy a committed part into the new folder `target`; raises StorageError if it is damaged."""
     for name, digest in found.files.items():
-        path = storage.inside(target, name)
-        storage.make_folder(path.parent)
+        path = durable.inside(target, name)
+        durable.make_folder(path.parent)
         store.get(f"{found.folder}/{name}", path)
-        if storage.digest_of(path) != digest:
+        if durable.digest_of(path) != digest:
             raise StorageError(f"{store.root}/{found.folder}/{name} is damaged")
 
 

@@ -1,13 +1,6 @@
 """Configuration as data: frozen dataclasses, one comment a field, validated on construction."""
 
-from compfast.config.ensemble import (
-    Axis,
-    Config,
-    MemberSpec,
-    axis,
-    resolve,
-    sweep_pairs,
-)
+from compfast.config.ensemble import Axis, Config, MemberSpec, axis, resolve, sweep_pairs
 from compfast.config.sections import (
     GAMMA_GROUPS,
     MAX_SEED,

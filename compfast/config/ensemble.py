@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compfast import values
+from compfast.config import values
 from compfast.config.sections import (
     SECTIONS,
     EvaluationConfig,

@@ -1,6 +1,6 @@
 """The sections of a configuration: frozen dataclasses, one comment a field.
 
-Fields are converted (compfast.values) and checked on construction.
+Fields are converted (compfast.config.values) and checked on construction.
 
 Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537.
 A field whose value is `None` is derived by `config.resolve` (its comment says from what).
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from compfast import values
+from compfast.config import values
 from compfast.errors import UsageError
 
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")

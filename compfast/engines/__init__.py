@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from importlib import util
 
 from compfast.config import MemberSpec
-from compfast.engines.base import Engine, Tables
+from compfast.engines.base import Engine
+from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
 
 ENGINES = ("eager", "native", "triton", "cuda")

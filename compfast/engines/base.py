@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
+from compfast.ensembles.schedule import Tables
 
 ACTIVE, FROZEN, DIVERGED = 0, 1, 2
 
@@ -21,20 +22,6 @@ Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Named = dict[str, Float32]
-
-
-@dataclass(slots=True)
-class Tables:
-    """Numbers computed once by the driver and stored in the run, never recomputed.
-
-    The learning rate of member i at step t (0-based) is float32(lr_i * scale[t] + offset[t]).
-    """
-
-    scale: Float64  # [steps]
-    offset: Float64  # [steps]
-    bias_correction1: Float64  # [steps], 1 - beta1^(t+1)
-    bias_correction2: Float64  # [steps], 1 - beta2^(t+1)
-    std: Float64  # [M, tensors of the parameter table]; 0 where the init is not normal
 
 
 @dataclass(slots=True)

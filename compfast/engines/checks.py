@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import DIVERGED, Int32, State, Tables
+from compfast.engines.base import DIVERGED, Int32, State
+from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
-from compfast.params import parameter_table
+from compfast.models.params import parameter_table
 from compfast.tasks import make_task
 
 _MOST_NUMBERS = 2**34  # of a tensor: words of a stream

@@ -19,17 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from compfast.config import MemberSpec
 from compfast.engines.aside import aside, clean_threads, require_exact_products
-from compfast.engines.base import (
-    ACTIVE,
-    DIVERGED,
-    FROZEN,
-    Advance,
-    Float32,
-    Int32,
-    Named,
-    State,
-    Tables,
-)
+from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Float32, Int32, Named, State
 from compfast.engines.checks import (
     check_group,
     check_members,
@@ -39,11 +29,12 @@ from compfast.engines.checks import (
     check_until,
 )
 from compfast.engines.cores import usable_cores
-from compfast.engines.room import require_room
-from compfast.init import initial_parameters
+from compfast.ensembles.room import require_room
+from compfast.ensembles.schedule import Tables
+from compfast.models.init import initial_parameters
+from compfast.models.params import parameter_count, parameter_table
 from compfast.models.precision import products
 from compfast.models.transformer import Transformer
-from compfast.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`

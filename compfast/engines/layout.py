@@ -12,8 +12,8 @@ from typing import Any
 
 from compfast.config import ModelConfig
 from compfast.engines.base import Float32, Named
+from compfast.models.params import Tensor, parameter_table
 from compfast.models.plan import Op, Plan, View, transformer_plan
-from compfast.params import Tensor, parameter_table
 
 PAD = 16
 ACTIVATION_BYTES = 1024 * 1024

@@ -9,16 +9,7 @@ from numpy.typing import NDArray
 
 from compfast import _native
 from compfast.config import MemberSpec
-from compfast.engines.base import (
-    ACTIVE,
-    FROZEN,
-    Advance,
-    Float32,
-    Int32,
-    Named,
-    State,
-    Tables,
-)
+from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
 from compfast.engines.checks import (
     check_group,
     check_members,
@@ -30,10 +21,11 @@ from compfast.engines.checks import (
 from compfast.engines.cores import usable_cores
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
-from compfast.engines.room import has_room, require_room
+from compfast.ensembles.room import has_room, require_room
+from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
-from compfast.init import initial_values
-from compfast.params import parameter_count, parameter_table
+from compfast.models.init import initial_values
+from compfast.models.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from compfast.config import ModelConfig
-from compfast.params import parameter_table
+from compfast.models.params import parameter_table
 
 Rows = Literal["all", "last"]
 Kind = Literal["embed", "norm", "linear", "head_linear", "attention", "loss"]

@@ -1,6 +1,6 @@
 """The single member as a plain `nn.Module`: the specification every engine is checked against.
 
-Parameter names and shapes are those of `compfast.params.parameter_table`.
+Parameter names and shapes are those of `compfast.models.params.parameter_table`.
 Sources: Vaswani et al. 2017 (attention), Ba et al. 2016 (layer norm), arXiv 2405.05409 (form).
 """
 

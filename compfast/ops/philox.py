@@ -1,4 +1,4 @@
-"""Words of the Philox4x32-10 streams of compfast/philox.py, one seed a member."""
+"""Words of the Philox4x32-10 streams of compfast/streams/philox.py, one seed a member."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from compfast import interrupts
 from compfast.cli.flags import Parser
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.errors import CompfastError, Interrupted
 from compfast.report import write_report
+from compfast.training import interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

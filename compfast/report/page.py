@@ -9,13 +9,15 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from compfast import runs, storage
+from compfast.config.paths import user_path
+from compfast.config.settings import to_dict
 from compfast.errors import UsageError
-from compfast.forks import tables_ahead
 from compfast.report.phase import RunLike, phase_png
 from compfast.report.table import candidates, rows_by_gamma, sentences, split
-from compfast.settings import to_dict
+from compfast.runs import reading
+from compfast.runs.forks import tables_ahead
 from compfast.solutions import UNDERFIT, wilson
+from compfast.storage import durable
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -40,17 +42,17 @@ def write_report(
     """
     tables_ahead()
     if isinstance(run, (str, os.PathLike)):
-        run = runs.load(run)
+        run = reading.load(run)
     if folder is None:
-        if not isinstance(run, runs.Run):
+        if not isinstance(run, reading.Run):
             raise UsageError("write_report needs a folder: what it was given is in none")
         folder = run.path / "report"
     image = phase_png(run)
-    folder = storage.user_path(folder)
-    storage.make_folder(folder)
+    folder = user_path(folder)
+    durable.make_folder(folder)
     paths = [folder / "phase_diagram.png", folder / "index.html"]
     for path, content in zip(paths, (image, page(run, image).encode()), strict=True):
-        storage.replace_file(path, [content])
+        durable.replace_file(path, [content])
     return paths
 
 

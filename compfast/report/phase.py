@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import polars as pl
 
-from compfast import storage
 from compfast.config import Config
+from compfast.config.paths import user_path
 from compfast.errors import UsageError
 from compfast.report import plotting, style
 from compfast.report.table import (
@@ -24,6 +24,7 @@ from compfast.report.table import (
     split,
     summarise,
 )
+from compfast.storage import durable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +53,9 @@ def phase_diagram(run: RunLike, path: str | Path) -> Path:
     the agreements; above them, with second axes, the map of the inferential share. Raises
     StorageError where the file cannot be written, UsageError where nothing can be drawn.
     """
-    path = storage.user_path(path)
-    storage.make_folder(path.parent)
-    storage.replace_file(path, [phase_png(run)])
+    path = user_path(path)
+    durable.make_folder(path.parent)
+    durable.replace_file(path, [phase_png(run)])
     return path
 
 

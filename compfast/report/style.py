@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from compfast.config import Config
-from compfast.labels import labels, listed
+from compfast.config.labels import labels, listed
 from compfast.report.table import Axis, second_axes
 
 # Okabe and Ito's palette, which stays distinct under the common colour deficiencies.

@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.config import Config
+from compfast.config.labels import labels, listed, numbers
+from compfast.ensembles.table import column_of
 from compfast.errors import UsageError
-from compfast.labels import labels, listed, numbers
-from compfast.members import column_of
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, Difference, band_difference
 
 Float64 = NDArray[np.float64]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast import philox
 from compfast.config import EvaluationConfig, TaskConfig
 from compfast.errors import UsageError
+from compfast.streams import philox
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -35,8 +35,8 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
 
     from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
     from compfast.engines import native
-    from compfast.grid import member_specs
-    from compfast.schedule import make_tables
+    from compfast.ensembles.grid import member_specs
+    from compfast.ensembles.schedule import make_tables
 
     length, changes = ARCHITECTURES[network]
     config = Config(

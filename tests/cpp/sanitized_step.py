@@ -40,8 +40,8 @@ def exercise(name: str, members: int, batch_size: int, data: Data, precision: Pr
 
     from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
     from compfast.engines.native import NativeEngine
-    from compfast.grid import member_specs
-    from compfast.schedule import make_tables
+    from compfast.ensembles.grid import member_specs
+    from compfast.ensembles.schedule import make_tables
 
     length, changes = ARCHITECTURES[name]
     config = Config(

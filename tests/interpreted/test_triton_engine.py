@@ -22,8 +22,8 @@ from compfast.config import Config, MemberSpec
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN
 from compfast.engines.triton import fused, memory, step
-from compfast.grid import member_specs
-from compfast.schedule import make_tables
+from compfast.ensembles.grid import member_specs
+from compfast.ensembles.schedule import make_tables
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:TRITON_INTERPRET=1",

@@ -11,22 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import (
-    ACTIVE,
-    FROZEN,
-    Advance,
-    Float32,
-    Int32,
-    Named,
-    State,
-    Tables,
-)
+from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
 from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
 from compfast.engines.cuda.network import check_network
 from compfast.engines.cuda.pace import MOST_SEQUENCES, Pace
 from compfast.engines.layout import FlatLayout
 from compfast.engines.native import NativeEngine
+from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
 from compfast.models.plan import transformer_plan
 from compfast.tasks import make_task

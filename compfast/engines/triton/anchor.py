@@ -14,9 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
-from compfast import philox
 from compfast.engines.triton.embedding import gather
 from compfast.engines.triton.launch import Launch
+from compfast.streams import philox
 
 _EMBEDDING = ("D", "STEP", "FIRST", "SP", "LD", "SX", "LDX")
 _TRAIN, _DRAWN, _AUX = (tl.constexpr(i) for i in (philox.TRAIN, philox.DRAWN, philox.AUX))

@@ -13,16 +13,7 @@ import triton
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import (
-    ACTIVE,
-    FROZEN,
-    Advance,
-    Float32,
-    Int32,
-    Named,
-    State,
-    Tables,
-)
+from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
 from compfast.engines.checks import (
     check_group,
     check_members,
@@ -33,7 +24,8 @@ from compfast.engines.checks import (
 )
 from compfast.engines.triton import adamw, memory
 from compfast.engines.triton.step import HISTORY, Members, Step, flat_layout, program_for
-from compfast.init import initial_parameters
+from compfast.ensembles.schedule import Tables
+from compfast.models.init import initial_parameters
 
 TICK = 0.2  # seconds between two calls of `tick`
 

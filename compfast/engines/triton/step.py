@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from compfast.config import MemberSpec
-from compfast.engines.base import ACTIVE, Tables
+from compfast.engines.base import ACTIVE
 from compfast.engines.layout import FlatLayout
 from compfast.engines.triton import adamw, anchor, fused
 from compfast.engines.triton.fused import FusedProgram
 from compfast.engines.triton.launch import Launch
 from compfast.engines.triton.program import Program
+from compfast.ensembles.schedule import Tables
 from compfast.models.plan import transformer_plan
 from compfast.tasks import make_task
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compfast.errors import StorageError, UsageError
+from compfast.errors import StorageError
 
 Chunk = bytes | memoryview
 _BLOCK = 1 << 22  # bytes read at once
@@ -57,19 +57,6 @@ def guarded(action: str, path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
-
-
-def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path that a user gave: absolute from now on, `~` is the home folder.
-
-    Raises UsageError for what is no path, and for the home of nobody.
-    """
-    if not isinstance(path, (str, os.PathLike)) or isinstance(path := os.fspath(path), bytes):
-        raise UsageError(f"the path is {path!r}; it must be text or a path")
-    try:
-        return Path(path).expanduser().absolute()
-    except (RuntimeError, OSError) as error:  # no such user; the working folder is gone
-        raise UsageError(f"the path {path!r} leads nowhere: {error}") from None
 
 
 def write_new(path: Path, chunks: Iterable[Chunk]) -> Digest:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from compfast import solutions
 from compfast.config import MemberSpec
-from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State, Tables
+from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State
+from compfast.ensembles.schedule import Tables
+from compfast.ensembles.table import members_table
 from compfast.errors import StorageError
-from compfast.members import members_table
+from compfast.storage.tensorfile import Array
 from compfast.tasks import Exam
-from compfast.tensorfile import Array, Layout
 
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
@@ -229,19 +230,6 @@ class Progress:
         frame = pl.DataFrame(columns, schema_overrides={"verdict": pl.String})
         numbers = ["loss", "grad_norm", "lr", *self.score_names]
         return frame.with_columns(pl.col(numbers).fill_nan(None)).filter(pl.Series(shown))
-
-
-def progress_layout(specs: Sequence[MemberSpec], exam: Exam) -> Layout:
-    """What `Progress.arrays` gives for these members."""
-    m, w = len(specs), specs[0].training.log_every
-    return {
-        "closed": ("U8", (m,)),
-        "loss": ("F32", (m, w)),
-        "grad_norm": ("F32", (m, w)),
-        "verdict": ("I64", (m,)),
-        "stable": ("I64", (m,)),
-        "scores": ("F64", (m, len(exam.answers) + 2)),
-    }
 
 
 def metrics_schema(groups: Sequence[Progress]) -> dict[str, Any]:

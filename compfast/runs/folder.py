@@ -15,13 +15,14 @@ from typing import Any
 
 import polars as pl
 
-from compfast import checkpoints, storage, tensorfile
-from compfast.checkpoints import Checkpoint, Layouts
 from compfast.errors import StorageError, UsageError
-from compfast.forks import tables_ahead
-from compfast.storage import Digest
-from compfast.tables import read_parquet
-from compfast.tensorfile import Array, Layout
+from compfast.runs import checkpoints
+from compfast.runs.checkpoints import Checkpoint, Layouts
+from compfast.runs.forks import tables_ahead
+from compfast.runs.tables import read_parquet
+from compfast.storage import durable, tensorfile
+from compfast.storage.durable import Digest
+from compfast.storage.tensorfile import Array, Layout
 
 MERGE_AT = 32  # metrics parts that are merged into one
 # What a run killed before its first file leaves, and what desktops and file systems put anywhere.
@@ -32,7 +33,7 @@ _UNCOUNTED |= {".DS_Store", ".directory", "Thumbs.db", "desktop.ini", "lost+foun
 class RunFolder:
     """A run folder under this process's lock; use as a context manager."""
 
-    def __init__(self, path: Path, lock: storage.Lock) -> None:
+    def __init__(self, path: Path, lock: durable.Lock) -> None:
         self.path = path
         self.skipped: tuple[str, ...] = ()
         self._lock = lock
@@ -50,12 +51,12 @@ class RunFolder:
         """
         tables_ahead()
         refuse_used(path)
-        storage.make_root(path)
-        folder = cls(path, storage.Lock(path))
+        durable.make_root(path)
+        folder = cls(path, durable.Lock(path))
         try:
             refuse_used(path)
-            content = [storage.json_bytes(document)]
-            folder._fixed["config.json"] = storage.replace_file(path / "config.json", content)
+            content = [durable.json_bytes(document)]
+            folder._fixed["config.json"] = durable.replace_file(path / "config.json", content)
             folder._make_rooms()
         except BaseException:
             folder.close()
@@ -70,7 +71,7 @@ class RunFolder:
         `create` for a forked process.
         """
         tables_ahead()
-        folder = cls(path, storage.Lock(path))
+        folder = cls(path, durable.Lock(path))
         try:
             folder._take_up(layouts)
         except BaseException:
@@ -85,18 +86,18 @@ class RunFolder:
     def write_tables(self, tables: Mapping[str, Array]) -> None:
         """Store the numbers that are computed once."""
         path = self.path / "tables.safetensors"
-        self._fixed[path.name] = storage.replace_file(path, tensorfile.chunks(tables))
+        self._fixed[path.name] = durable.replace_file(path, tensorfile.chunks(tables))
 
     def read_tables(self, layout: Layout) -> dict[str, Array] | None:
         """The stored numbers; None where the run was stopped before it wrote them."""
         path = self.path / "tables.safetensors"
         if not path.exists():
             return None
-        self._fixed[path.name] = storage.digest_of(path)
+        self._fixed[path.name] = durable.digest_of(path)
         return tensorfile.read(path, layout)
 
     def write_members(self, members: pl.DataFrame) -> None:
-        storage.replace_file(self.path / "members.parquet", [parquet_bytes(members)])
+        durable.replace_file(self.path / "members.parquet", [parquet_bytes(members)])
 
     def save(
         self,
@@ -118,7 +119,7 @@ class RunFolder:
         if merged.height:
             name = f"part-{number:06d}.parquet"
             path = self.path / "metrics" / name
-            parts[name] = storage.replace_file(path, [parquet_bytes(merged)])
+            parts[name] = durable.replace_file(path, [parquet_bytes(merged)])
         self.write_members(members)
         outside = checkpoints.outside_entries(parts, self._fixed)
         final = self.path / "checkpoints" / f"{number:06d}"
@@ -137,7 +138,7 @@ class RunFolder:
             try:
                 return checkpoints.verify(final, layouts).path
             except StorageError:
-                storage.retire_folder(final)
+                durable.retire_folder(final)
         return checkpoints.write(final, files, {"step": step})
 
     def close(self) -> None:
@@ -160,23 +161,23 @@ class RunFolder:
         for room in ("checkpoints", "metrics", "snapshots"):
             for path in (self.path / room).iterdir():
                 if path.name.startswith("."):
-                    storage.discard(path)
+                    durable.discard(path)
         numbers = [int(path.name) for path in checkpoints.numbered(self.path / "checkpoints")]
         self._next = max(numbers, default=0) + 1
         if found is not None:
             self._kept, self._parts = [found], dict(found.parts)
         checkpoints.remove_unnamed_parts(self.path, set(self._parts))
-        self._fixed["config.json"] = storage.digest_of(self.path / "config.json")
+        self._fixed["config.json"] = durable.digest_of(self.path / "config.json")
 
     def _make_rooms(self) -> None:
         for room in ("metrics", "checkpoints", "snapshots", "report"):
-            storage.make_folder(self.path / room)
-        storage.sync_folder(self.path)
+            durable.make_folder(self.path / room)
+        durable.sync_folder(self.path)
 
 
 def refuse_used(path: Path) -> None:
     """Raise UsageError unless `path` is absent or an empty folder."""
-    with storage.guarded("read", path):
+    with durable.guarded("read", path):
         if not path.exists():
             return
         if not path.is_dir():

@@ -12,7 +12,7 @@ import polars as pl
 from compfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from compfast.runs import Run
+    from compfast.runs.reading import Run
 
 
 @dataclass(frozen=True, slots=True)

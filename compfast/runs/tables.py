@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from compfast import storage
 from compfast.config import Config
+from compfast.ensembles.grid import member_count, shard_range
+from compfast.ensembles.table import column_of
 from compfast.errors import StorageError
-from compfast.forks import tables_ahead
-from compfast.grid import member_count, shard_range
-from compfast.members import column_of
+from compfast.runs.forks import tables_ahead
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT
+from compfast.storage import durable
 from compfast.tasks import TASKS
 
 _CANDIDATES = tuple(name for task in TASKS.values() for name in task.candidates)
@@ -36,7 +36,7 @@ def read_parquet(path: Path, most: int | None = None) -> pl.DataFrame:
     And UsageError in a forked process that polars would never answer.
     """
     tables_ahead()
-    content = storage.read_bytes(path)
+    content = durable.read_bytes(path)
     try:
         if most is not None:
             count = int(pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item())

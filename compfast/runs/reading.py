@@ -5,15 +5,8 @@ Also what config.json says of a run, and which changes a resumption may make to 
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import importlib
-import platform
-import subprocess
-import sys
-from collections.abc import Sequence
 from functools import cached_property
-from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,27 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from compfast import checkpoints, storage, tensorfile
-from compfast.checkpoints import FORMAT, Checkpoint, Layouts, group_folder
-from compfast.config import Axis, Config, MemberSpec
+from compfast.config import Config
+from compfast.config.labels import labels
+from compfast.config.paths import user_path
+from compfast.config.settings import from_dict
 from compfast.engines import ENGINES
 from compfast.engines.base import Float32
+from compfast.ensembles.groups import Groups, member_groups
+from compfast.ensembles.table import column_of
 from compfast.errors import StorageError, UsageError
-from compfast.grid import groups, member_count, member_specs, shard_range
-from compfast.labels import labels
-from compfast.members import column_of
-from compfast.progress import progress_layout
-from compfast.settings import from_dict, to_dict
-from compfast.tables import read_members, read_metrics
-from compfast.tasks import Exam, make_task
+from compfast.runs import checkpoints
+from compfast.runs.checkpoints import FORMAT, Checkpoint, group_folder
+from compfast.runs.layouts import run_layouts, snapshot_layouts
+from compfast.runs.tables import read_members, read_metrics
+from compfast.storage import durable, tensorfile
 
 if TYPE_CHECKING:
     from compfast.models.transformer import Transformer
-
-Groups = list[list[MemberSpec]]
-
-# Fields of [run] that a resumption may change: none of them changes a bit of a member.
-RESUMABLE = ("threads", "checkpoint_every", "snapshots", "report_every", "quiet")
 
 
 class Run:
@@ -84,7 +73,7 @@ class Run:
 
     @cached_property
     def members(self) -> pl.DataFrame:
-        """One row a member, in member order (columns: compfast.members)."""
+        """One row a member, in member order (columns: compfast.ensembles.table)."""
         return read_members(self.path / "members.parquet", self.config)
 
     @cached_property
@@ -184,10 +173,10 @@ def load(path: str | PathLike[str], trust_links: bool = False) -> Run:
     With `trust_links` its files may be symbolic links to outside of the folder, as git-annex and
     DVC make them; otherwise those are refused.
     """
-    folder = storage.user_path(path)
+    folder = user_path(path)
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.json")
-    info = storage.read_json(folder / "config.json")
+    info = durable.read_json(folder / "config.json")
     if info.get("format") != FORMAT or not isinstance(info.get("config"), dict):
         raise UsageError(f"{folder} was written in another format than this version reads")
     for name, valid in (
@@ -210,109 +199,6 @@ def _texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str | None) for v in value.values())
 
 
-def member_groups(config: Config) -> Groups:
-    """The specs that a config's shard trains, by shape; raises UsageError for an empty shard."""
-    members = member_count(config)
-    chosen = shard_range(members, *config.run.shard)
-    if not len(chosen):
-        i, n = config.run.shard
-        raise UsageError(f"shard {i}/{n} of {members} members is empty; use fewer shards")
-    return groups(member_specs(config, chosen))
-
-
-def exams_of(groups: Groups) -> list[Exam]:
-    """Each group's exam; groups of one task share it."""
-    made: dict[Any, Exam] = {}
-    exams = []
-    for specs in groups:
-        key = (specs[0].task, specs[0].evaluation)
-        if key not in made:
-            made[key] = make_task(specs[0].task).exam(specs[0].evaluation)
-        exams.append(made[key])
-    return exams
-
-
-def run_layouts(groups: Groups) -> Layouts:
-    """What a checkpoint of these groups holds."""
-    layouts: Layouts = {}
-    for g, (specs, exam) in enumerate(zip(groups, exams_of(groups), strict=True)):
-        layouts |= checkpoints.state_layouts(g, specs)
-        layouts[f"{group_folder(g)}/progress.safetensors"] = progress_layout(specs, exam)
-    return layouts
-
-
-def snapshot_layouts(groups: Groups) -> Layouts:
-    """What a snapshot of these groups holds."""
-    return {
-        f"{group_folder(g)}/params.safetensors": checkpoints.parameter_layout(specs)
-        for g, specs in enumerate(groups)
-    }
-
-
-def describe(config: Config, engine: str, isa: str) -> dict[str, Any]:
-    """The content of config.json."""
-    versions = {name: installed_version(name) for name in ("compfast", "numpy", "torch")}
-    return {
-        "format": FORMAT,
-        "config": to_dict(config),
-        "engine": engine,
-        "isa": isa,
-        "versions": {**versions, "python": platform.python_version()},
-        "commit": source_commit(),
-        "command": list(sys.argv),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def resumed_config(run: Run, given: Config | None) -> Config:
-    """The stored config with what a resumption may change; UsageError for a contradiction."""
-    stored = run.config
-    if given is None:
-        return stored
-    change = difference(stored, given)
-    if change is not None:
-        raise UsageError(f"{run.path} was started with another {change}")
-    for name, allowed in (
-        ("engine", ("auto", run.info["engine"])),
-        ("device", ("auto", stored.run.device)),
-        ("shard", (stored.run.shard,)),
-    ):
-        value = getattr(given.run, name)
-        if value not in allowed:
-            raise UsageError(
-                f"{run.path} was started with {name} {allowed[-1]}; it cannot go on with {value}"
-            )
-    changes = {name: getattr(given.run, name) for name in RESUMABLE}
-    return dataclasses.replace(stored, run=dataclasses.replace(stored.run, **changes))
-
-
-def difference(stored: Config, given: Config) -> str | None:
-    """Where two configs first differ outside of [run], as text; None where they do not."""
-    for field in dataclasses.fields(Config):
-        old, new = getattr(stored, field.name), getattr(given, field.name)
-        if field.name == "run" or old == new:
-            continue
-        if field.name == "sweep":
-            return f"[sweep]: {_axes_difference(old, new)}"
-        names = (f.name for f in dataclasses.fields(old))
-        name = next(n for n in names if getattr(old, n) != getattr(new, n))
-        return f"[{field.name}]: {name} {getattr(old, name)}, not {getattr(new, name)}"
-    return None
-
-
-def _axes_difference(old: Sequence[Axis], new: Sequence[Axis]) -> str:
-    """Where two sweeps that are not equal first differ: axes, their lengths, or a value."""
-    if [path for path, _ in old] != [path for path, _ in new]:
-        return ", not ".join(" x ".join(path for path, _ in sweep) for sweep in (old, new))
-    path, own, given = next(
-        (path, own, given) for (path, own), (_, given) in zip(old, new, strict=True) if own != given
-    )
-    if len(own) != len(given):
-        return f"{len(own)} values of {path}, not {len(given)}"
-    place = next(i for i, pair in enumerate(zip(own, given, strict=True)) if pair[0] != pair[1])
-    return f"value {place + 1} of {path} {own[place]}, not {given[place]}"
-
-
 def _values(column: pl.Series) -> np.ndarray[Any, Any]:
     array = column.to_numpy()
     return array.astype(object) if column.dtype == pl.String else array
@@ -321,27 +207,3 @@ def _values(column: pl.Series) -> np.ndarray[Any, Any]:
 def _odd(value: Any) -> bool:
     """Whether a value of an axis cannot be looked up in an index."""
     return value is None or isinstance(value, tuple)
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def source_commit() -> str | None:
-    """The commit of the source tree that runs; None where it is no git checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()

@@ -19,8 +19,8 @@ from compfast.engines.arithmetic import Traffic, op_flops, step_flops, step_traf
 from compfast.engines.layout import NativePlan
 from compfast.engines.native import NativeEngine
 from compfast.engines.profile import Profile
+from compfast.ensembles.schedule import make_tables
 from compfast.errors import CompfastError, UsageError
-from compfast.schedule import make_tables
 
 ASSUMED_CACHES = (32 * 1024, 1024 * 1024)  # where the system does not say
 LEAST_MEMORY = 64 * 1024 * 1024  # bytes read, all threads together, to be beyond any cache

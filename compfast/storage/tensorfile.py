@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.errors import StorageError
-from compfast.storage import Chunk, guarded
+from compfast.storage.durable import Chunk, guarded
 
 Array = NDArray[Any]
 Layout = dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype code, shape)

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from compfast import config as cfg
@@ -148,19 +147,6 @@ def _refuse_many(what: str, count: int) -> None:
 def member_count(config: Config) -> int:
     """Members of `config`, all shards together."""
     return math.prod(len(values) for _, values in config.sweep)
-
-
-def groups(specs: Sequence[MemberSpec]) -> list[list[MemberSpec]]:
-    """Members that one engine can stack, in order of first appearance, in member order inside.
-
-    Members of a group may differ in seed, init, learning rate, weight decay and clip only.
-    """
-    found: dict[tuple[object, ...], list[MemberSpec]] = {}
-    for spec in specs:
-        shared = dataclasses.replace(spec.optimizer, lr=0.0, weight_decay=0.0, clip=0.0)
-        key = (spec.task, spec.model, shared, spec.training, spec.evaluation)
-        found.setdefault(key, []).append(spec)
-    return list(found.values())
 
 
 def shard_range(members: int, i: int, n: int) -> range:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast import fixedmath
+from compfast.streams import fixedmath
 
 UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compfast import storage, tensorfile
 from compfast.config import MemberSpec
 from compfast.engines.base import State
 from compfast.errors import StorageError
-from compfast.params import parameter_table
-from compfast.storage import Digest
-from compfast.tensorfile import Array, Layout
+from compfast.models.params import parameter_table
+from compfast.storage import durable, tensorfile
+from compfast.storage.durable import Digest
+from compfast.storage.tensorfile import Array, Layout
 
 FORMAT = 1
 KEEP = 2  # checkpoints that stay
@@ -102,20 +102,20 @@ def write(
     StorageError; then nothing stands at `final` and what was written is removed.
     """
     temporary = final.with_name(f".tmp-{final.name}")
-    storage.discard(temporary)
+    durable.discard(temporary)
     try:
         digests = {}
         for name, arrays in files.items():
             path = temporary / name
-            storage.make_folder(path.parent)
-            digests[name] = storage.write_new(path, tensorfile.chunks(arrays))
+            durable.make_folder(path.parent)
+            digests[name] = durable.write_new(path, tensorfile.chunks(arrays))
         path = temporary / "state.json"
-        digests["state.json"] = storage.write_new(path, [storage.json_bytes(state)])
+        digests["state.json"] = durable.write_new(path, [durable.json_bytes(state)])
         manifest = {"format": FORMAT, "name": final.name, "files": _entries(digests)}
         manifest |= outside or {}
         manifest["seal"] = _seal(manifest)
-        storage.write_new(temporary / "manifest.json", [storage.json_bytes(manifest)])
-        storage.publish_folder(temporary, final)
+        durable.write_new(temporary / "manifest.json", [durable.json_bytes(manifest)])
+        durable.publish_folder(temporary, final)
     except StorageError:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary)
@@ -137,7 +137,7 @@ def verify(
     `trust_links` files may be links to anywhere. Raises StorageError with the first thing that is
     wrong.
     """
-    manifest = storage.read_json(folder / "manifest.json")
+    manifest = durable.read_json(folder / "manifest.json")
     try:
         seal = manifest.pop("seal", None)
         if seal != _seal(manifest) or manifest["format"] != FORMAT:
@@ -151,18 +151,18 @@ def verify(
     if files.keys() != layouts.keys() | {"state.json"}:
         odd = sorted(files.keys() ^ (layouts.keys() | {"state.json"}))[0]
         raise StorageError(f"{folder}/manifest.json does not fit the run: {odd}")
-    paths = {name: storage.inside(folder, name, trust_links) for name in files}
+    paths = {name: durable.inside(folder, name, trust_links) for name in files}
     for name, layout in layouts.items():
         tensorfile.check_layout(paths[name], layout)
     for name, digest in files.items():
         _check(paths[name], digest)
     if run is not None:
         for name, digest in fixed.items():
-            _check(storage.inside(run, name, trust_links), digest)
+            _check(durable.inside(run, name, trust_links), digest)
         for name, digest in parts.items():
-            _check(storage.inside(run / "metrics", name, trust_links), digest)
+            _check(durable.inside(run / "metrics", name, trust_links), digest)
     number = int(folder.name) if _is_number(folder.name) else -1
-    return Checkpoint(folder, number, storage.read_json(folder / "state.json"), parts)
+    return Checkpoint(folder, number, durable.read_json(folder / "state.json"), parts)
 
 
 def newest(
@@ -184,7 +184,7 @@ def numbered(folder: Path) -> list[Path]:
     """The finished checkpoints (or snapshots) in a folder, by number."""
     if not folder.is_dir():
         return []
-    with storage.guarded("read", folder):
+    with durable.guarded("read", folder):
         found = [path for path in folder.iterdir() if _is_number(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
@@ -199,17 +199,17 @@ def prune(run: Path, kept: Sequence[Checkpoint]) -> None:
     names = {checkpoint.path.name for checkpoint in kept}
     for folder in numbered(run / "checkpoints"):
         if folder.name not in names:
-            storage.retire_folder(folder)
+            durable.retire_folder(folder)
     parts = {name for checkpoint in kept for name in checkpoint.parts}
     remove_unnamed_parts(run, parts)
 
 
 def remove_unnamed_parts(run: Path, named: set[str]) -> None:
-    with storage.guarded("read", run / "metrics"):
+    with durable.guarded("read", run / "metrics"):
         found = list((run / "metrics").iterdir())
     for path in found:
         if path.name not in named:
-            storage.discard(path)
+            durable.discard(path)
 
 
 def _check_scalars(checkpoint: Checkpoint) -> None:
@@ -219,11 +219,11 @@ def _check_scalars(checkpoint: Checkpoint) -> None:
 
 
 def _check(path: Path, expected: Digest) -> None:
-    with storage.guarded("read", path):
+    with durable.guarded("read", path):
         size = path.stat().st_size
     if size != expected.bytes:
         raise StorageError(f"{path} has {size} bytes, its manifest says {expected.bytes}")
-    if storage.digest_of(path) != expected:
+    if durable.digest_of(path) != expected:
         raise StorageError(f"{path} is damaged: its SHA-256 is not the manifest's")
 
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast import fixedmath, philox
 from compfast.config import InitConfig, MemberSpec, ModelConfig
-from compfast.params import Tensor, parameter_table
+from compfast.models.params import Tensor, parameter_table
+from compfast.streams import fixedmath, philox
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

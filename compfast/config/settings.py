@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compfast import values
-from compfast.config import SECTIONS, Axis, Config, axis, field_hint, sweep_pairs
+from compfast.config import SECTIONS, Axis, Config, axis, field_hint, sweep_pairs, values
+from compfast.config.paths import user_path
 from compfast.errors import UsageError
-from compfast.storage import user_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -93,7 +92,7 @@ def apply(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Settings:
 
 
 def convert(path: str, value: Any, name: str | None = None) -> Any:
-    """`value` as the type of field `path` (compfast.values.convert).
+    """`value` as the type of field `path` (compfast.config.values.convert).
 
     The word "none" stands for None where the field may be None (TOML has no null). `name` is what
     an error's sentence calls the field (a flag), `path` if it is not given.

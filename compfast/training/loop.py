@@ -17,33 +17,26 @@ from typing import Any
 
 import polars as pl
 
-from compfast import checkpoints, storage, tensorfile
-from compfast.callbacks import Callback, Outline, as_callbacks
-from compfast.checkpoints import Files, group_folder
 from compfast.config import Config, RunConfig
+from compfast.config.paths import user_path
+from compfast.config.settings import from_dict
 from compfast.engines import make_engine, resolve_engine
-from compfast.engines.base import DIVERGED, Engine, Tables
+from compfast.engines.base import DIVERGED, Engine
+from compfast.ensembles.groups import Groups, member_groups
+from compfast.ensembles.schedule import Tables, make_tables
 from compfast.errors import AllDivergedError, Interrupted, OutOfMemory, UsageError
-from compfast.interrupts import StopSignals
-from compfast.params import parameter_count
-from compfast.progress import Progress, conform, members_of, metrics_schema
-from compfast.runfolder import RunFolder, refuse_used
-from compfast.runs import (
-    Groups,
-    Run,
-    describe,
-    exams_of,
-    load,
-    member_groups,
-    resumed_config,
-    run_layouts,
-)
-from compfast.schedule import make_tables
-from compfast.settings import from_dict
+from compfast.models.params import parameter_count
+from compfast.runs import checkpoints
+from compfast.runs.checkpoints import Files, group_folder
+from compfast.runs.description import describe, resumed_config
+from compfast.runs.folder import RunFolder, refuse_used
+from compfast.runs.layouts import exams_of, group_tables, run_layouts, table_arrays, table_layout
+from compfast.runs.reading import Run, load
 from compfast.solutions import DIVERGED as DIVERGED_LABEL
-from compfast.tensorfile import Array, Layout
-
-_TABLES = ("scale", "offset", "bias_correction1", "bias_correction2", "std")
+from compfast.storage import tensorfile
+from compfast.training.callbacks import Callback, Outline, as_callbacks
+from compfast.training.interrupts import StopSignals
+from compfast.training.progress import Progress, conform, members_of, metrics_schema
 
 
 def train(
@@ -63,7 +56,7 @@ def train(
     run in which no member stayed finite.
     """
     hooks = as_callbacks(callbacks)
-    path = None if out is None else storage.user_path(out)
+    path = None if out is None else user_path(out)
     chosen = from_dict(config) if isinstance(config, Mapping) else config
     if not isinstance(chosen, Config | None):
         raise UsageError(f"config is {config!r}; it must be a compfast.Config or a mapping")
@@ -329,28 +322,6 @@ class _CallbackError(Exception):
 def _engines(name: str, groups: Groups, tables: list[Tables], run: RunConfig) -> list[Engine]:
     pairs = zip(groups, tables, strict=True)
     return [make_engine(name, s, t, device=run.device, threads=run.threads) for s, t in pairs]
-
-
-def table_arrays(tables: Sequence[Tables]) -> dict[str, Array]:
-    return {
-        f"{group_folder(g)}.{name}": getattr(table, name)
-        for g, table in enumerate(tables)
-        for name in _TABLES
-    }
-
-
-def group_tables(stored: dict[str, Array], group: int) -> Tables:
-    return Tables(*(stored[f"{group_folder(group)}.{name}"] for name in _TABLES))
-
-
-def table_layout(groups: Groups) -> Layout:
-    layout: Layout = {}
-    for g, specs in enumerate(groups):
-        steps = (specs[0].training.steps,)
-        shapes = [steps] * 4 + [(len(specs), len(checkpoints.parameter_layout(specs)))]
-        for name, shape in zip(_TABLES, shapes, strict=True):
-            layout[f"{group_folder(g)}.{name}"] = ("F64", shape)
-    return layout
 
 
 def check_snapshots(config: Config, groups: Groups) -> None:

@@ -16,19 +16,33 @@ Cosines and powers come from fixed sequences, so the tables have the same bits o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast import fixedmath
 from compfast.config import MemberSpec, OptimizerConfig
-from compfast.engines.base import Tables
-from compfast.engines.room import require_room
+from compfast.ensembles.room import require_room
 from compfast.errors import UsageError
-from compfast.init import initial_std
+from compfast.models.init import initial_std
+from compfast.streams import fixedmath
 
 Float64 = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Tables:
+    """Numbers computed once by the driver and stored in the run, never recomputed.
+
+    The learning rate of member i at step t (0-based) is float32(lr_i * scale[t] + offset[t]).
+    """
+
+    scale: Float64  # [steps]
+    offset: Float64  # [steps]
+    bias_correction1: Float64  # [steps], 1 - beta1^(t+1)
+    bias_correction2: Float64  # [steps], 1 - beta2^(t+1)
+    std: Float64  # [M, tensors of the parameter table]; 0 where the init is not normal
 
 
 def schedule_tables(

@@ -1,0 +1,1 @@
+"""Files that survive a crash, and named arrays in them. Knows nothing of runs."""
