@@ -34,13 +34,13 @@ from benchmarks.gpu_counts import counted
 from benchmarks.gpu_peers import PEERS
 from benchmarks.problem import make_problem
 from compfast.config import MemberSpec
-from compfast.config.presets import preset
 from compfast.config.settings import from_dict
 from compfast.engines.triton import TritonEngine
 from compfast.engines.triton.step import Step as TritonStep
 from compfast.engines.triton.step import flat_layout
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import Tables, make_tables
+from compfast.tasks import preset
 
 RESULTS = Path(__file__).parent / "results" / "gpu.csv"
 LOSS_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}  # of a loss near 5

@@ -19,6 +19,7 @@ from compfast.engines.arithmetic import op_flops
 from compfast.engines.layout import FlatLayout
 from compfast.engines.triton.launch import Launch
 from compfast.models.plan import Op, Plan, transformer_plan
+from compfast.tasks import make_task
 
 FLOAT = 4
 
@@ -43,7 +44,7 @@ def counted(launches: Sequence[Launch], spec: MemberSpec, flat: FlatLayout) -> l
         members = launch.pointers["live" if "live" in launch.pointers else "go"].shape[0]
         ops, directions, own = _work(kernel, seen[kernel], launch, spec, plan, flat)
         seen[kernel] += 1
-        length, batch = spec.task.seq_len, spec.training.batch_size
+        length, batch = make_task(spec.task).length, spec.training.batch_size
         each = [op_flops(plan, op, length, batch) for op in ops]
         operations = sum(flops[d] for flops in each for d in directions)
         if kernel.startswith("linear."):

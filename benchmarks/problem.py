@@ -12,7 +12,6 @@ from compfast.config import (
     MemberSpec,
     ModelConfig,
     OptimizerConfig,
-    TaskConfig,
     TrainingConfig,
 )
 from compfast.engines.base import Named
@@ -20,7 +19,8 @@ from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import Tables, make_tables
 from compfast.models.init import initial_parameters
 from compfast.models.params import parameter_table
-from compfast.tasks import AnchorTask, make_task
+from compfast.tasks import make_task
+from compfast.tasks.anchor import AnchorConfig, AnchorTask
 
 Int32 = NDArray[np.int32]
 
@@ -89,7 +89,7 @@ def make_problem(
     """
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant", weight_decay=weight_decay, clip=clip)
     config = Config(
-        task=TaskConfig(),
+        task=AnchorConfig(),
         model=ModelConfig(layers=LAYERS, d_model=d),
         optimizer=optimizer,
         training=TrainingConfig(steps=STEPS, batch_size=batch_size),

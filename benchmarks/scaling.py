@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import commit, cpu, versions
-from compfast.config import Config, MemberSpec, ModelConfig, TaskConfig, TrainingConfig
+from compfast.config import Config, MemberSpec, ModelConfig, TrainingConfig
 from compfast.engines.native import NativeEngine
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
+from compfast.tasks.anchor import AnchorConfig
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Line:
 
 def specs(members: int, width: int, batch: int = 128, tokens: int = 9) -> list[MemberSpec]:
     config = Config(
-        task=TaskConfig(seq_len=tokens),
+        task=AnchorConfig(seq_len=tokens),
         model=ModelConfig(layers=2, d_model=width),
         training=TrainingConfig(steps=20_000, batch_size=batch),
         sweep=(("seed", tuple(range(members))),),

@@ -42,16 +42,16 @@ from compfast.config import (
     MemberSpec,
     ModelConfig,
     OptimizerConfig,
-    TaskConfig,
     TrainingConfig,
 )
-from compfast.config.presets import preset
 from compfast.config.settings import from_dict
 from compfast.engines.triton import attention, attention_bias
 from compfast.engines.triton.launch import Launch, Rows
 from compfast.engines.triton.step import Members, Step, flat_layout
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
+from compfast.tasks import preset
+from compfast.tasks.anchor import AnchorConfig
 
 TABLE = Path(__file__).with_name("triton_resources.csv")
 ARCHITECTURES = (80, 90, 100)
@@ -60,7 +60,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 def _measured(d: int, heads: int, tokens: int = 9) -> Config:
     return Config(
-        task=TaskConfig(seq_len=tokens),
+        task=AnchorConfig(seq_len=tokens),
         model=ModelConfig(d_model=d, heads=heads),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(),

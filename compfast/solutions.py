@@ -1,13 +1,12 @@
-"""From predictions to a verdict: which solution did a member learn, and how sure is a share of it?
+"""From scores to a verdict: which solution did a member learn, and how sure is a share of it?
 
-Pure NumPy. A task's exam holds items of seen combinations and items of the held-out group; each
-candidate solution has an answer to every held-out item. Sources: design contract 6;
-[Z24] = Zhang et al. 2024, arXiv 2405.05409, section 3 and appendix.
+Pure NumPy; a task's exam gives the scores (compfast/tasks/). [Z24] = Zhang et al. 2024,
+arXiv 2405.05409, section 3 and appendix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,41 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from compfast.config import EvaluationConfig
 from compfast.config.labels import numbers
 from compfast.errors import UsageError
+from compfast.tasks import Scores
 
 UNDERFIT, MIXED, OTHER, DIVERGED = "underfit", "mixed", "other", "diverged"
-REFERENCE = "inferential"  # the candidate that other answers are measured against
 
 _SLACK = 1e-9  # shares are ratios of counts: 0.6 - 0.4 has to reach a lead of 0.2
 
 Float64 = NDArray[np.float64]
 
 
-class ExamLike(Protocol):
-    """What this module reads of a task's exam (compfast.tasks)."""
-
-    @property
-    def seen(self) -> slice: ...
-    @property
-    def unseen(self) -> slice: ...
-    @property
-    def seen_targets(self) -> NDArray[Any]: ...
-    @property
-    def answers(self) -> Mapping[str, NDArray[Any]]: ...
-
-
 class Columns(Protocol):
     """A table of columns: a mapping of arrays or a data frame."""
 
     def __getitem__(self, name: str, /) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Agreements:
-    """Shares of exam items, each array [M]."""
-
-    seen: Float64  # right answers on seen combinations with test-side keys
-    candidates: dict[str, Float64]  # held-out items answered as the candidate would
-    other: Float64  # the most frequent answer that is no candidate's
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +40,8 @@ class Difference:
     high: float
 
 
-def agreements(predictions: NDArray[Any], exam: ExamLike) -> Agreements:
-    """Scores of every member from its predicted tokens [M, N].
-
-    An answer is told apart from others by its difference to the inferential answer of the item
-    (the first candidate where a task has no inferential one), because the solutions of one task
-    are shifts of the same key: `other` is the share of the most frequent such difference among
-    the held-out items that match no candidate, 0.0 where all match.
-    """
-    held_out = np.asarray(predictions)[:, exam.unseen]  # [M, N_unseen]
-    seen = (np.asarray(predictions)[:, exam.seen] == exam.seen_targets).mean(axis=1)
-    matches = {name: held_out == answer for name, answer in exam.answers.items()}
-    reference = exam.answers.get(REFERENCE, next(iter(exam.answers.values())))
-    difference = held_out.astype(np.int64) - np.asarray(reference, np.int64)
-    unmatched = ~np.logical_or.reduce(list(matches.values()))
-    other = [
-        np.unique(row[free], return_counts=True)[1].max(initial=0)
-        for row, free in zip(difference, unmatched, strict=True)
-    ]
-    return Agreements(
-        seen,
-        {name: match.mean(axis=1) for name, match in matches.items()},
-        np.array(other, np.float64) / held_out.shape[1],
-    )
-
-
 def verdicts(
-    scores: Agreements, evaluation: EvaluationConfig, diverged: NDArray[np.bool_]
+    scores: Scores, evaluation: EvaluationConfig, diverged: NDArray[np.bool_]
 ) -> NDArray[np.str_]:
     """The label of every member [M].
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from compfast.config import ModelConfig, TaskConfig, resolve
+from compfast.config import ModelConfig, resolve
+from compfast.tasks.anchor import AnchorConfig
 
 VOCABULARY = 110  # token ids of the composite anchor task: labels reach 109
 
@@ -55,11 +56,11 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
 NAMES = tuple(ARCHITECTURES)
 
 
-def architecture(name: str) -> tuple[TaskConfig, ModelConfig]:
+def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     """The task (only its length differs) and the resolved model of one entry."""
     length, changes = ARCHITECTURES[name]
-    task = TaskConfig(seq_len=length)
-    return task, resolve(ModelConfig(**changes), task, VOCABULARY)
+    task = AnchorConfig(seq_len=length)
+    return task, resolve(ModelConfig(**changes), length, VOCABULARY)
 
 
 def every_setting() -> list[ModelConfig]:
@@ -77,5 +78,5 @@ def every_setting() -> list[ModelConfig]:
     for values in itertools.product(*switches.values()):
         settings: dict[str, Any] = dict(zip(switches, values, strict=True))
         model = ModelConfig(d_model=12, heads=3, d_k=4, d_v=5, d_ff=7, **settings)
-        models.append(resolve(model, TaskConfig(), VOCABULARY))
+        models.append(resolve(model, 9, VOCABULARY))
     return models

@@ -102,12 +102,13 @@ def train(
     else:
         arrays = [a.copy() for a in (before.params, before.m, before.v, before.gradient)]
         step = before.step
-    batch, length = spec.training.batch_size, spec.task.seq_len
+    batch, length = spec.training.batch_size, make_task(spec.task).length
     tokens = np.zeros((batch, length), np.int32)
     targets = np.zeros(batch, np.int32)
     loss, norm = np.full((2, until - step), np.nan, np.float32)
     status = np.zeros(1, np.uint8)
-    stream, options = make_task(spec.task).stream_table(), spec.optimizer
+    stream, options = make_task(spec.task).stream(), spec.optimizer
+    assert stream is not None
     pairs, combos = (np.ascontiguousarray(stream[k], np.int32) for k in ("pairs", "combos"))
     lines = (tables.scale, tables.offset, tables.bias_correction1, tables.bias_correction2)
     run: Any = library().cuda_train

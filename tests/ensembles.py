@@ -16,13 +16,13 @@ from compfast.config import (
     MemberSpec,
     ModelConfig,
     OptimizerConfig,
-    TaskConfig,
     TrainingConfig,
 )
 from compfast.engines import make_engine
 from compfast.engines.base import ACTIVE, State
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
+from compfast.tasks.anchor import AnchorConfig
 
 Axes = tuple[tuple[str, tuple[Any, ...]], ...]
 
@@ -39,7 +39,7 @@ def group(
     """Members of the architecture `name` over a sweep."""
     length, changes = ARCHITECTURES[name]
     config = Config(
-        task=TaskConfig(seq_len=length),
+        task=AnchorConfig(seq_len=length),
         model=ModelConfig(**changes),
         init=InitConfig(**(init or {})),
         optimizer=OptimizerConfig(**(optimizer or {})),

@@ -135,7 +135,7 @@ def _written(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
 
     def target(data: bytes) -> None:
         with contextlib.suppress(compfast.UsageError):
-            path, value, many = parse_set(data.decode(errors="surrogateescape"))
+            path, value, many = parse_set(data.decode(errors="surrogateescape"), "anchor")
             section, _, name = path.partition(".")
             from_dict({"sweep": {path: value}} if many else {section: {name: value}})
 

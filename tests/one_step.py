@@ -19,14 +19,15 @@ def digest(name: str, precision: str) -> str:
     """Of two members' weights and losses after three steps of the architecture `name`."""
     from architectures import ARCHITECTURES
 
-    from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
+    from compfast.config import Config, ModelConfig, TrainingConfig
     from compfast.engines.native import NativeEngine
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
+    from compfast.tasks.anchor import AnchorConfig
 
     length, changes = ARCHITECTURES[name]
     config = Config(
-        task=TaskConfig(seq_len=length),
+        task=AnchorConfig(seq_len=length),
         model=ModelConfig(**changes),
         training=TrainingConfig(steps=3, batch_size=11, precision=precision),  # type: ignore[arg-type]
         sweep=(("seed", (3, 4)),),

@@ -23,11 +23,12 @@ from compfast.config import (
     MemberSpec,
     ModelConfig,
     OptimizerConfig,
-    TaskConfig,
     TrainingConfig,
 )
 from compfast.engines.base import State
 from compfast.ensembles.grid import member_specs
+from compfast.tasks import make_task
+from compfast.tasks.anchor import AnchorConfig
 
 Make = Callable[[Sequence[MemberSpec], int], Any]  # members, threads -> an initialised engine
 
@@ -94,7 +95,7 @@ def live(course: Course, make: Make = native) -> Life:
                 engine = make(course.specs, chunk.threads)
             engine.load(state)
     first = course.specs[0]
-    tokens, _ = random_batch(first.model, first.task.seq_len, 5, seed=1)
+    tokens, _ = random_batch(first.model, make_task(first.task).length, 5, seed=1)
     answers = engine.predict(tokens)[course.probe]
     logits = engine.logits(tokens, [course.probe])[0]
     return Life(engine.state(), course.probe, loss, norm, answers, logits)
@@ -123,7 +124,7 @@ def widths(least: int, most: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def shapes(draw: Any) -> tuple[TaskConfig, ModelConfig]:
+def shapes(draw: Any) -> tuple[AnchorConfig, ModelConfig]:
     """Any switch of the model, and any sizes."""
     length = draw(st.integers(3, 20))
     flag = st.booleans()
@@ -145,7 +146,7 @@ def shapes(draw: Any) -> tuple[TaskConfig, ModelConfig]:
         tied_head=draw(flag),
         loss_positions=draw(st.sampled_from(("last", "all"))),
     )
-    return TaskConfig(seq_len=length), model
+    return AnchorConfig(seq_len=length), model
 
 
 @st.composite

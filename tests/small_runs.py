@@ -16,12 +16,12 @@ from compfast.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
-    TaskConfig,
     TrainingConfig,
 )
 from compfast.runs import checkpoints
 from compfast.runs.reading import Run
 from compfast.storage import tensorfile
+from compfast.tasks.anchor import AnchorConfig
 
 ENGINES = ("native", "eager")
 
@@ -39,7 +39,7 @@ def small_config(
     items = {"seen_items": 24, "unseen_items": 24, **(evaluation or {})}
     settings: dict[str, Any] = {"engine": engine, "threads": 1, "checkpoint_every": 7}
     return Config(
-        task=TaskConfig(),
+        task=AnchorConfig(),
         optimizer=OptimizerConfig(),
         model=ModelConfig(layers=1, d_model=8),
         training=TrainingConfig(**{**chosen, **training}),

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast.config import EvaluationConfig, TaskConfig
+from compfast.config import EvaluationConfig
 from compfast.engines.base import Int32
 from compfast.errors import UsageError
 from compfast.streams import philox
-from compfast.tasks import AnchorTask, make_task
+from compfast.tasks.anchor import AnchorConfig, AnchorTask
 
-TASK = TaskConfig()
-BOTH_UNSEEN = TaskConfig(overridden=(), unseen=((3, 4), (4, 3)))
+TASK = AnchorConfig()
+BOTH_UNSEEN = AnchorConfig(overridden=(), unseen=((3, 4), (4, 3)))
 SHIFT = {1: 5, 2: 1, 3: -2, 4: -8}
 
 
@@ -41,7 +41,7 @@ def pairs_of(tokens: Int32) -> list[tuple[int, int, int]]:
 
 
 def test_splits_of_the_standard_task() -> None:
-    task = make_task(TASK)
+    task = AnchorTask(TASK)
     trained = {(a, b): s for a, b, s in task.train_pairs.tolist()}
     assert list(trained) == [(a, b) for a in SHIFT for b in SHIFT if (a, b) != (4, 3)]
     assert trained.pop((3, 4)) == -6
@@ -56,13 +56,13 @@ def test_splits_of_the_standard_task() -> None:
 
 
 def test_modulus_of_the_authors_code() -> None:
-    task = make_task(dataclasses.replace(TASK, key_modulus=9))
+    task = AnchorTask(dataclasses.replace(TASK, key_modulus=9))
     assert all(k % 9 == p for k, p in task.test_combos.tolist())
     assert len(task.test_combos) + len(task.train_combos) == 560
 
 
 def test_a_fresh_batch_word_by_word() -> None:
-    task = make_task(TASK)
+    task = AnchorTask(TASK)
     tokens, targets = task.batch(12, 345, 50)
     assert tokens.shape == (50, 9)
     assert tokens.dtype == targets.dtype == np.int32
@@ -73,7 +73,7 @@ def test_a_fresh_batch_word_by_word() -> None:
 
 
 def test_a_batch_is_a_prefix_of_a_larger_one() -> None:
-    task = make_task(TASK)
+    task = AnchorTask(TASK)
     tokens, targets = task.batch(1, 2, 64)
     short, few = task.batch(1, 2, 5)
     assert (short == tokens[:5]).all()
@@ -82,7 +82,7 @@ def test_a_batch_is_a_prefix_of_a_larger_one() -> None:
 
 
 def test_training_never_shows_an_unseen_pair_or_a_test_key() -> None:
-    task = make_task(TASK)
+    task = AnchorTask(TASK)
     test = set(map(tuple, task.test_combos.tolist()))
     trained = {(a, b): s for a, b, s in task.train_pairs.tolist()}
     for step in range(20):
@@ -94,7 +94,7 @@ def test_training_never_shows_an_unseen_pair_or_a_test_key() -> None:
 
 
 def test_the_drawn_set_of_the_paper() -> None:
-    task = make_task(dataclasses.replace(TASK, data="fixed"))
+    task = AnchorTask(dataclasses.replace(TASK, data="fixed"))
     assert task.group_size == 50_625
     assert task.total == 759_375
     assert task.steps_per_epoch(2048) == 370
@@ -103,7 +103,7 @@ def test_the_drawn_set_of_the_paper() -> None:
 
 def test_an_epoch_visits_the_drawn_set_once() -> None:
     config = dataclasses.replace(TASK, data="fixed", fixed_total=1600)
-    task = make_task(config)
+    task = AnchorTask(config)
     assert (task.group_size, task.total, task.steps_per_epoch(100)) == (90, 1350, 13)
     drawn = [philox.words(8, philox.DRAWN, j, 0, 0, 12).tolist() for j in range(1350)]
     whole = [by_hand(task, w, task.train_pairs[j // 90].tolist()) for j, w in enumerate(drawn)]
@@ -120,7 +120,7 @@ def test_an_epoch_visits_the_drawn_set_once() -> None:
 
 
 def test_the_exam() -> None:
-    task = make_task(TASK)
+    task = AnchorTask(TASK)
     exam = task.exam(EvaluationConfig(seen_items=300, unseen_items=200))
     assert exam.tokens.shape == (500, 9)
     assert exam.tokens.dtype == exam.seen_targets.dtype == np.int32
@@ -141,7 +141,7 @@ def test_the_exam() -> None:
 
 
 def test_the_exam_is_keyed_by_its_own_seed() -> None:
-    task = make_task(TASK)
+    task = AnchorTask(TASK)
     first, again = (task.exam(EvaluationConfig()) for _ in range(2))
     other = task.exam(EvaluationConfig(eval_seed=1))
     assert (first.tokens == again.tokens).all()
@@ -150,17 +150,17 @@ def test_the_exam_is_keyed_by_its_own_seed() -> None:
 
 
 def test_without_a_trained_swap_there_is_no_symmetric_answer() -> None:
-    exam = make_task(BOTH_UNSEEN).exam(EvaluationConfig())
+    exam = AnchorTask(BOTH_UNSEEN).exam(EvaluationConfig())
     assert set(exam.answers) == {"inferential"}
     key = [k - 10 for k, _, _ in pairs_of(exam.tokens[exam.unseen])]
     assert exam.answers["inferential"].tolist() == key
     plain = dataclasses.replace(TASK, overridden=())  # the swap's answer is the composite one
-    assert set(make_task(plain).exam(EvaluationConfig()).answers) == {"inferential"}
+    assert set(AnchorTask(plain).exam(EvaluationConfig()).answers) == {"inferential"}
 
 
 def test_items_without_a_swap_have_no_symmetric_answer() -> None:
     config = dataclasses.replace(TASK, unseen=((4, 3), (1, 2), (2, 1)))
-    exam = make_task(config).exam(EvaluationConfig())
+    exam = AnchorTask(config).exam(EvaluationConfig())
     found = pairs_of(exam.tokens[exam.unseen])
     assert {(a, b) for _, a, b in found} == {(4, 3), (1, 2), (2, 1)}
     expected = [key - 6 if (a, b) == (4, 3) else -1 for key, a, b in found]
@@ -168,7 +168,7 @@ def test_items_without_a_swap_have_no_symmetric_answer() -> None:
 
 
 def test_stream_table_holds_what_an_engine_needs() -> None:
-    table = make_task(dataclasses.replace(TASK, data="fixed")).stream_table()
+    table = AnchorTask(dataclasses.replace(TASK, data="fixed")).stream()
     assert table["pairs"].shape == (15, 3)
     assert table["combos"].shape == (480, 2)
     numbers = {k: v for k, v in table.items() if isinstance(v, int)}
@@ -180,12 +180,12 @@ def test_stream_table_holds_what_an_engine_needs() -> None:
         "group_size": 50_625,
         "total": 759_375,
     }
-    assert make_task(TASK).stream_table()["total"] == 0
+    assert AnchorTask(TASK).stream()["total"] == 0
 
 
 @pytest.mark.parametrize("seq_len", [3, 4, 6, 7, 10, 21])
 def test_any_length(seq_len: int) -> None:
-    task = make_task(dataclasses.replace(TASK, seq_len=seq_len, key_modulus=5))
+    task = AnchorTask(dataclasses.replace(TASK, seq_len=seq_len, key_modulus=5))
     assert task.words % 4 == 0
     assert 2 + seq_len <= task.words < 6 + seq_len
     tokens, _ = task.batch(0, 0, 200)
@@ -198,7 +198,6 @@ def test_any_length(seq_len: int) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"name": "nothing"}, "known tasks: anchor"),
         ({"key_modulus": 1, "seq_len": 3}, "to train"),
         ({"key_modulus": 1000}, "to test"),
         ({"unseen": tuple((a, b) for a in SHIFT for b in SHIFT), "overridden": ()}, "every pair"),
@@ -209,12 +208,12 @@ def test_any_length(seq_len: int) -> None:
 )
 def test_what_is_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        make_task(dataclasses.replace(TASK, **change))
+        AnchorTask(dataclasses.replace(TASK, **change))
 
 
 def test_an_exam_needs_an_unseen_pair_and_an_epoch_a_batch() -> None:
     with pytest.raises(UsageError, match="unseen is empty"):
-        make_task(dataclasses.replace(TASK, unseen=())).exam(EvaluationConfig())
-    small = make_task(dataclasses.replace(TASK, data="fixed", fixed_total=1600))
+        AnchorTask(dataclasses.replace(TASK, unseen=())).exam(EvaluationConfig())
+    small = AnchorTask(dataclasses.replace(TASK, data="fixed", fixed_total=1600))
     with pytest.raises(UsageError, match="1350 sequences"):
         small.batch(0, 0, 1351)

@@ -25,13 +25,14 @@ from ensembles import group, start
 
 import compfast
 from compfast import _native, doctor
-from compfast.config import Config, TaskConfig, TrainingConfig
+from compfast.config import Config, TrainingConfig
 from compfast.engines import make_engine
 from compfast.ensembles import room
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import OutOfMemory, UsageError
 from compfast.tasks import make_task
+from compfast.tasks.anchor import AnchorConfig
 
 sys.path.append(str(Path(__file__).parent / "cpp"))
 import fuzzed_calls
@@ -91,7 +92,7 @@ def test_the_roofline_of_a_drawn_set_smaller_than_a_batch(
 @EDGE
 def test_train_and_engines_refuse_such_a_set(engine: str, tmp_path: Path) -> None:
     config = Config(
-        task=TaskConfig(data="fixed", fixed_total=1000),
+        task=AnchorConfig(data="fixed", fixed_total=1000),
         training=TrainingConfig(batch_size=2048),
     )
     with pytest.raises(UsageError, match=SMALLER):
@@ -104,7 +105,7 @@ def test_train_and_engines_refuse_such_a_set(engine: str, tmp_path: Path) -> Non
 
 
 def test_a_batch_of_more_words_than_a_stream_has() -> None:
-    task = make_task(TaskConfig(seq_len=10_000, item_high=24, key_modulus=23))
+    task = make_task(AnchorConfig(seq_len=10_000, item_high=24, key_modulus=23))
     task.check_batch(2**20)
     with pytest.raises(UsageError, match="must be at most 1717299"):
         task.check_batch(2**21)

@@ -10,8 +10,9 @@ from command_lines import RANGE, SMALL, config_of, refused
 from compfast import config as cfg
 from compfast.cli import flags
 from compfast.config import Config
-from compfast.config.presets import preset
 from compfast.ensemble import main
+from compfast.tasks import preset
+from compfast.tasks.anchor import AnchorConfig
 
 
 def test_range_and_seeds_span_the_innermost_axes() -> None:
@@ -70,6 +71,7 @@ def test_a_settings_file_may_hold_the_whole_sweep(tmp_path: Path) -> None:
 def test_variants() -> None:
     assert config_of(*RANGE, "--variant", "standard").task == Config().task
     both = config_of(*RANGE, "--variant", "both-unseen").task
+    assert isinstance(both, AnchorConfig)
     assert both.unseen == ((3, 4), (4, 3))
     assert both.overridden == ()
 

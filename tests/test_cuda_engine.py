@@ -30,7 +30,6 @@ from compfast.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
-    TaskConfig,
     TrainingConfig,
 )
 from compfast.engines import make_engine, resolve_engine
@@ -40,6 +39,8 @@ from compfast.engines.cuda.driver import TorchDriver
 from compfast.engines.cuda.pace import Pace
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
+from compfast.tasks import make_task
+from compfast.tasks.anchor import AnchorConfig
 
 STEPS = 6
 SHAPE = {"layers": 2, "positions": 9, "d_model": 32, "d_ff": 64, "vocabulary": 112}
@@ -137,7 +138,7 @@ def test_a_drawn_set_trains_as_in_the_native_engine() -> None:
     """The same sequences in the same order, over more than one epoch."""
     specs = []
     for spec in members(2):
-        task = dataclasses.replace(spec.task, data="fixed", fixed_total=40)
+        task: Any = dataclasses.replace(spec.task, data="fixed", fixed_total=40)  # type: ignore[type-var]
         specs.append(dataclasses.replace(spec, task=task))
     cuda, native = (start(name, specs).advance(STEPS) for name in ("cuda", "native"))
     np.testing.assert_allclose(cuda.loss, native.loss, rtol=1e-4)
@@ -254,7 +255,7 @@ def test_a_launch_waits_for_the_members_in_it() -> None:
 def test_answers_follow_the_weights(fakes: list[FakeDriver]) -> None:
     specs = members(2)
     made, native = start("cuda", specs), start("native", specs)
-    tokens, _ = random_batch(specs[0].model, specs[0].task.seq_len, 8, seed=0)
+    tokens, _ = random_batch(specs[0].model, make_task(specs[0].task).length, 8, seed=0)
     changes: list[Callable[[], object]] = [
         lambda: made.load(random_state(specs)),
         lambda: made.advance(3),
@@ -371,7 +372,7 @@ def test_a_pytorch_without_cuda_is_refused(
 def config(run: dict[str, Any] | None = None, **training: Any) -> Config:
     chosen: dict[str, Any] = {"steps": 23, "batch_size": 4, "log_every": 5, "eval_every": 8}
     return Config(
-        task=TaskConfig(),
+        task=AnchorConfig(),
         model=ModelConfig(layers=2, d_model=32, heads=1),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(**{**chosen, **training}),

@@ -19,6 +19,7 @@ from compfast.engines.base import State
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
 from compfast.models.init import initial_parameters
+from compfast.tasks import make_task
 
 LONG = 20_000  # steps; more than any test waits for
 
@@ -108,7 +109,7 @@ def test_wrong_progress_is_refused(engine: str, field: str, value: Any) -> None:
 def test_answers_are_the_largest_logit_and_ties_go_to_the_smaller_token(engine: str) -> None:
     specs = group("no_final_norm")
     made, state = start(engine, specs), random_state(specs)
-    tokens, _ = random_batch(specs[0].model, specs[0].task.seq_len, 50, seed=0)
+    tokens, _ = random_batch(specs[0].model, make_task(specs[0].task).length, 50, seed=0)
     made.load(state)
     assert np.array_equal(made.predict(tokens), made.logits(tokens, range(3)).argmax(-1))
     state.params["head.weight"][:] = 0
@@ -124,7 +125,7 @@ def test_answers_are_the_largest_logit_and_ties_go_to_the_smaller_token(engine: 
 def test_frozen_members_still_answer(engine: str) -> None:
     specs = group("one_layer")
     made = start(engine, specs)
-    tokens, _ = random_batch(specs[0].model, specs[0].task.seq_len, 20, seed=0)
+    tokens, _ = random_batch(specs[0].model, make_task(specs[0].task).length, 20, seed=0)
     before = made.predict(tokens)
     made.freeze(np.array([True, True, True]))
     result = made.advance(5)

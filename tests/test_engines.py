@@ -14,6 +14,7 @@ from oracle import Array, Reference, random_batch, reference
 from oracle_training import TrainingBudget, Trajectory, train, training_budget
 
 from compfast.config import MemberSpec
+from compfast.tasks import make_task
 
 SIZES = (5, 37)  # neither a multiple of any microbatch
 
@@ -24,7 +25,9 @@ def test_forward_and_every_gradient(engine: str, name: str) -> None:
     made, state = start(engine, specs), random_state(specs)
     made.load(state)
     for size in SIZES:
-        tokens, targets = random_batch(specs[0].model, specs[0].task.seq_len, size, seed=size)
+        tokens, targets = random_batch(
+            specs[0].model, make_task(specs[0].task).length, size, seed=size
+        )
         loss, grads = made.gradients(tokens, targets)
         logits = made.logits(tokens, range(len(specs)))
         found = _reference(name, size)
@@ -38,7 +41,7 @@ def test_forward_and_every_gradient(engine: str, name: str) -> None:
 @functools.cache
 def _reference(name: str, size: int) -> Reference:
     specs = group(name)
-    batch = random_batch(specs[0].model, specs[0].task.seq_len, size, seed=size)
+    batch = random_batch(specs[0].model, make_task(specs[0].task).length, size, seed=size)
     state = random_state(specs)
     members = [member(state.params, i) for i in range(len(specs))]
     return reference(specs[0].model, members, *batch)

@@ -6,20 +6,22 @@ import math
 
 import pytest
 
-from compfast.config import Config, ModelConfig, TaskConfig, settings
-from compfast.config.presets import PRESETS, preset
+from compfast.config import Config, ModelConfig, settings
+from compfast.config.presets import PRESETS
 from compfast.ensembles.grid import (
-    SWEEP_PATHS,
     gamma_axis,
     gammas_and_seeds,
     member_specs,
     parse_range,
     parse_values,
     shard_range,
+    sweep_paths,
 )
 from compfast.ensembles.groups import groups
 from compfast.errors import UsageError
 from compfast.models.params import parameter_count, parameter_table
+from compfast.tasks import preset
+from compfast.tasks.anchor import AnchorConfig
 
 
 def test_values() -> None:
@@ -132,10 +134,10 @@ def test_every_section_can_be_swept() -> None:
 
 @pytest.mark.parametrize("path", ["training.steps", "training.eval_every"])
 def test_paths_that_members_cannot_differ_in(path: str) -> None:
-    with pytest.raises(UsageError, match=r"allowed: seed, task\.name") as caught:
+    with pytest.raises(UsageError, match=r"allowed: seed, task\.anchors") as caught:
         member_specs(Config(sweep=((path, (1, 2)),)))
     assert path in str(caught.value)
-    assert path not in SWEEP_PATHS
+    assert path not in sweep_paths("anchor")
 
 
 @pytest.mark.parametrize("path", ["model.nothing", "lr", "run.threads"])
@@ -149,8 +151,8 @@ def test_a_section_refuses_a_swept_value() -> None:
         member_specs(Config(sweep=(("model.layers", (2, 0)),)))
     with pytest.raises(UsageError, match="vocab_size is 32"):
         member_specs(Config(model=ModelConfig(vocab_size=32)))
-    with pytest.raises(UsageError, match="known tasks"):
-        member_specs(Config(task=TaskConfig(name="other")))
+    with pytest.raises(UsageError, match=r"task\.name is 'other'; it must be one of affine, anchor"):
+        Config(task=AnchorConfig(name="other"))
 
 
 def test_groups_hold_what_one_engine_can_stack() -> None:

@@ -13,6 +13,7 @@ from oracle import Array, random_batch
 
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, State
+from compfast.tasks import make_task
 
 STEPS = 6
 SHAPES = ("one_layer", "own_head_sizes", "post_all_positions")
@@ -200,7 +201,7 @@ def test_answers_and_gradients(case: tuple[str, str]) -> None:
     engine, shape = case
     specs = members(shape)[:5]
     state = random_state(specs)
-    tokens, targets = random_batch(specs[0].model, specs[0].task.seq_len, 37, seed=0)
+    tokens, targets = random_batch(specs[0].model, make_task(specs[0].task).length, 37, seed=0)
     whole = start(engine, specs, threads=2)
     whole.load(state)
     loss, grads = whole.gradients(tokens, targets)

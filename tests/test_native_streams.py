@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast.config import Config, InitConfig, MemberSpec, ModelConfig, TaskConfig
+from compfast.config import Config, InitConfig, MemberSpec, ModelConfig
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
 from compfast.models.init import initial_parameters, initial_std
 from compfast.models.params import parameter_table
 from compfast.streams import philox
-from compfast.tasks import make_task
+from compfast.tasks.anchor import AnchorConfig, AnchorTask
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 
@@ -73,7 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("length", [3, 5, 9, 10, 11, 20])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fresh_batches(variant: str, length: int) -> None:
-    task = make_task(TaskConfig(seq_len=length, **VARIANTS[variant]))
+    task = AnchorTask(AnchorConfig(seq_len=length, **VARIANTS[variant]))
     for seed in SEEDS:
         for step in STEPS:
             _same_batch(task, seed, step, 1 + (seed + step) % 7)
@@ -82,8 +82,8 @@ def test_fresh_batches(variant: str, length: int) -> None:
 @pytest.mark.parametrize("length", [3, 9, 20])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_batches_of_a_drawn_set(variant: str, length: int) -> None:
-    task = make_task(
-        TaskConfig(seq_len=length, data="fixed", fixed_total=4000, **VARIANTS[variant])
+    task = AnchorTask(
+        AnchorConfig(seq_len=length, data="fixed", fixed_total=4000, **VARIANTS[variant])
     )
     for batch in (1, 37, 128):
         last = task.steps_per_epoch(batch) - 1
@@ -93,14 +93,14 @@ def test_batches_of_a_drawn_set(variant: str, length: int) -> None:
 
 
 def test_the_papers_drawn_set() -> None:
-    task = make_task(TaskConfig(data="fixed"))
+    task = AnchorTask(AnchorConfig(data="fixed"))
     assert task.total == 759_375
     for step in (0, 369, 370, 77_699):
         _same_batch(task, 3, step, 2048)
 
 
 def _same_batch(task: Any, seed: int, step: int, batch: int) -> None:
-    tokens, targets = native().anchor_batch(task.stream_table(), seed, step, batch)
+    tokens, targets = native().anchor_batch(task.stream(), seed, step, batch)
     want_tokens, want_targets = task.batch(seed, step, batch)
     assert tokens.dtype == want_tokens.dtype == np.int32
     assert np.array_equal(tokens, want_tokens)
@@ -182,16 +182,16 @@ def test_the_committed_streams() -> None:
     assert drawn(1, 64, 1.0, 9).tolist() == committed.astype(np.float32).tolist()
 
     for name, config, batch in (
-        ("fresh batch", TaskConfig(), 4),
-        ("fixed batch", TaskConfig(data="fixed", fixed_total=3200), 128),
+        ("fresh batch", AnchorConfig(), 4),
+        ("fixed batch", AnchorConfig(data="fixed", fixed_total=3200), 128),
     ):
-        table = make_task(config).stream_table()
+        table = AnchorTask(config).stream()
         tokens, targets = native().anchor_batch(table, 3, 17, batch)
         assert tokens[:4].tolist() == STREAMS[name]["tokens"]
         assert targets[:4].tolist() == STREAMS[name]["targets"]
 
     init = InitConfig(gamma=0.8, bias="uniform")
-    ensemble = Config(task=TaskConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
+    ensemble = Config(task=AnchorConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
     weights = begun(member_specs(ensemble))
     for name, values in STREAMS["init"].items():
         assert [float(x).hex() for x in weights[name].ravel()[:8]] == values

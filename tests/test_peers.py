@@ -25,7 +25,7 @@ from benchmarks.table import COLUMNS
 from compfast.engines.arithmetic import step_flops
 from compfast.errors import UsageError
 from compfast.models.plan import transformer_plan
-from compfast.tasks import AnchorTask
+from compfast.tasks.anchor import AnchorTask
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compfast.config import Config, InitConfig, ModelConfig, TaskConfig
+from compfast.config import Config, InitConfig, ModelConfig
 from compfast.ensembles.grid import member_specs
 from compfast.models.init import initial_parameters, initial_std
 from compfast.streams import philox
 from compfast.tasks import make_task
+from compfast.tasks.anchor import AnchorConfig
 
 STREAMS = Path(__file__).parent / "data" / "streams.json"
 BIG_SEED = 2**53 - 1  # both key words in use
@@ -37,11 +38,11 @@ def test_known_answers(line: str) -> None:
 def observed() -> dict[str, Any]:
     """Small samples of every kind of stream, as tests/data/streams.json holds them."""
     init = InitConfig(gamma=0.8, bias="uniform")
-    config = Config(task=TaskConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
+    config = Config(task=AnchorConfig(), model=ModelConfig(), init=init, sweep=(("seed", (5,)),))
     spec = member_specs(config)
     weights = initial_parameters(spec[0], initial_std(spec[0]))
-    fresh = make_task(TaskConfig()).batch(3, 17, 4)
-    fixed = make_task(TaskConfig(data="fixed", fixed_total=3200)).batch(3, 17, 128)
+    fresh = make_task(AnchorConfig()).batch(3, 17, 4)
+    fixed = make_task(AnchorConfig(data="fixed", fixed_total=3200)).batch(3, 17, 128)
     return {
         "words": {
             f"{seed} {purpose}": philox.words(seed, purpose, 7, 2, 3, 6).tolist()

@@ -12,6 +12,7 @@ from oracle import EPS, Array, Arrays, assert_within_budget, evaluate, random_ba
 
 from compfast.config import MemberSpec
 from compfast.models.precision import products
+from compfast.tasks import make_task
 
 EPS_BF16 = float(torch.finfo(torch.bfloat16).eps)
 ARCHITECTURES = ("default", "own_head_sizes", "paper_form", "tied_all_post", "long_heads_all")
@@ -34,7 +35,7 @@ def test_loss_and_every_gradient(engine: str, name: str) -> None:
     specs = _bf16(group(name))
     made, state = start(engine, specs), random_state(specs)
     made.load(state)
-    batch = random_batch(specs[0].model, specs[0].task.seq_len, 21, seed=2)
+    batch = random_batch(specs[0].model, make_task(specs[0].task).length, 21, seed=2)
     loss, grads = made.gradients(*batch)
     for i in range(len(specs)):
         params = member(state.params, i)
@@ -53,7 +54,7 @@ def test_engines_round_the_same_operands(native_extension: None, name: str) -> N
     specs = _bf16(group(name))
     native, state = start("native", specs), random_state(specs)
     native.load(state)
-    batch = random_batch(specs[0].model, specs[0].task.seq_len, 21, seed=2)
+    batch = random_batch(specs[0].model, make_task(specs[0].task).length, 21, seed=2)
     _, grads = native.gradients(*batch)
     for i in range(len(specs)):
         params = member(state.params, i)

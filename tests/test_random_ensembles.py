@@ -7,6 +7,8 @@ from collections import Counter
 from hypothesis import Phase, given, settings
 from random_ensembles import Course, courses
 
+from compfast.tasks import make_task
+
 VECTOR = 16  # the widest instruction set's; a multiple of the others'
 WHOLE = 16  # keys of a lone query, csrc/attention_sizes.h
 
@@ -14,7 +16,7 @@ WHOLE = 16  # keys of a lone query, csrc/attention_sizes.h
 def reached(course: Course) -> set[str]:
     """Names of the variants that this course runs through."""
     first = course.specs[0]
-    model, length = first.model, first.task.seq_len
+    model, length = first.model, make_task(first.task).length
     last = model.loss_positions == "last"
     whole = (model.d_k or 0) % VECTOR == (model.d_v or 0) % VECTOR == 0
     facts = {

@@ -16,6 +16,7 @@ from small_runs import small_config
 
 import compfast
 from compfast.report import page, panels, phase, style, table
+from compfast.tasks.anchor import AnchorConfig
 
 GAMMAS = [0.1, 0.5, 0.9]
 TWO_SEEDS: dict[str, list[Any]] = {"init.gamma": GAMMAS, "seed": [0, 1]}
@@ -174,7 +175,7 @@ def test_a_trained_sweep_over_None_and_lists(tmp_path: Path) -> None:
         ("seed", (0, 1)),
     )
     config = small_config(sweep=sweep, steps=4, eval_every=4, log_every=4)
-    task = dataclasses.replace(config.task, overridden=())
+    task = AnchorConfig(overridden=())
     run = compfast.train(dataclasses.replace(config, task=task), tmp_path / "run")
     assert set(run.members["d_k"]) == {8}
     header, rows = table.rows_by_gamma(run.members, table.split(run.config).shown)

@@ -26,6 +26,7 @@ from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run
 from compfast.storage import durable, tensorfile
 from compfast.storage.durable import Lock
+from compfast.tasks.scoring import AnswerExam
 
 SWEEP: Any = (("init.gamma", (0.4, 0.8)), ("seed", (5, 6, 7)))
 
@@ -129,6 +130,7 @@ def test_a_model_answers_as_its_engine_did(run: Run) -> None:
         logits = model(tokens)
     assert logits.shape == (*tokens.shape, 112)
     answers = logits[:, -1].argmax(-1).numpy()
+    assert isinstance(exam, AnswerExam)
     seen = (answers[exam.seen] == exam.seen_targets).mean()
     assert seen == run.members["seen"][2]
 

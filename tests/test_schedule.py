@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from compfast.config import Config, OptimizerConfig, TrainingConfig, settings
-from compfast.config.presets import preset
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables, schedule_tables
 from compfast.errors import UsageError
 from compfast.models.init import initial_std
+from compfast.tasks import preset
 
 
 def test_constant() -> None:

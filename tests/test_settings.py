@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from compfast.config import SECTIONS, Config, names, settings
+from compfast.config import Config, names, sections, settings
 from compfast.errors import UsageError
+from compfast.tasks.anchor import AnchorConfig
 
 
 def test_nothing_given_is_the_default_config() -> None:
@@ -26,6 +27,7 @@ def test_to_dict_and_back_is_the_same_config() -> None:
         }
     )
     assert settings.from_dict(settings.to_dict(config)) == config
+    assert isinstance(config.task, AnchorConfig)
     assert config.task.unseen == ((3, 4), (4, 3))
     assert config.run.shard == (1, 4)
     assert config.sweep == (
@@ -47,17 +49,17 @@ def test_whole_numbers_serve_as_floats_and_stay_exact_types() -> None:
 
 
 def test_every_field_reads_its_own_default() -> None:
-    for section, kind in SECTIONS.items():
+    for section, kind in sections("anchor").items():
         for name in names(kind):
             value = getattr(kind(), name)
-            assert settings.convert(f"{section}.{name}", value) == value
+            assert settings.convert(f"{section}.{name}", value, "anchor") == value
 
 
 def test_every_field_refuses_an_object_of_another_kind() -> None:
-    for section, kind in SECTIONS.items():
+    for section, kind in sections("anchor").items():
         for name in typing.get_type_hints(kind):
             with pytest.raises(UsageError, match=f"{section}.{name} is"):
-                settings.convert(f"{section}.{name}", {"no": "such"})
+                settings.convert(f"{section}.{name}", {"no": "such"}, "anchor")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,24 @@ from hypothesis import strategies as st
 from compfast.config import EvaluationConfig
 from compfast.errors import UsageError
 from compfast.solutions import (
-    Agreements,
-    agreements,
     band_difference,
     paper_protocol,
     verdicts,
     wilson,
 )
+from compfast.tasks import Scores
+from compfast.tasks.scoring import AnswerExam
 
 KEYS = np.arange(30, 40)
 
 
-def exam(**answers: np.ndarray[Any, Any]) -> Any:
+def exam(**answers: np.ndarray[Any, Any]) -> AnswerExam:
     """4 seen items, then 10 held-out ones."""
-    return SimpleNamespace(
-        seen=slice(0, 4), unseen=slice(4, 14), seen_targets=np.array([1, 2, 3, 4]), answers=answers
-    )
+    tokens, targets = np.zeros((14, 3), np.int32), np.array([1, 2, 3, 4], np.int32)
+    return AnswerExam(tokens, slice(0, 4), slice(4, 14), targets, answers)
 
 
-def both() -> Any:
+def both() -> AnswerExam:
     return exam(inferential=KEYS - 10, symmetric=KEYS - 6)
 
 
@@ -43,14 +41,12 @@ def member(seen: int, *held_out: tuple[int, int]) -> np.ndarray[Any, Any]:
 
 
 def label(prediction: np.ndarray[Any, Any], diverged: bool = False, the_exam: Any = None) -> str:
-    scores = agreements(prediction[None], the_exam or both())
+    scores = (the_exam or both()).score(prediction[None])
     return str(verdicts(scores, EvaluationConfig(), np.array([diverged]))[0])
 
 
 def test_agreements_are_shares_of_items() -> None:
-    scores = agreements(
-        np.stack([member(3, (5, -10), (3, -6), (2, 7)), member(4, (10, -10))]), both()
-    )
+    scores = both().score(np.stack([member(3, (5, -10), (3, -6), (2, 7)), member(4, (10, -10))]))
     assert scores.seen.tolist() == [0.75, 1.0]
     assert scores.candidates["inferential"].tolist() == [0.5, 1.0]
     assert scores.candidates["symmetric"].tolist() == [0.3, 0.0]
@@ -58,7 +54,7 @@ def test_agreements_are_shares_of_items() -> None:
 
 
 def test_other_is_one_shift_and_not_all_that_is_left() -> None:
-    scores = agreements(member(4, (4, -10), (3, 7), (2, 8), (1, 9))[None], both())
+    scores = both().score(member(4, (4, -10), (3, 7), (2, 8), (1, 9))[None])
     assert scores.other.tolist() == [0.3]
 
 
@@ -90,7 +86,7 @@ def test_diverged_overrules_and_a_single_candidate_works() -> None:
 
 
 def test_thresholds_are_read_from_the_configuration() -> None:
-    scores = agreements(member(3, (4, -10), (3, -6), (3, 1))[None], both())
+    scores = both().score(member(3, (4, -10), (3, -6), (3, 1))[None])
     lenient = EvaluationConfig(fitted=0.75, share=0.4, lead=0.1)
     assert verdicts(scores, lenient, np.array([False])).tolist() == ["inferential"]
 
@@ -98,12 +94,12 @@ def test_thresholds_are_read_from_the_configuration() -> None:
 @given(st.lists(st.tuples(*[st.integers(0, 10)] * 3), min_size=1, max_size=20))
 def test_a_verdict_does_not_depend_on_the_other_members(counts: list[tuple[int, int, int]]) -> None:
     shares = np.array(counts) / 30
-    scores = Agreements(
+    scores = Scores(
         np.ones(len(counts)), {"inferential": shares[:, 0], "symmetric": shares[:, 1]}, shares[:, 2]
     )
     together = verdicts(scores, EvaluationConfig(share=0.1, mixed=0.2), np.zeros(len(counts), bool))
     for i in range(len(counts)):
-        one = Agreements(
+        one = Scores(
             scores.seen[[i]],
             {k: v[[i]] for k, v in scores.candidates.items()},
             scores.other[[i]],

@@ -18,6 +18,7 @@ from compfast.ensembles.groups import member_groups
 from compfast.ensembles.schedule import Tables, make_tables
 from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run
+from compfast.tasks.scoring import AnswerExam
 from compfast.training.progress import Progress
 
 
@@ -34,6 +35,7 @@ class FirstAnswer:
 
     def __init__(self, progress: Progress) -> None:
         exam = progress.exam
+        assert isinstance(exam, AnswerExam)
         right = np.concatenate([exam.seen_targets, exam.answers["inferential"]])
         self.answer = np.tile(right, (len(progress.specs), 1))
         self.frozen = np.zeros(len(progress.specs), bool)
@@ -121,6 +123,7 @@ def test_stop_loss_freezes_a_member_with_its_verdict() -> None:
 def test_stop_stable_counts_equal_verdicts_that_are_not_underfit() -> None:
     progress, engine = progress_of(small_config(stop_stable=2))
     exam, right = progress.exam, engine.answer[0].copy()
+    assert isinstance(exam, AnswerExam)
     symmetric = np.concatenate([exam.seen_targets, exam.answers["symmetric"]])
     nothing = np.zeros_like(right)
     # Verdicts at the exams 0, 15, 30, 45: a member needs two equal ones in a row.

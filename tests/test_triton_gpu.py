@@ -148,7 +148,7 @@ def test_memory_that_runs_out_halves_the_stack() -> None:
 def test_answers_are_the_oracles() -> None:
     specs = members(3)
     state = random_state(specs)
-    tokens, _ = random_batch(specs[0].model, specs[0].task.seq_len, 200, seed=0)
+    tokens, _ = random_batch(specs[0].model, make_task(specs[0].task).length, 200, seed=0)
     made, oracle = engine(specs), start("eager", specs)
     for one in (made, oracle):
         one.load(state)

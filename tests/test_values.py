@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 
 import compfast
 from compfast.config import (
-    SECTIONS,
     Config,
     InitConfig,
     ModelConfig,
-    TaskConfig,
     TrainingConfig,
     names,
+    sections,
 )
 from compfast.config.values import plain
-from compfast.ensembles.grid import SWEEP_PATHS
+from compfast.ensembles.grid import sweep_paths
 from compfast.errors import UsageError
+from compfast.tasks.anchor import AnchorConfig
 
 CONVERTED = pytest.mark.edge(
     "NumPy numbers and arrays, ranges, lists, dicts, `steps=30.0` in a config", "taken as meant"
@@ -63,10 +63,10 @@ def test_numbers_and_truth_values_of_every_kind() -> None:
 
 @CONVERTED
 def test_lists_of_every_kind() -> None:
-    wanted = TaskConfig(anchors=(1, 2, 3, 4), unseen=((4, 3),))
+    wanted = AnchorConfig(anchors=(1, 2, 3, 4), unseen=((4, 3),))
     for anchors in ([1, 2, 3, 4], range(1, 5), np.arange(1, 5), iter((1, 2, 3, 4))):
         given: Any = {"anchors": anchors, "unseen": [[4, 3]]}
-        task = TaskConfig(**given)
+        task = AnchorConfig(**given)
         assert task == wanted
         assert hash(task) == hash(wanted)
 
@@ -132,7 +132,7 @@ def test_sections_may_be_mappings(tmp_path: Path) -> None:
 )
 def test_what_is_ambiguous_is_refused(section: str, field: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        SECTIONS[section](**{field: value})
+        sections("anchor")[section](**{field: value})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -172,10 +172,10 @@ def test_lists_without_an_end_are_no_value() -> None:
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(UsageError, match=r"task\.anchors"):
-        TaskConfig(anchors=endless)  # type: ignore[arg-type]
+        AnchorConfig(anchors=endless)  # type: ignore[arg-type]
 
 
-FIELDS = [(section, name) for section, kind in SECTIONS.items() for name in names(kind)]
+FIELDS = [(section, name) for section, kind in sections("anchor").items() for name in names(kind)]
 
 
 def _made(kind: Any, **fields: Any) -> Any:
@@ -194,13 +194,15 @@ def _made(kind: Any, **fields: Any) -> Any:
 def test_any_value_for_any_field(field: tuple[str, str], value: Any) -> None:
     """A section that says the same again when it is made of its own values, or one sentence."""
     section, name = field
-    made = _made(SECTIONS[section], **{name: value})
+    made = _made(sections("anchor")[section], **{name: value})
     if made is not None:
         assert type(made)(**{field: getattr(made, field) for field in names(made)}) == made
 
 
 @hostile.examples(50)
-@given(sweep=hostile.values | st.dictionaries(st.sampled_from(SWEEP_PATHS), hostile.values))
+@given(
+    sweep=hostile.values | st.dictionaries(st.sampled_from(sweep_paths("anchor")), hostile.values)
+)
 def test_any_sweep(sweep: Any) -> None:
     made = _made(Config, sweep=sweep)
     assert made is None or Config(sweep=made.sweep) == made

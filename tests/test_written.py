@@ -45,7 +45,7 @@ ONE, MANY = False, True
     ],
 )
 def test_set_says_what_it_means(text: str, path: str, value: Any, many: bool) -> None:
-    found = parse_set(text)
+    found = parse_set(text, "anchor")
     assert found == (path, value, many)
     assert type(found[1]) is type(value)
 
@@ -55,7 +55,7 @@ def test_set_says_what_it_means(text: str, path: str, value: Any, many: bool) ->
 )
 def test_set_refuses_what_names_no_field(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_set(text)
+        parse_set(text, "anchor")
 
 
 @pytest.mark.parametrize("text", ["6-2", "2-3-4", "2:6:4", "1.5", "two", "inf", "nan", "1e400"])

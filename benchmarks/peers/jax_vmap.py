@@ -17,7 +17,7 @@ from jax import Array
 from benchmarks.problem import Problem
 from compfast.config import ModelConfig
 from compfast.engines.base import Float32
-from compfast.tasks import AnchorTask
+from compfast.tasks.anchor import AnchorTask
 
 Params = dict[str, Array]
 _GEMM = 512

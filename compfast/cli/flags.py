@@ -35,13 +35,8 @@ LIST_FLAGS: dict[str, tuple[str, type[int] | type[float]]] = {
     "--lr": ("optimizer.lr", float),
     "--weight-decay": ("optimizer.weight_decay", float),
 }
-VARIANTS: dict[str, dict[str, Any]] = {
-    "standard": {"overridden": [[3, 4, -6]], "unseen": [[4, 3]]},
-    "both-unseen": {"overridden": [], "unseen": [[3, 4], [4, 3]]},
-}
-
 HELP = {
-    "--task": "the task, e.g. anchor",
+    "--task": "anchor (default), another one's name, or package.module:Class",
     "--steps": "optimiser steps a member",
     "--precision": "fp32 (default), bf16, or tf32 on a GPU",
     "--eval-every": "steps between two exams",
@@ -100,8 +95,10 @@ def parser() -> Parser:
     ensemble.add_argument("--gamma-range", metavar="LO:HI", help="exponents of the initial std")
     ensemble.add_argument("--seeds", metavar="K", help="seeds a gamma; default: 16, fewer if few")
     ensemble.add_argument("--seed", metavar="S", help="the first seed; default: 0")
-    ensemble.add_argument("--variant", metavar="NAME", help=" or ".join(VARIANTS))
-    ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica or paper")
+    ensemble.add_argument(
+        "--variant", metavar="NAME", help="a named form of the task, e.g. both-unseen"
+    )
+    ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica, paper, ...")
     for flag in LIST_FLAGS:
         ensemble.add_argument(flag, metavar="LIST", help=HELP[flag])
     for flag in FIELD_FLAGS:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compfast.cli import written
-from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, VARIANTS, text_of
-from compfast.config import MAX_SEED, Config, settings
-from compfast.config.presets import preset
+from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, text_of
+from compfast.config import DEFAULT_TASK, MAX_SEED, Config, field_hint, settings
+from compfast.config.plugins import task_class
 from compfast.config.settings import Settings
 from compfast.ensembles.grid import (
     MOST_MEMBERS,
@@ -23,9 +23,9 @@ from compfast.ensembles.grid import (
     parse_values,
 )
 from compfast.errors import UsageError
+from compfast.tasks import preset, start_of
 
 GAMMA, SEED = "init.gamma", "seed"
-_DEFAULT_PRESET = "tiny"
 
 
 @dataclass(slots=True)
@@ -50,7 +50,8 @@ class Given:
 
 def new_config(arguments: argparse.Namespace) -> Config:
     """The config of a new run; raises UsageError."""
-    data = settings.apply(base(arguments), given(arguments).settings)
+    start = base(arguments)
+    data = settings.apply(start, given(arguments, settings.task_name(start)).settings)
     shared = settings.from_dict(data)
     axes = dict(shared.sweep) if data.get("sweep") else {}
     gammas, seeds = axes.pop(GAMMA, None), axes.pop(SEED, None)
@@ -63,37 +64,60 @@ def new_config(arguments: argparse.Namespace) -> Config:
 
 def base(arguments: argparse.Namespace) -> Settings:
     """The settings of the preset with those of the file over them."""
+    file = {} if arguments.config is None else settings.load_toml(arguments.config)
+    task = _task_flag(arguments) or (settings.task_name(file) if "task" in file else None)
+    data = start_of(task or DEFAULT_TASK) if arguments.preset is None else _preset(arguments, task)
+    named = {"task": {"name": settings.task_name(data)}}
+    settings.from_dict({**named, "sweep": file.get("sweep", {})})
+    return settings.apply(settings.apply(data, file), named)
+
+
+def _preset(arguments: argparse.Namespace, task: str | None) -> Settings:
     try:
-        data: Settings = dict(preset(arguments.preset or _DEFAULT_PRESET))
+        data = preset(arguments.preset)
     except UsageError as error:
         raise UsageError(f"--{error}") from None
-    if arguments.config is not None:
-        file = settings.load_toml(arguments.config)
-        settings.from_dict({"sweep": file.get("sweep", {})})
-        data = settings.apply(data, file)
+    own = settings.task_name(data)
+    if task not in (None, own):
+        raise UsageError(f"--preset {arguments.preset} is one of task {own}, not of {task}")
     return data
 
 
-def given(arguments: argparse.Namespace) -> Given:
-    """What the flags say, apart from --models, --gamma-range, --seeds, --seed, --snapshots."""
+def _task_flag(arguments: argparse.Namespace) -> str | None:
+    """The task that --task or --set task.name= names."""
+    name: str | None = arguments.task
+    for text in arguments.set:
+        path, value = written.set_parts(text)
+        if path == "task.name":
+            name = name or value.strip()
+    return None if name is None else name.strip()
+
+
+def given(arguments: argparse.Namespace, task: str) -> Given:
+    """What the flags say, apart from --models, --gamma-range, --seeds, --seed, --snapshots.
+
+    `task` is the name of the task whose fields [task] has.
+    """
     result = Given()
     if arguments.variant is not None:
-        if arguments.variant not in VARIANTS:
-            known = ", ".join(VARIANTS)
-            raise UsageError(f"--variant is {arguments.variant!r}; it must be one of {known}")
-        for name, value in VARIANTS[arguments.variant].items():
+        variants = task_class(task).variants
+        if arguments.variant not in variants:
+            known = f"it must be one of {', '.join(variants)}" if variants else "it has none"
+            raise UsageError(f"--variant of task {task} is {arguments.variant!r}; {known}")
+        for name, value in variants[arguments.variant].items():
             result.put(f"task.{name}", value, f"--variant {arguments.variant}")
     for text in arguments.set:
-        path, value, many = written.parse_set(text)
+        path, value, many = written.parse_set(text, task)
         put = result.put_axis if many else result.put
         put(path, value, f"--set {text}")
     for flag, path in FIELD_FLAGS.items():
         text = text_of(arguments, flag)
         if text is not None:
-            result.put(path, _field(flag, path, text), f"{flag} {text}")
+            result.put(path, _field(flag, path, text, task), f"{flag} {text}")
     for flag, (path, kind) in LIST_FLAGS.items():
         text = text_of(arguments, flag)
         if text is not None:
+            field_hint(path, task)
             values = parse_values(flag, text, kind)
             put = result.put if len(values) == 1 else result.put_axis
             put(path, values[0] if len(values) == 1 else values, f"{flag} {text}")
@@ -141,11 +165,11 @@ def gamma_range(text: str) -> tuple[float, float]:
         ) from None
 
 
-def _field(flag: str, path: str, text: str) -> Any:
-    value, many = written.read(path, text, flag)
+def _field(flag: str, path: str, text: str, task: str) -> Any:
+    value, many = written.read(path, text, task, flag)
     if many:
         raise UsageError(f"{flag} is {text!r}; it takes one value")
-    return settings.convert(path, value, flag)
+    return settings.convert(path, value, task, flag)
 
 
 def _shard(text: str) -> list[int]:

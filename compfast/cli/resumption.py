@@ -26,7 +26,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
     run = load(arguments.resume)
     if arguments.out is not None and user_path(arguments.out).resolve() != run.path.resolve():
         raise UsageError(f"--out {arguments.out} is not the folder of --resume {arguments.resume}")
-    given = request.given(arguments)
+    given = request.given(arguments, run.config.task.name)
     _hold_files(run, arguments, given)
     changes: dict[str, Any] = {"quiet": arguments.quiet}  # how this process talks, not the run
     axes = dict(run.config.sweep)
@@ -35,7 +35,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
         own = getattr(getattr(run.config, section), name)
         axis = given.settings["sweep"].get(path)
         values = [given.settings[section][name]] if axis is None else axis
-        wanted = tuple(settings.convert(path, value) for value in values)
+        wanted = tuple(settings.convert(path, value, run.config.task.name) for value in values)
         stored = axes.get(path, (own,))
         if section == "run" and name in RESUMABLE:
             changes[name] = wanted[0]

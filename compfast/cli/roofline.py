@@ -19,6 +19,7 @@ from compfast.engines.profile import Profile
 from compfast.engines.roofline import Ceilings, Floor, kind_rows, op_rows
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
+from compfast.tasks import make_task
 
 WIDE = 100
 _PHASES = {
@@ -57,7 +58,9 @@ def report(arguments: argparse.Namespace) -> None:
 
 def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
     """The one network that the flags describe, and threads."""
-    data = settings.apply(request.base(arguments), request.given(arguments).settings)
+    start = request.base(arguments)
+    flags = request.given(arguments, settings.task_name(start))
+    data = settings.apply(start, flags.settings)
     config = settings.from_dict(data)
     many = [path for path, _ in config.sweep if not path.startswith(_HARMLESS)]
     if many:
@@ -86,7 +89,8 @@ def floor_lines(spec: MemberSpec, floor: Floor, samples: list[float]) -> Iterato
     m, ms = spec.model, median(samples)
     yield (
         f"d {m.d_model}, L {m.layers}, {m.heads} x ({m.d_k}, {m.d_v}), FFN {m.d_ff},"
-        f" {spec.task.seq_len} tokens, batch {spec.training.batch_size}, {spec.training.precision}"
+        f" {make_task(spec.task).length} tokens, batch {spec.training.batch_size},"
+        f" {spec.training.precision}"
     )
     parts = ", ".join(f"{kind} {count / 1e6:.2f}" for kind, count in floor.flops.items())
     total = sum(floor.flops.values())

@@ -16,26 +16,35 @@ from compfast.errors import UsageError
 _QUOTES = "\"'"
 
 
-def parse_set(text: str) -> tuple[str, Any, bool]:
-    """(path, value, many) of "section.field=VALUE"; `many`: the value is a list to sweep over."""
+def parse_set(text: str, task: str) -> tuple[str, Any, bool]:
+    """(path, value, many) of "section.field=VALUE"; `many`: the value is a list to sweep over.
+
+    `task` is the name of the task whose fields [task] has.
+    """
+    path, written = set_parts(text)
+    value, many = read(path, written, task)
+    return path, value, many
+
+
+def set_parts(text: str) -> tuple[str, str]:
+    """(path, text of the value) of "section.field=VALUE"; raises UsageError for another form."""
     path, equals, written = text.partition("=")
     section, dot, name = path.strip().partition(".")
     if not (equals and dot and section and name and written.strip()):
         raise UsageError(f"--set got {text!r}; it must be section.field=VALUE, e.g. model.layers=3")
-    value, many = read(path.strip(), written)
-    return path.strip(), value, many
+    return path.strip(), written
 
 
-def read(path: str, text: str, name: str | None = None) -> tuple[Any, bool]:
+def read(path: str, text: str, task: str, name: str | None = None) -> tuple[Any, bool]:
     """(value, many): what `text` says for a field; text that is no such value comes back as it is.
 
     `many` tells a list of values to sweep over, in one of the forms X,Y,Z, [X, Y, Z], A-B (whole
     numbers) and LO:HI:N, from one value. Raises UsageError for a field that there is not, and for
     a range that is none, calling it `name`.
     """
-    hint, text = values.inner(field_hint(path)), text.strip()
-    if settings.is_list_field(path):
-        return _list(path, text)
+    hint, text = values.inner(field_hint(path, task)), text.strip()
+    if settings.is_list_field(path, task):
+        return _list(path, text, task)
     bracketed = text.startswith("[") and text.endswith("]")
     parts = text[1:-1].removesuffix(",") if bracketed else text
     if hint in (int, float) and not bracketed and (":" in text or _is_span(text, hint)):
@@ -54,7 +63,7 @@ def _scalar(text: str, hint: Any) -> Any:
     return text[1:-1] if quoted else text
 
 
-def _list(path: str, text: str) -> tuple[Any, bool]:
+def _list(path: str, text: str, task: str) -> tuple[Any, bool]:
     """One value of a list field, or several of them: one level of brackets more."""
     try:
         value = ast.literal_eval(text)
@@ -64,10 +73,10 @@ def _list(path: str, text: str) -> tuple[Any, bool]:
         return value, False
     listed = list(value)
     try:
-        settings.convert(path, listed)
+        settings.convert(path, listed, task)
     except UsageError:
         try:
-            return [list(settings.convert(path, entry)) for entry in listed], True
+            return [list(settings.convert(path, entry, task)) for entry in listed], True
         except UsageError:
             return listed, False
     return listed, False

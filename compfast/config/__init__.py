@@ -1,23 +1,23 @@
 """Configuration as data: frozen dataclasses, one comment a field, validated on construction."""
 
 from compfast.config.ensemble import Axis, Config, MemberSpec, axis, resolve, sweep_pairs
+from compfast.config.section import MAX_SEED, Section, TaskSection, hints, names
 from compfast.config.sections import (
+    DEFAULT_TASK,
     GAMMA_GROUPS,
-    MAX_SEED,
     SECTIONS,
     EvaluationConfig,
     InitConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
-    TaskConfig,
     TrainingConfig,
     field_hint,
-    hints,
-    names,
+    sections,
 )
 
 __all__ = [
+    "DEFAULT_TASK",
     "GAMMA_GROUPS",
     "MAX_SEED",
     "SECTIONS",
@@ -29,12 +29,14 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RunConfig",
-    "TaskConfig",
+    "Section",
+    "TaskSection",
     "TrainingConfig",
     "axis",
     "field_hint",
     "hints",
     "names",
     "resolve",
+    "sections",
     "sweep_pairs",
 ]

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compfast.config import values
+from compfast.config.plugins import task_class
+from compfast.config.section import Section, TaskSection, check_seed
 from compfast.config.sections import (
-    SECTIONS,
+    DEFAULT_TASK,
     EvaluationConfig,
     InitConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
-    Section,
-    TaskConfig,
     TrainingConfig,
-    check_seed,
     field_hint,
+    sections,
 )
 from compfast.errors import UsageError
 
 Axis = tuple[str, tuple[Any, ...]]
+
+_DEFAULT_FIELDS = {"item_high": 36}  # 16 items, fewer than the default network's dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Config:
 
     # The tiny network, whose map over gamma shows every zone; ours, found by
     # experiments/tiny_search.py, which also holds what else was tried.
-    task: TaskConfig = TaskConfig(item_high=36)  # 16 items, fewer than the network's dimensions
+    task: TaskSection = field(default_factory=lambda: _default_task())
     model: ModelConfig = ModelConfig(d_model=48, heads=2)
     init: InitConfig = InitConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.12)
@@ -50,21 +52,29 @@ class Config:
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
 
     def __post_init__(self) -> None:
-        for name, kind in SECTIONS.items():
-            object.__setattr__(self, name, _section(name, getattr(self, name), kind))
-        axes = tuple(axis(path, points) for path, points in sweep_pairs(self.sweep))
+        task = _task(self.task)
+        object.__setattr__(self, "task", task)
+        for name, kind in sections(task.name).items():
+            if name != "task":
+                object.__setattr__(self, name, _section(name, getattr(self, name), kind))
+        axes = tuple(axis(path, points, task.name) for path, points in sweep_pairs(self.sweep))
         object.__setattr__(self, "sweep", axes)
         paths = [path for path, _ in axes]
         if len(set(paths)) != len(paths):
             raise UsageError(f"sweep axes {paths} name a field twice")
 
 
-def axis(path: str, points: Any) -> Axis:
-    """A swept field and its values, converted; raises UsageError for what cannot be swept."""
+def axis(path: str, points: Any, task: str) -> Axis:
+    """A swept field and its values, converted; raises UsageError for what cannot be swept.
+
+    `task` is the name of the task whose fields may be swept.
+    """
     if path.partition(".")[0] == "run":
         raise UsageError(f"sweep.{path} is not allowed; [run] holds nothing that members differ in")
+    if path == "task.name":
+        raise UsageError("sweep.task.name is not allowed; tasks have fields of their own")
     try:
-        hint = int if path == "seed" else field_hint(path)
+        hint = int if path == "seed" else field_hint(path, task)
     except UsageError as error:
         raise UsageError(f"sweep: {error}") from None
     listed = values.plain(points)
@@ -107,10 +117,37 @@ def _section(name: str, given: Any, kind: type[Section]) -> Section:
         shown = f"{kind.__name__} or a table of its fields"
         raise UsageError(f"[{name}] is {given!r}; it must be a {shown}")
     for field_name in given:
-        field_hint(f"{name}.{field_name}")
+        field_hint(f"{name}.{field_name}", DEFAULT_TASK)
     default: Any = next(f.default for f in dataclasses.fields(Config) if f.name == name)
     changed: Section = dataclasses.replace(default, **given)
     return changed
+
+
+def _default_task() -> TaskSection:
+    made: TaskSection = task_class(DEFAULT_TASK).Config(**_DEFAULT_FIELDS)
+    return made
+
+
+def _task(given: Any) -> TaskSection:
+    if isinstance(given, TaskSection):
+        if type(given) is not task_class(given.name).Config:
+            raise UsageError(
+                f"[task] is a {type(given).__name__} with the name {given.name!r}, which is another"
+                " task's"
+            )
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"[task] is {given!r}; it must be a task's Config or a table of its fields"
+        )
+    name = given.get("name", DEFAULT_TASK)
+    if not isinstance(name, str):
+        raise UsageError(f"task.name is {name!r}; it must be a string")
+    for field_name in given:
+        field_hint(f"task.{field_name}", name)
+    fields = {**_DEFAULT_FIELDS, **given} if name == DEFAULT_TASK else {"name": name, **given}
+    made: TaskSection = task_class(name).Config(**fields)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +159,7 @@ class MemberSpec:
 
     member: int
     seed: int
-    task: TaskConfig
+    task: TaskSection
     model: ModelConfig
     init: InitConfig
     optimizer: OptimizerConfig
@@ -133,15 +170,19 @@ class MemberSpec:
         check_seed("seed", self.seed)
 
 
-def resolve(model: ModelConfig, task: TaskConfig, vocabulary: int) -> ModelConfig:
-    """`model` with every derived field filled in; `vocabulary` = token ids the task uses."""
+def resolve(model: ModelConfig, length: int, vocabulary: int) -> ModelConfig:
+    """`model` with every derived field filled in, for a task of so many tokens a sequence.
+
+    `vocabulary` is the number of token ids that the task uses. Raises UsageError where the model
+    has fewer of either.
+    """
     resolved = dataclasses.replace(
         model,
         d_k=model.d_k or model.d_model // model.heads,
         d_v=model.d_v or model.d_model // model.heads,
         d_ff=model.d_ff or 2 * model.d_model,
         vocab_size=model.vocab_size or -(-vocabulary // 16) * 16,
-        max_positions=model.max_positions or task.seq_len,
+        max_positions=model.max_positions or length,
         final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
     )
     assert resolved.vocab_size is not None
@@ -150,9 +191,9 @@ def resolve(model: ModelConfig, task: TaskConfig, vocabulary: int) -> ModelConfi
         raise UsageError(
             f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}"
         )
-    if resolved.max_positions < task.seq_len:
+    if resolved.max_positions < length:
         raise UsageError(
             f"model.max_positions is {resolved.max_positions};"
-            f" task.seq_len {task.seq_len} needs at least as many"
+            f" a sequence of {length} tokens needs at least as many"
         )
     return resolved

@@ -1,4 +1,4 @@
-"""Named starting points: section -> field -> value, laid over compfast.Config().
+"""The anchor task's named starting points: section -> field -> value, laid over compfast.Config().
 
 [Z24] = Zhang et al. 2024, arXiv 2405.05409, and the code its authors released.
 """
@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 from typing import Any
-
-from compfast.errors import UsageError
 
 Preset = dict[str, dict[str, Any]]
 
@@ -91,10 +89,3 @@ _PAPER: Preset = {
 }
 
 PRESETS = {"tiny": _TINY, "replica": _REPLICA, "paper": _PAPER}
-
-
-def preset(name: str) -> Preset:
-    """The overlay of a preset (a copy); raises UsageError naming the known ones."""
-    if name not in PRESETS:
-        raise UsageError(f"preset is {name!r}; it must be one of {', '.join(PRESETS)}")
-    return {section: dict(fields) for section, fields in PRESETS[name].items()}

@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compfast.config import SECTIONS, Axis, Config, axis, field_hint, sweep_pairs, values
+from compfast.config import (
+    DEFAULT_TASK,
+    SECTIONS,
+    Axis,
+    Config,
+    axis,
+    field_hint,
+    sweep_pairs,
+    values,
+)
 from compfast.config.paths import user_path
 from compfast.errors import UsageError
 
@@ -33,16 +42,26 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     an unknown key, a wrong type or a value that is not allowed.
     """
     arguments: dict[str, Any] = {}
+    task = task_name(data)
     for section, value in data.items():
         if section == "sweep":
-            arguments["sweep"] = tuple(_axis(*pair) for pair in sweep_pairs(value))
+            arguments["sweep"] = tuple(_axis(*pair, task) for pair in sweep_pairs(value))
         elif section in SECTIONS:
-            arguments[section] = _section(section, value)
+            arguments[section] = _section(section, value, task)
         else:
             raise UsageError(
                 values.unknown(f"[{section}]", section, (*SECTIONS, "sweep"), "sections")
             )
     return Config(**arguments)
+
+
+def task_name(data: Mapping[str, Any]) -> str:
+    """The task that settings name, whose fields [task] has; the default one where they do not."""
+    task = data.get("task")
+    name = task.get("name", DEFAULT_TASK) if isinstance(task, Mapping) else DEFAULT_TASK
+    if not isinstance(name, str):
+        raise UsageError(f"task.name is {name!r}; it must be a string")
+    return name
 
 
 def to_dict(config: Config) -> Settings:
@@ -91,36 +110,36 @@ def apply(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Settings:
     return merged
 
 
-def convert(path: str, value: Any, name: str | None = None) -> Any:
-    """`value` as the type of field `path` (compfast.config.values.convert).
+def convert(path: str, value: Any, task: str, name: str | None = None) -> Any:
+    """`value` as the type of field `path` (compfast.config.values.convert) where [task] is `task`.
 
     The word "none" stands for None where the field may be None (TOML has no null). `name` is what
     an error's sentence calls the field (a flag), `path` if it is not given.
     """
-    return values.convert(name or path, _spelt(path, value), field_hint(path))
+    return values.convert(name or path, _spelt(path, value, task), field_hint(path, task))
 
 
-def is_list_field(path: str) -> bool:
+def is_list_field(path: str, task: str) -> bool:
     """Whether one value of the field is itself a list (task.anchors, run.snapshots, ...)."""
-    return typing.get_origin(values.inner(field_hint(path))) is tuple
+    return typing.get_origin(values.inner(field_hint(path, task))) is tuple
 
 
-def _spelt(path: str, value: Any) -> Any:
+def _spelt(path: str, value: Any, task: str) -> Any:
     """The value, None where it is the word for it and the field may be None."""
     none = isinstance(value, str) and value.lower() == "none"
-    return None if none and values.is_optional(field_hint(path)) else value
+    return None if none and values.is_optional(field_hint(path, task)) else value
 
 
-def _section(section: str, value: Any) -> Any:
+def _section(section: str, value: Any, task: str) -> Any:
     if not isinstance(value, Mapping):
         raise UsageError(f"[{section}] is {value!r}; it must be a table of fields")
-    return {name: _spelt(f"{section}.{name}", inner) for name, inner in value.items()}
+    return {name: _spelt(f"{section}.{name}", inner, task) for name, inner in value.items()}
 
 
-def _axis(path: str, points: Any) -> Axis:
+def _axis(path: str, points: Any, task: str) -> Axis:
     if path != "seed" and isinstance(points, (list, tuple)) and path.partition(".")[0] != "run":
-        points = [_spelt(path, point) for point in points]
-    return axis(path, points)
+        points = [_spelt(path, point, task) for point in points]
+    return axis(path, points, task)
 
 
 def _plain(value: Any) -> Any:

@@ -69,7 +69,7 @@ def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
 
 def check_tokens(tokens: NDArray[Any], spec: MemberSpec) -> Int32:
     """tokens [N, T] as contiguous int32; raises UsageError for others and for unknown ids."""
-    length = spec.task.seq_len
+    length = make_task(spec.task).length
     if tokens.ndim != 2 or tokens.shape[1] != length:
         raise UsageError(f"tokens have shape {tokens.shape}; [N, {length}] is needed")
     return _ids("tokens", tokens, spec)

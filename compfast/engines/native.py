@@ -44,9 +44,10 @@ class NativeEngine:
         first = specs[0]
         require_room(12 * len(specs) * parameter_count(first.model))
         self.specs = list(specs)
+        task = make_task(first.task)
         self.plan = NativePlan(
             first.model,
-            first.task.seq_len,
+            task.length,
             first.training.batch_size,
             first.optimizer.decay,
             first.training.precision,
@@ -85,7 +86,8 @@ class NativeEngine:
         while workers > 1 and not has_room(held + workers * self.plan.worker_bytes):
             workers //= 2
         require_room(held + workers * self.plan.worker_bytes)
-        stream = make_task(first.task).stream_table()
+        stream = task.stream()
+        assert stream is not None
         record = self.plan.record()
         while True:
             try:

@@ -9,9 +9,9 @@ import re
 from typing import Any, TypeVar
 
 from compfast import config as cfg
-from compfast.config import Config, MemberSpec, ModelConfig, TaskConfig
+from compfast.config import Config, MemberSpec, ModelConfig, TaskSection
 from compfast.errors import UsageError
-from compfast.tasks import AnchorTask, make_task
+from compfast.tasks import Task, make_task
 
 Number = TypeVar("Number", int, float)
 
@@ -23,14 +23,14 @@ MOST_MEMBERS = 2**24  # of one process; more are shards
 
 SWEPT_SECTIONS = ("task", "model", "init", "optimizer", "training")
 RUN_WIDE = ("steps", "precision", "log_every", "eval_every", "stop_loss", "stop_stable")
-SWEEP_PATHS = (
-    "seed",
-    *(f"task.{name}" for name in cfg.names(cfg.TaskConfig)),
-    *(f"model.{name}" for name in cfg.names(cfg.ModelConfig)),
-    *(f"init.{name}" for name in cfg.names(cfg.InitConfig)),
-    *(f"optimizer.{name}" for name in cfg.names(cfg.OptimizerConfig)),
-    *(f"training.{name}" for name in cfg.names(cfg.TrainingConfig) if name not in RUN_WIDE),
-)
+
+
+def sweep_paths(task: str) -> tuple[str, ...]:
+    """Everything that members of an ensemble of this task can differ in."""
+    own = cfg.sections(task)
+    paths = (f"{section}.{name}" for section in SWEPT_SECTIONS for name in cfg.names(own[section]))
+    never = {"task.name", *(f"training.{name}" for name in RUN_WIDE)}
+    return ("seed", *(path for path in paths if path not in never))
 
 
 def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]:
@@ -120,11 +120,12 @@ def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec
     With `chosen` (step 1), only those of them. Models are resolved. Raises UsageError for a sweep
     path that members cannot differ in, and whatever a section refuses.
     """
+    allowed = sweep_paths(config.task.name)
     for path, _ in config.sweep:
-        if path not in SWEEP_PATHS:
+        if path not in allowed:
             raise UsageError(
                 f"sweep path {path!r} is not one that members can differ in; allowed:"
-                f" {', '.join(SWEEP_PATHS)}"
+                f" {', '.join(allowed)}"
             )
     paths = [path for path, _ in config.sweep]
     build = _Builder(config)
@@ -162,9 +163,9 @@ class _Builder:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
-        self.tasks: dict[TaskConfig, AnchorTask] = {}
-        self.batches: set[tuple[TaskConfig, int]] = set()
-        self.models: dict[tuple[ModelConfig, TaskConfig], ModelConfig] = {}
+        self.tasks: dict[TaskSection, Task[Any]] = {}
+        self.batches: set[tuple[TaskSection, int]] = set()
+        self.models: dict[tuple[ModelConfig, TaskSection], ModelConfig] = {}
 
     def spec(self, member: int, point: dict[str, Any]) -> MemberSpec:
         section = {name: self._section(name, point) for name in SWEPT_SECTIONS}
@@ -176,8 +177,8 @@ class _Builder:
             self.tasks[task].check_batch(batch[1])
             self.batches.add(batch)
         if (model, task) not in self.models:
-            resolved = cfg.resolve(model, task, self.tasks[task].vocabulary)
-            self.models[model, task] = resolved
+            made = self.tasks[task]
+            self.models[model, task] = cfg.resolve(model, made.length, made.vocabulary)
         section["model"] = self.models[model, task]
         return MemberSpec(
             member=member,

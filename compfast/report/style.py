@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from typing import Any
 
@@ -72,21 +73,11 @@ def level_name(axis: Axis, index: int) -> str:
 
 
 def task_name(config: Config) -> str:
-    """The task and its variant, e.g. "anchor, (3,4) overridden by -6, (4,3) unseen".
-
-    What members differ in is left out.
-    """
-    if config.task.name != "anchor":
-        return config.task.name
-    said = [
-        f"({a},{b}) trained as x{shift:+d}"
-        for value in _values(config, "task.overridden", most=1)
-        for a, b, shift in value
-    ]
-    for value in _values(config, "task.unseen", most=1):
-        if value:
-            said.append(" and ".join(f"({a},{b})" for a, b in value) + " unseen")
-    return ", ".join([config.task.name, *said])
+    """The task and its variant, as it describes itself; what members differ in is left out."""
+    axes = {path.partition(".")[2]: v for path, v in config.sweep if path.startswith("task.")}
+    fixed = {name: values[0] for name, values in axes.items() if len(values) == 1}
+    shown: Any = config.task
+    return str(dataclasses.replace(shown, **fixed).describe(frozenset(axes) - frozenset(fixed)))
 
 
 def caption(config: Config, members: pl.DataFrame, engine: str) -> str:

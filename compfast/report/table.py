@@ -20,7 +20,6 @@ from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, Difference, ban
 
 Float64 = NDArray[np.float64]
 
-_KNOWN_CANDIDATES = ("inferential", "symmetric")
 _MOST_CELLS = 16  # combinations of levels that tables and sentences tell apart
 
 
@@ -78,11 +77,9 @@ class Summary:
 
 
 def candidates(members: pl.DataFrame) -> tuple[str, ...]:
-    """The candidate solutions that the table has scores for, the anchors' two first."""
-    labels = set(members["verdict"].drop_nulls().unique().to_list())
-    known = [name for name in _KNOWN_CANDIDATES if name in members.columns]
-    own = labels - {UNDERFIT, MIXED, OTHER, DIVERGED} - set(known)
-    return (*known, *(name for name in members.columns if name in own))
+    """The candidate solutions that the table has scores for, in its order."""
+    names = members.columns
+    return tuple(names[names.index("seen") + 1 : names.index("other")])
 
 
 def verdict_order(members: pl.DataFrame) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def progress_layout(specs: Sequence[MemberSpec], exam: Exam) -> Layout:
         "grad_norm": ("F32", (m, w)),
         "verdict": ("I64", (m,)),
         "stable": ("I64", (m,)),
-        "scores": ("F64", (m, len(exam.answers) + 2)),
+        "scores": ("F64", (m, len(exam.candidates) + 2)),
     }
 
 

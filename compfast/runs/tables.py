@@ -16,16 +16,14 @@ import numpy as np
 import polars as pl
 
 from compfast.config import Config
+from compfast.config.plugins import task_class
 from compfast.ensembles.grid import member_count, shard_range
 from compfast.ensembles.table import column_of
 from compfast.errors import StorageError
 from compfast.runs.forks import tables_ahead
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT
 from compfast.storage import durable
-from compfast.tasks import TASKS
 
-_CANDIDATES = tuple(name for task in TASKS.values() for name in task.candidates)
-LABELS = (*_CANDIDATES, MIXED, OTHER, UNDERFIT, DIVERGED)
 _PLAIN = (pl.Int64, pl.Float64, pl.String, pl.Boolean)
 _NUMBERS = ("loss", "grad_norm", "lr")
 
@@ -57,7 +55,7 @@ def read_members(path: Path, config: Config) -> pl.DataFrame:
     if len(frame) != len(members):
         raise StorageError(f"{path} has {len(frame)} rows; the run has {len(members)} members")
     _check_types(path, frame)
-    _check_labels(path, frame)
+    _check_labels(path, frame, config)
     for name, wanted in _columns(config, members):
         if name not in frame or frame[name].to_list() != wanted:
             raise StorageError(f"{path}: its column {name} is not what the configuration says")
@@ -74,7 +72,7 @@ def read_metrics(paths: list[Path], config: Config) -> pl.DataFrame:
         frame = read_parquet(path, left)
         left -= len(frame)
         _check_types(path, frame)
-        _check_labels(path, frame)
+        _check_labels(path, frame, config)
         for name in ("member", "step"):
             if name not in frame or frame[name].dtype != pl.Int64 or frame[name].has_nulls():
                 raise StorageError(f"{path}: its column {name} does not hold whole numbers")
@@ -86,6 +84,11 @@ def read_metrics(paths: list[Path], config: Config) -> pl.DataFrame:
     if any(frame.schema != frames[0].schema for frame in frames):
         raise StorageError(f"{paths[0].parent} holds parts with different columns")
     return pl.concat(frames).sort("member", "step")
+
+
+def labels_of(config: Config) -> set[str]:
+    """Every verdict that a member of this configuration may get."""
+    return {*task_class(config.task.name).candidates, MIXED, OTHER, UNDERFIT, DIVERGED}
 
 
 def _members(config: Config) -> range:
@@ -113,10 +116,10 @@ def _check_types(path: Path, frame: pl.DataFrame) -> None:
             raise StorageError(f"{path}: its column {name!r} holds {kind}, which no run writes")
 
 
-def _check_labels(path: Path, frame: pl.DataFrame) -> None:
+def _check_labels(path: Path, frame: pl.DataFrame, config: Config) -> None:
     kind = frame.schema.get("verdict")
     if kind != pl.String:
         raise StorageError(f"{path} has no column of verdicts")
-    odd = set(frame["verdict"].drop_nulls().unique().to_list()) - set(LABELS)
+    odd = set(frame["verdict"].drop_nulls().unique().to_list()) - labels_of(config)
     if odd:
         raise StorageError(f"{path} has a verdict that no member can get: {min(odd)!r}")

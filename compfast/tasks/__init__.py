@@ -1,18 +1,43 @@
-"""Tasks: a data generator with named splits and the candidate solutions of each."""
+"""Tasks: one file each, a data generator with named splits and the candidate solutions of it."""
 
 from __future__ import annotations
 
-from compfast.config import TaskConfig
+import functools
+from typing import Any
+
+from compfast.config import TaskSection
+from compfast.config.plugins import known_tasks, task_class
 from compfast.errors import UsageError
-from compfast.tasks.anchor import AnchorTask, Exam
+from compfast.tasks.base import Exam, Scores, Settings, Task
 
-TASKS = {"anchor": AnchorTask}
-
-__all__ = ["TASKS", "AnchorTask", "Exam", "make_task"]
+__all__ = ["Exam", "Scores", "Settings", "Task", "make_task", "preset", "start_of"]
 
 
-def make_task(config: TaskConfig) -> AnchorTask:
-    """The task that `config.name` names; raises UsageError when it is not registered."""
-    if config.name not in TASKS:
-        raise UsageError(f"task.name is {config.name!r}; known tasks: {', '.join(sorted(TASKS))}")
-    return TASKS[config.name](config)
+@functools.lru_cache(maxsize=64)
+def make_task(config: TaskSection) -> Task[Any]:
+    """The task that a section describes; raises UsageError for one that makes none."""
+    made: Task[Any] = task_class(config.name)(config)
+    return made
+
+
+def preset(name: str) -> Settings:
+    """Settings (a copy) of a preset, its task's name among them; raises UsageError."""
+    found = {n: (task, given) for task in known_tasks() for n, given in _presets(task).items()}
+    if name not in found:
+        raise UsageError(f"preset is {name!r}; it must be one of {', '.join(found)}")
+    return _named(*found[name])
+
+
+def start_of(task: str) -> Settings:
+    """Settings (a copy) from which a run starts that names a task and no preset."""
+    return _named(task, next(iter(_presets(task).values()), {}))
+
+
+def _presets(task: str) -> dict[str, Settings]:
+    return dict(task_class(task).presets)
+
+
+def _named(task: str, given: Settings) -> Settings:
+    copied = {section: dict(fields) for section, fields in given.items()}
+    copied["task"] = {"name": task, **copied.get("task", {})}
+    return copied

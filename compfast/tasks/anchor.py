@@ -7,35 +7,100 @@ two anchors at pos + 1, pos + 2; every other token is a noise item. The target o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import EvaluationConfig, TaskConfig
+from compfast.config import EvaluationConfig, TaskSection
+from compfast.config.presets import PRESETS
+from compfast.config.section import MOST, at_most, choice, positive, require
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks.base import Int32, Settings, Task
+from compfast.tasks.scoring import AnswerExam
 
-Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 _MOST_WORDS = 2**34  # of a stream: a block of four has 32 bits of its counter
+_MOST_PLACES = 2**20  # items x positions
 SEEN, UNSEEN = 0, 1  # splits of the exam: the `sub` of its streams
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Exam:
-    """One exam for all members and all times; rows of `tokens` are seen, then unseen."""
+@dataclass(frozen=True, slots=True)
+class AnchorConfig(TaskSection):
+    """Composite anchor functions ([Z24] section 3 and its released code)."""
 
-    tokens: Int32  # [N, T]
-    seen: slice  # rows of trained pairs with test-side keys
-    unseen: slice  # rows of unseen pairs with train-side keys
-    seen_targets: Int32  # [N_seen]
-    answers: dict[str, Int32]  # candidate solution -> [N_unseen]; -1 where it has no answer
+    name: str = "anchor"
+    anchors: tuple[int, ...] = (1, 2, 3, 4)  # token ids of the single-anchor functions
+    shifts: tuple[int, ...] = (5, 1, -2, -8)  # g(x; a) = x + shift [Z24]
+    item_low: int = 20  # smallest item, inclusive [Z24]
+    item_high: int = 100  # largest item, exclusive [Z24]
+    seq_len: int = 9  # input tokens a sequence [Z24]
+    overridden: tuple[tuple[int, int, int], ...] = ((3, 4, -6),)  # (a1, a2, trained shift) [Z24]
+    unseen: tuple[tuple[int, int], ...] = ((4, 3),)  # ordered pairs never trained [Z24]
+    key_modulus: int = 7  # key x is test-side at pos when x % modulus == pos; code uses 9
+    data: Literal["fresh", "fixed"] = "fresh"  # new sequences each step, or one drawn set [Z24]
+    fixed_total: int = 900_000  # sequences over all groups of the drawn set [Z24]
+    fixed_train_weight: int = 9  # train-side : test-side groups = 9 : 1 [Z24 code]
+
+    def _check(self) -> None:
+        require(
+            len(self.anchors) == len(self.shifts) >= 1,
+            f"task.anchors has {len(self.anchors)} entries and task.shifts {len(self.shifts)};"
+            " they must be equally many and at least 1",
+        )
+        require(
+            len(set(self.anchors)) == len(self.anchors),
+            f"task.anchors is {self.anchors}; the anchors must be distinct",
+        )
+        require(
+            all(0 < a < self.item_low or a >= self.item_high for a in self.anchors),
+            f"task.anchors is {self.anchors}; anchors must be positive and outside the items"
+            f" {self.item_low}..{self.item_high - 1}",
+        )
+        require(
+            0 < self.item_low < self.item_high,
+            f"task.item_low is {self.item_low} and task.item_high {self.item_high};"
+            " 0 < item_low < item_high is needed",
+        )
+        require(self.seq_len >= 3, f"task.seq_len is {self.seq_len}; it must be at least 3")
+        positive("task", self, "key_modulus", "fixed_total", "fixed_train_weight")
+        at_most("task", self, key_modulus=MOST, fixed_total=2**31 - 1, fixed_train_weight=MOST)
+        places = (self.item_high - self.item_low) * self.seq_len
+        require(
+            max(self.seq_len, self.item_high, places) <= _MOST_PLACES and len(self.anchors) <= 1024,
+            f"task has {self.item_high - self.item_low} items up to {self.item_high},"
+            f" {self.seq_len} positions and {len(self.anchors)} anchors; items x positions and"
+            f" the largest item must be at most {_MOST_PLACES}, anchors at most 1024",
+        )
+        require(
+            max(map(abs, (*self.anchors, *self.shifts, *(s for *_, s in self.overridden))))
+            <= _MOST_PLACES,
+            f"task.anchors, shifts and overridden shifts must be within +-{_MOST_PLACES}",
+        )
+        choice("task", self, data=("fresh", "fixed"))
+        for a, b, *_ in (*self.overridden, *self.unseen):
+            require(
+                a in self.anchors and b in self.anchors,
+                f"task pair ({a},{b}) names an anchor that is not in {self.anchors}",
+            )
+        both = {(a, b) for a, b, _ in self.overridden} & set(self.unseen)
+        require(not both, f"task pairs {sorted(both)} are both overridden and unseen")
+
+    def describe(self, varied: frozenset[str]) -> str:
+        """E.g. "anchor, (3,4) trained as x-6, (4,3) unseen"."""
+        said = [self.name]
+        if "overridden" not in varied:
+            said += [f"({a},{b}) trained as x{shift:+d}" for a, b, shift in self.overridden]
+        if "unseen" not in varied and self.unseen:
+            said.append(" and ".join(f"({a},{b})" for a, b in self.unseen) + " unseen")
+        return ", ".join(said)
 
 
-class AnchorTask:
+class AnchorTask(Task[AnchorConfig]):
     """Splits, batches and the exam of one task; the same numbers as the C++ generator.
 
     Sequence b of a step owns `words` = W words: pair, allowed (key, position), T noise words,
@@ -45,19 +110,25 @@ class AnchorTask:
     answer is negative, or the drawn set has no sequence a group.
     """
 
-    candidates = ("inferential", "symmetric")  # solutions that a verdict may name
+    Config = AnchorConfig
+    candidates = ("inferential", "symmetric")
+    presets = PRESETS
+    variants: ClassVar[Mapping[str, Settings]] = {
+        "standard": {"overridden": [[3, 4, -6]], "unseen": [[4, 3]]},
+        "both-unseen": {"overridden": [], "unseen": [[3, 4], [4, 3]]},
+    }
 
     train_pairs: Int32  # [P, 3] rows (a1, a2, trained shift), in the order of the anchors
     unseen_pairs: Int32  # [U, 3] rows (a1, a2, composite shift)
     train_combos: Int32  # [A, 2] rows (key, position), by key, then position
     test_combos: Int32  # [A', 2], rows with key % modulus == position
-    vocabulary: int  # token ids needed by inputs, targets and candidate answers
     words: int  # W
     group_size: int  # sequences a trained pair of the drawn set; 0 for fresh data
     total: int  # N, sequences of the drawn set; 0 for fresh data
 
-    def __init__(self, config: TaskConfig) -> None:
+    def __init__(self, config: AnchorConfig) -> None:
         self.config = config
+        self.length = config.seq_len
         shift = dict(zip(config.anchors, config.shifts, strict=True))
         trained = {(a, b): s for a, b, s in config.overridden}
         if len(trained) != len(config.overridden):
@@ -91,22 +162,22 @@ class AnchorTask:
                     f" {-(-(weight + 1) * len(pairs) // weight)}"
                 )
 
-    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Int32, Int32]:
+    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
         """tokens int32 [B, T] and targets int32 [B] of one training step.
 
         Raises UsageError when the drawn set is smaller than one batch.
         """
         if not self.total:
-            words = self._step_words(seed, philox.TRAIN, 0, step, batch_size)
+            words = self._step_words(seed, philox.TRAIN, 0, step, size)
             pair = philox.integers(words[:, 0], len(self.train_pairs))
         else:
-            j = self._epoch_order(seed, step, batch_size)
+            j = self._epoch_order(seed, step, size)
             words = philox.word_rows(seed, philox.DRAWN, j, 0, 0, self.words)
             pair = j // self.group_size
         tokens, targets = self._sequences(words, self.train_pairs[pair], self.train_combos)
         return tokens, targets
 
-    def exam(self, evaluation: EvaluationConfig) -> Exam:
+    def exam(self, evaluation: EvaluationConfig) -> AnswerExam:
         """The exam of `evaluation.eval_seed`.
 
         Answers: `inferential` is the composite shift; `symmetric` the trained answer of the
@@ -135,7 +206,7 @@ class AnchorTask:
             keys = inferential - rows[:, 2]
             answers["symmetric"] = np.where(known, keys + shift, -1).astype(np.int32)
 
-        return Exam(
+        return AnswerExam(
             np.concatenate((seen_tokens, unseen_tokens)),
             slice(0, seen),
             slice(seen, seen + unseen),
@@ -143,9 +214,10 @@ class AnchorTask:
             answers,
         )
 
-    def stream_table(self) -> dict[str, Any]:
+    def stream(self) -> dict[str, Any]:
         """The numbers from which an engine draws training batches itself."""
         return {
+            "kind": "anchor",
             "pairs": self.train_pairs,  # int32 [P, 3]
             "combos": self.train_combos,  # int32 [A, 2]
             "item_low": self.config.item_low,
@@ -156,15 +228,15 @@ class AnchorTask:
             "total": self.total,
         }
 
-    def check_batch(self, batch_size: int) -> None:
+    def check_batch(self, size: int) -> None:
         """Raises UsageError for a batch that no step can draw: it has more sequences than the
         drawn set, or more words than a stream.
         """
         if self.total:
-            self.steps_per_epoch(batch_size)
-        if batch_size * self.words > _MOST_WORDS:
+            self.steps_per_epoch(size)
+        if size * self.words > _MOST_WORDS:
             raise UsageError(
-                f"training.batch_size is {batch_size}; with task.seq_len {self.config.seq_len} it"
+                f"training.batch_size is {size}; with task.seq_len {self.config.seq_len} it"
                 f" must be at most {_MOST_WORDS // self.words}"
             )
 

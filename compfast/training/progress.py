@@ -59,7 +59,7 @@ class Progress:
             grad_norm=np.full((m, w), np.nan, np.float32),
             verdict=np.full(m, _NEVER, np.int64),
             stable=np.zeros(m, np.int64),
-            scores=np.full((m, len(exam.answers) + 2), np.nan),
+            scores=np.full((m, len(exam.candidates) + 2), np.nan),
         )
 
     _SAVED = ("closed", "loss", "grad_norm", "verdict", "stable", "scores")
@@ -84,7 +84,7 @@ class Progress:
     @property
     def labels(self) -> tuple[str, ...]:
         words = (solutions.MIXED, solutions.OTHER, solutions.UNDERFIT, solutions.DIVERGED)
-        return (*self.exam.answers, *words)
+        return (*self.exam.candidates, *words)
 
     @property
     def active(self) -> Bool:
@@ -174,14 +174,14 @@ class Progress:
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        return ("seen", *self.exam.answers, "other")
+        return ("seen", *self.exam.candidates, "other")
 
     def _each(self, field: str) -> NDArray[Any]:
         return np.array([getattr(spec.training, field) for spec in self.specs])
 
     def _examine(self, engine: Engine, examined: Bool, regular: Bool) -> None:
         """New scores and verdicts of `examined`; `regular` exams count for stability."""
-        scores = solutions.agreements(engine.predict(self.exam.tokens), self.exam)
+        scores = self.exam.score(engine.predict(self.exam.tokens))
         evaluation = self.specs[0].evaluation
         labels = solutions.verdicts(scores, evaluation, self.status == DIVERGED)
         codes = np.array([self.labels.index(str(label)) for label in labels])

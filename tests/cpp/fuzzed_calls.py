@@ -33,14 +33,15 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     """What the native engine hands to the bindings, and what is asked of the group then."""
     from architectures import ARCHITECTURES
 
-    from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
+    from compfast.config import Config, ModelConfig, TrainingConfig
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
+    from compfast.tasks.anchor import AnchorConfig
 
     length, changes = ARCHITECTURES[network]
     config = Config(
-        task=TaskConfig(seq_len=length, data=data, fixed_total=18),
+        task=AnchorConfig(seq_len=length, data=data, fixed_total=18),
         model=ModelConfig(**changes),
         training=TrainingConfig(steps=3, batch_size=3, precision=precision),
         sweep=(("seed", (0, 1)),),

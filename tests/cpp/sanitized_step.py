@@ -38,14 +38,15 @@ def exercise(name: str, members: int, batch_size: int, data: Data, precision: Pr
     """Two steps, a profile, gradients, predictions and logits of a few members on two threads."""
     from architectures import ARCHITECTURES
 
-    from compfast.config import Config, ModelConfig, TaskConfig, TrainingConfig
+    from compfast.config import Config, ModelConfig, TrainingConfig
     from compfast.engines.native import NativeEngine
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
+    from compfast.tasks.anchor import AnchorConfig
 
     length, changes = ARCHITECTURES[name]
     config = Config(
-        task=TaskConfig(seq_len=length, data=data),
+        task=AnchorConfig(seq_len=length, data=data),
         model=ModelConfig(**changes),
         training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
         sweep=(("seed", tuple(range(members))),),

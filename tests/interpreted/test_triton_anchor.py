@@ -7,16 +7,15 @@ import pytest
 import quick_interpreter  # noqa: F401
 import torch
 
-from compfast.config import TaskConfig
 from compfast.engines.triton import anchor
-from compfast.tasks import AnchorTask
+from compfast.tasks.anchor import AnchorConfig, AnchorTask
 
 TASKS = {
-    "fresh": TaskConfig(),
-    "long": TaskConfig(seq_len=20, key_modulus=9),
-    "short": TaskConfig(seq_len=3, anchors=(1, 2), shifts=(3, -4), overridden=(), unseen=()),
-    "drawn": TaskConfig(data="fixed", fixed_total=5_000),
-    "drawn_small": TaskConfig(data="fixed", fixed_total=90, seq_len=5),
+    "fresh": AnchorConfig(),
+    "long": AnchorConfig(seq_len=20, key_modulus=9),
+    "short": AnchorConfig(seq_len=3, anchors=(1, 2), shifts=(3, -4), overridden=(), unseen=()),
+    "drawn": AnchorConfig(data="fixed", fixed_total=5_000),
+    "drawn_small": AnchorConfig(data="fixed", fixed_total=90, seq_len=5),
 }
 SEEDS = (0, 7, 2**32 + 5, 2**53 - 1)
 STEPS = (0, 1, 13, 20_000)
@@ -26,7 +25,7 @@ STEPS = (0, 1, 13, 20_000)
 @pytest.mark.parametrize("batch", [1, 37])
 def test_batches_are_those_of_numpy(name: str, batch: int) -> None:
     task = AnchorTask(TASKS[name])
-    table = task.stream_table()
+    table = task.stream()
     for key in ("pairs", "combos"):
         table[key] = torch.from_numpy(np.ascontiguousarray(table[key]))
     members = len(SEEDS)

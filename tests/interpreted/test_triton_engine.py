@@ -24,6 +24,7 @@ from compfast.engines.base import ACTIVE, DIVERGED, FROZEN
 from compfast.engines.triton import fused, memory, step
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
+from compfast.tasks import make_task
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:TRITON_INTERPRET=1",
@@ -156,7 +157,7 @@ def test_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     specs = members(3)
     made, state = start("triton", specs), random_state(specs)
     made.load(state)
-    tokens, _ = random_batch(specs[0].model, specs[0].task.seq_len, 20, seed=0)
+    tokens, _ = random_batch(specs[0].model, make_task(specs[0].task).length, 20, seed=0)
     logits = made.logits(tokens, [2, 0])
     alone = start("triton", [specs[2]])
     alone.load(test_independence._row(state, 2))

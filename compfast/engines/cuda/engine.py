@@ -134,7 +134,7 @@ class CudaEngine:
     def _allocated(self) -> dict[str, torch.Tensor]:
         """What lasts of the members, a row each: members of `_cuda.train` but loss and norm."""
         count, zeros = len(self._specs), self._driver.zeros
-        length = self._specs[0].task.seq_len
+        length = make_task(self._specs[0].task).length
         made = {name: zeros((count, self._flat.size), torch.float32) for name in _FLOATS}
         made["tokens"] = zeros((count, self._batch, length), torch.int32)
         made["targets"] = zeros((count, self._batch), torch.int32)
@@ -149,7 +149,8 @@ class CudaEngine:
 
     def _course(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """What members share: tables on the device, sizes of the stream."""
-        stream, tables = make_task(self._specs[0].task).stream_table(), self._tables
+        stream, tables = make_task(self._specs[0].task).stream(), self._tables
+        assert stream is not None  # the anchor task's: check_network lets no other pass
         shared = {n: self._copied(stream[n], torch.int32) for n in ("pairs", "combos")}
         for name, table in (
             ("scale", tables.scale),

@@ -139,7 +139,7 @@ def draw(
     live: torch.Tensor,
     embed: Launch | None = None,
 ) -> Launch:
-    """`table`: `AnchorTask.stream_table()`, with its pairs and combos on the device.
+    """`table`: `AnchorTask.stream()`, with its pairs and combos on the device.
 
     `embed`: an `embedding.forward` of these tokens, which then need not be launched.
     """

@@ -19,6 +19,7 @@ from compfast.engines.base import ACTIVE
 from compfast.engines.layout import FlatLayout
 from compfast.engines.triton import adamw, anchor, fused
 from compfast.engines.triton.fused import FusedProgram
+from compfast.engines.triton.host import HostBatches
 from compfast.engines.triton.launch import Launch
 from compfast.engines.triton.program import Program
 from compfast.ensembles.schedule import Tables
@@ -57,7 +58,7 @@ def program_for(
     spec: MemberSpec, flat: FlatLayout, params: torch.Tensor, live: torch.Tensor, batch: int
 ) -> Program | FusedProgram:
     """The launches of one pass of `batch` sequences for members shaped as `spec`."""
-    length, precision = spec.task.seq_len, spec.training.precision
+    length, precision = make_task(spec.task).length, spec.training.precision
     how: Any = {"batch": batch, "length": length, "precision": precision}
     if fused.fits(spec.model, length, precision):
         return FusedProgram(spec.model, flat, params, live, **how)
@@ -86,8 +87,16 @@ class Step:
         self.window = torch.zeros(2, dtype=torch.int64, device=device)
         self.loss = torch.zeros((count, HISTORY), dtype=torch.float32, device=device)
         self.norm = torch.zeros((count, HISTORY), dtype=torch.float32, device=device)
+        task = make_task(first.task)
+        stream, p = task.stream(), self.program
+        self._batches: HostBatches | None = None
+        if stream is not None and stream["kind"] == "anchor":
+            begin = self._draw(specs, stream)
+        else:
+            self._batches = HostBatches(task, specs, p.tokens, p.targets)
+            begin = p.embed
         self.launches: list[Launch] = [
-            self._draw(specs),
+            begin,
             *self.program.train,
             *self._optimise(specs, flat, tables),
         ]
@@ -99,8 +108,13 @@ class Step:
         self.live.copy_((m.status == ACTIVE) & (m.step < until))
         self.loss.fill_(float("nan"))
         self.norm.fill_(float("nan"))
+        if self._batches is not None:
+            self._next = m.step.cpu().numpy().copy()
 
     def run(self) -> None:
+        if self._batches is not None:
+            self._batches.fill(self._next)
+            self._next += 1
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -121,9 +135,8 @@ class Step:
             self.launch()
         self._graph = graph
 
-    def _draw(self, specs: Sequence[MemberSpec]) -> Launch:
-        device = self.live.device
-        table = make_task(specs[0].task).stream_table()
+    def _draw(self, specs: Sequence[MemberSpec], stream: dict[str, Any]) -> Launch:
+        device, table = self.live.device, dict(stream)
         for name in ("pairs", "combos"):
             table[name] = torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
         seeds = torch.tensor([spec.seed for spec in specs], dtype=torch.int64, device=device)

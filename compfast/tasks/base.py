@@ -1,0 +1,86 @@
+"""What the rest of the program knows of a task, and nothing else.
+
+A task is one file: its Config, its batches, its exam and the candidate solutions that a verdict
+may name. It is found by its name (compfast.config.plugins) and knows no engine and no report.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compfast.config import EvaluationConfig, TaskSection
+
+Int32 = NDArray[np.int32]
+Float64 = NDArray[np.float64]
+Settings = dict[str, Any]
+Own = TypeVar("Own", bound=TaskSection)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What an exam says of members, each array [M], each number in [0, 1]."""
+
+    seen: Float64  # how well a member does on what it was trained for, with test-side items
+    candidates: dict[str, Float64]  # agreement with each candidate solution on the held-out group
+    other: Float64  # the most frequent answer there that is no candidate's
+
+
+class Exam(Protocol):
+    """One exam for all members and all times."""
+
+    @property
+    def tokens(self) -> Int32:
+        """Inputs [N, T] of every split."""
+
+    @property
+    def splits(self) -> Mapping[str, slice]:
+        """Rows of each split by name; none is empty."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the scores that may become a verdict, in the order of the tables."""
+
+    def score(self, answers: NDArray[Any]) -> Scores:
+        """From the most likely next token after each input, [M, N]; members are independent."""
+
+
+class Task(ABC, Generic[Own]):
+    """A generator of batches with named splits, and what a network could have learned from it.
+
+    A subclass sets `Config`, `candidates`, `length` and `vocabulary`, and defines `batch` and
+    `exam`. Its constructor raises UsageError for a config that makes no task.
+    """
+
+    Config: ClassVar[type[TaskSection]]
+    candidates: ClassVar[tuple[str, ...]]  # every solution that some exam of it may name
+    # Settings by preset, the first one for a run that names the task alone; variants of [task].
+    presets: ClassVar[Mapping[str, Settings]] = {}
+    variants: ClassVar[Mapping[str, Settings]] = {}
+
+    config: Own
+    length: int  # T, tokens a sequence
+    vocabulary: int  # token ids needed by inputs, targets and candidate answers
+
+    @abstractmethod
+    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
+        """tokens [B, T] and targets [B] of one training step: a function of the arguments alone.
+
+        The same numbers as the engines' own generator where `stream` gives them one.
+        """
+
+    @abstractmethod
+    def exam(self, evaluation: EvaluationConfig) -> Exam:
+        """The exam of `evaluation.eval_seed`; raises UsageError where a split would be empty."""
+
+    def stream(self) -> dict[str, Any] | None:
+        """The record from which engines draw training batches themselves; None: from `batch`."""
+        return None
+
+    def check_batch(self, size: int) -> None:
+        """Raise UsageError for a batch size that no step can draw."""
