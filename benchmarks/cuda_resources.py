@@ -4,7 +4,8 @@
     python -m benchmarks.cuda_resources --write    and put it into cuda_resources.csv
 
 One row an architecture and network: the kernel that it runs. The rows name the nvcc that they
-belong to. The build itself holds sm_80, sm_90 and sm_90's PTX, which later GPUs compile for themselves.
+belong to. The build itself holds sm_80, sm_90 and sm_90's PTX, which later GPUs compile for
+themselves.
 """
 
 from __future__ import annotations
@@ -72,8 +73,7 @@ def resources(architecture: int) -> list[Resources]:
     # ptxas has a paragraph a kernel; its mangled name has Network<T, D, H, FF, V> and `kept`
     kernels = {}
     for part in done.stderr.split("Compiling entry function")[1:]:
-        (numbers,) = _found(r"NetworkI((?:Li\d+E){5})E", part)
-        (kept,) = _found(r"NetworkI(?:Li\d+E){5}ELi(\d+)EEEv", part)
+        numbers, kept = _found(r"NetworkI((?:Li\d+E){5})EELi(\d+)E", part)
         network = "-".join(re.findall(r"\d+", numbers))
         kernels[network, int(kept)] = part
     return [_row(architecture, kernels, shape) for shape in _shapes()]
@@ -126,8 +126,9 @@ def committed() -> list[Resources]:
     """The table in the repository."""
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    words = ("nvcc", "network")
-    return [Resources(**{k: v if k in words else int(v) for k, v in row.items()}) for row in rows]
+    kinds = {"nvcc": str, "network": str}
+    typed: list[dict[str, Any]] = [{k: kinds.get(k, int)(v) for k, v in r.items()} for r in rows]
+    return [Resources(**row) for row in typed]
 
 
 def write(rows: Iterable[Resources], file: TextIO) -> None:
