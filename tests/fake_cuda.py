@@ -140,6 +140,7 @@ class FakeDriver:
             "targets": batch,
             **dict.fromkeys(("loss", "grad_norm"), steps),
         }
+        assert launch.members["params"] % 16 == 0, "params is not aligned"  # read by fours
         first_rows = set()
         for name, dtype in ROWS.items():
             each, address = width.get(name, 1), launch.members[name]
