@@ -3,8 +3,9 @@
     python -m benchmarks.cuda_resources            print the table
     python -m benchmarks.cuda_resources --write    and put it into cuda_resources.csv
 
-One row an architecture: the kernel that it runs. The rows name the nvcc that they belong to. The
-build itself holds sm_80, sm_90 and sm_90's PTX, which later GPUs compile for themselves.
+One row an architecture and network: the kernel that it runs. The rows name the nvcc that they
+belong to. The build itself holds sm_80, sm_90 and sm_90's PTX, which later GPUs compile for
+themselves.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from compfast.errors import UsageError
 
 TABLE = Path(__file__).with_name("cuda_resources.csv")
 SOURCE = Path(__file__).parents[1] / "csrc" / "cuda" / "persistent.cu"
-SEQUENCES = {80: 2, 90: 4, 100: 4}  # of a microbatch on each architecture: csrc/cuda/network.h
+CHIPS = {80: 80, 90: 90, 100: 90}  # architecture -> whose kernel it runs: csrc/cuda/persistent.cu
 # as in CMakeLists.txt
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "--fmad=false", "-cubin", "-Xptxas", "-v")
 
@@ -37,7 +38,10 @@ class Resources:
 
     nvcc: str
     architecture: int
-    sequences: int
+    network: str  # positions-d_model-heads-d_ff-vocabulary
+    sequences: int  # of a microbatch
+    kept: int  # parameters on chip
+    parameters: int  # of a member
     registers: int  # a thread, of 256 a block
     spill_stores: int  # bytes
     spill_loads: int
@@ -59,45 +63,72 @@ def version() -> str:
     return found.group(1) if found else said.strip()
 
 
-def resources(architecture: int) -> Resources:
-    """Compiles for one architecture and reads what ptxas says."""
-    from compfast import _cuda
-
+def resources(architecture: int) -> list[Resources]:
+    """Compiles for one architecture and reads what ptxas says, a row a network."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         command = [nvcc(), *FLAGS, f"-arch=sm_{architecture}", str(SOURCE), "-o", file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UsageError(f"nvcc could not compile {SOURCE.name}: {done.stderr.strip()}")
-    sequences = SEQUENCES[architecture]
-    # ptxas has a paragraph a kernel; Network<...>, S in the mangled name
+    # ptxas has a paragraph a kernel; its mangled name has Network<T, D, H, FF, V> and `kept`
+    kernels = {}
     for part in done.stderr.split("Compiling entry function")[1:]:
-        if f"ELi{sequences}EEEv" not in part.splitlines()[0]:
-            continue
-        stack, stores, loads = _numbers(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
-        )
-        (registers,) = _numbers(r"Used (\d+) registers", part)
-        shared = _cuda.shape()["chip_bytes"][sequences]
-        return Resources(
-            version(), architecture, sequences, registers, stores, loads, stack, shared
-        )
-    raise UsageError(f"ptxas said nothing of the kernel with {sequences} sequences: {done.stderr}")
+        numbers, kept = _found(r"NetworkI((?:Li\d+E){5})EELi(\d+)E", part)
+        network = "-".join(re.findall(r"\d+", numbers))
+        kernels[network, int(kept)] = part
+    return [_row(architecture, kernels, shape) for shape in _shapes()]
 
 
-def _numbers(pattern: str, text: str) -> list[int]:
+def _shapes() -> list[dict[str, Any]]:
+    try:
+        from compfast import _cuda
+    except ImportError:
+        raise UsageError("compfast._cuda is not built, and the table needs its sizes") from None
+    return _cuda.shapes()
+
+
+def _row(
+    architecture: int, kernels: dict[tuple[str, int], str], shape: dict[str, Any]
+) -> Resources:
+    names = ("positions", "d_model", "heads", "d_ff", "vocabulary")
+    network, chip = "-".join(str(shape[n]) for n in names), shape["chips"][CHIPS[architecture]]
+    part = kernels.get((network, chip["kept"]))
+    if part is None:
+        raise UsageError(f"nvcc made {list(kernels)} and compfast._cuda has {network}: build anew")
+    stack, stores, loads = map(
+        int,
+        _found(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part),
+    )
+    (registers,) = map(int, _found(r"Used (\d+) registers", part))
+    return Resources(
+        version(),
+        architecture,
+        network,
+        shape["sequences"],
+        chip["kept"],
+        shape["flat_size"],
+        registers,
+        stores,
+        loads,
+        stack,
+        chip["bytes"],
+    )
+
+
+def _found(pattern: str, text: str) -> tuple[str, ...]:
     found = re.search(pattern, text)
     if found is None:
         raise UsageError(f"ptxas did not say {pattern!r}: {text}")
-    return [int(group) for group in found.groups()]
+    return found.groups()
 
 
 def committed() -> list[Resources]:
     """The table in the repository."""
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [
-        Resources(row["nvcc"], *(int(v) for k, v in row.items() if k != "nvcc")) for row in rows
-    ]
+    kinds = {"nvcc": str, "network": str}
+    typed: list[dict[str, Any]] = [{k: kinds.get(k, int)(v) for k, v in r.items()} for r in rows]
+    return [Resources(**row) for row in typed]
 
 
 def write(rows: Iterable[Resources], file: TextIO) -> None:
@@ -112,7 +143,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="replace the committed table")
     given = parser.parse_args()
     try:
-        rows = [resources(architecture) for architecture in SEQUENCES]
+        rows = [row for architecture in CHIPS for row in resources(architecture)]
     except UsageError as error:
         print(f"compfast: {error}", file=sys.stderr)
         return 2

@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-def shape() -> dict[str, Any]:
-    """The one network that the kernel is compiled for, and the shared memory that it takes."""
+def shapes() -> list[dict[str, Any]]:
+    """The networks that the kernel is compiled for, the preset tiny's first.
+
+    layers, positions, d_model, heads, d_ff, vocabulary; flat_size, the floats of a member's row;
+    sequences of a microbatch; chips: by compute capability (80, and 90 from there on) how many of
+    the row's first floats are kept on chip and how many bytes of shared memory a block takes.
+    """
 
 def train(
+    network: int,
     stream: Mapping[str, Any],
     optimizer: Mapping[str, Any],
     batch: int,
@@ -19,11 +25,12 @@ def train(
 ) -> None:
     """Every running member goes on to step `until`, on a thread block of its own; asynchronous.
 
-    `stream`: device addresses of pairs [., 3] and combos [., 2] (int32), and pair_count,
-    combo_count, item_low, item_count, words, group_size. `optimizer`: addresses of the tables
-    scale, offset, correction1, correction2 (float64 [steps]), and beta1, beta2, eps. `members`:
-    addresses of params, exp_avg, exp_avg_sq, gradient (float32 [M, P], gradient zero), tokens
-    [M, batch, T] and targets [M, batch] (int32, room), seeds (uint64), lr, weight_decay, clip
-    (float64), step (int64), status (uint8), loss and grad_norm (float32 [M, until - base]).
-    Raises ValueError for sizes that are not positive, RuntimeError for what CUDA refuses.
+    `network`: its place in `shapes()`. `stream`: device addresses of pairs [., 3] and combos
+    [., 2] (int32), and pair_count, combo_count, item_low, item_count, words, group_size.
+    `optimizer`: addresses of the tables scale, offset, correction1, correction2 (float64 [steps]),
+    and beta1, beta2, eps. `members`: addresses of params (16 bytes aligned), exp_avg, exp_avg_sq,
+    gradient (float32 [M, P], gradient zero), tokens [M, batch, T] and targets [M, batch] (int32,
+    room), seeds (uint64), lr, weight_decay, clip (float64), step (int64), status (uint8), loss and
+    grad_norm (float32 [M, until - base]). Raises ValueError for a network that is not there and
+    sizes that are not positive, RuntimeError for what CUDA refuses.
     """

@@ -47,7 +47,7 @@ build() {
     "$python" setup.py build_ext --inplace --build-temp "$home/build" --build-lib "$home/lib"
   local code=$?
   "$python" -c 'from compfast import _native; print("compfast._native: built")' || code=1
-  "$python" -c 'from compfast import _cuda; print("compfast._cuda: built,", _cuda.shape())' ||
+  "$python" -c 'from compfast import _cuda; print("compfast._cuda: built,", _cuda.shapes())' ||
     echo "compfast._cuda: left out"
   return $code
 }

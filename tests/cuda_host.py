@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from compfast.models.plan import transformer_plan
 from compfast.tasks import make_task
 
 SOURCE = Path(__file__).parent / "cpp" / "cuda_host.cpp"
-SEQUENCES = (1, 2, 4)  # a microbatch
+NETWORKS = ("tiny", "narrow")  # of csrc/cuda/network.h
+# Kernels that cuda_host.cpp has: first each network's on an H100, then tiny's with one sequence a
+# microbatch and on an A100.
+VARIANTS = {"tiny": 0, "narrow": 1, "tiny-one-sequence": 2, "tiny-a100": 3}
 FORWARD, BACKWARD, STRIDED = 0, 1, 2  # order of a piece's items
 
 
@@ -30,7 +34,9 @@ FORWARD, BACKWARD, STRIDED = 0, 1, 2  # order of a piece's items
 def library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "libcuda_host.so"
-        flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
+        if platform.machine() == "x86_64":
+            flags.append("-march=native")  # fmaf as one instruction: the same bits, sooner
         command = [os.environ.get("CXX", "c++"), *flags, str(SOURCE), "-o", str(file)]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(file))
@@ -46,21 +52,38 @@ def _at(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def places() -> list[int]:
+def shape(network: int) -> dict[str, Any]:
+    """One of `_cuda.shapes()`."""
+    found = np.zeros(12, np.int32)
+    library().cuda_shape(network, _at(found))
+    names = ("layers", "positions", "d_model", "heads", "d_ff", "vocabulary", "flat_size")
+    numbers = [int(i) for i in found]
+    kept80, bytes80, kept90, bytes90 = numbers[8:]
+    return {
+        **dict(zip(names, numbers[:7], strict=True)),
+        "sequences": numbers[7],
+        "chips": {
+            80: {"kept": kept80, "bytes": bytes80},
+            90: {"kept": kept90, "bytes": bytes90},
+        },
+    }
+
+
+def places(network: int) -> list[int]:
     """token, position, scale, shift, wh, bh, size; then 14 numbers a layer."""
     found = np.zeros(7 + 2 * 14, np.int32)
-    library().cuda_places(_at(found))
+    library().cuda_places(network, _at(found))
     return [int(i) for i in found]
 
 
 def gradient(
-    spec: MemberSpec, params: Array, tokens: Array, targets: Array, sequences: int, order: int = 0
+    spec: MemberSpec, params: Array, tokens: Array, targets: Array, variant: str
 ) -> tuple[float, Array]:
     """Mean loss of a batch and the flat gradient [P]."""
     gradients, loss = np.zeros_like(params), np.zeros(1, np.float32)
     library().cuda_gradient(
-        sequences,
-        order,
+        VARIANTS[variant],
+        FORWARD,
         _at(params),
         len(tokens),
         _at(tokens),
@@ -89,7 +112,7 @@ class Trained:
 
 
 def train(
-    spec: MemberSpec, until: int, sequences: int, order: int = 0, before: Trained | None = None
+    spec: MemberSpec, until: int, variant: str, order: int = 0, before: Trained | None = None
 ) -> Trained:
     """From step 0, or from where `before` stands, to `until`."""
     flat, tables = flat_layout(spec), make_tables([spec])
@@ -115,7 +138,7 @@ def train(
     run.restype = ctypes.c_int64
     real, whole = ctypes.c_double, ctypes.c_int64
     reached = run(
-        *(sequences, order, _at(pairs), len(pairs), _at(combos), len(combos)),
+        *(VARIANTS[variant], order, _at(pairs), len(pairs), _at(combos), len(combos)),
         *(stream["item_low"], stream["item_count"], stream["words"], *map(_at, lines)),
         *(real(options.beta1), real(options.beta2), real(options.eps)),
         *(ctypes.c_float(spec.model.norm_eps), batch, ctypes.c_uint64(spec.seed)),

@@ -28,7 +28,6 @@ from compfast.engines.cuda import driver as drivers
 
 GUARD = 64  # bytes before and after each tensor
 FILL = 0xA5
-SEQUENCES = 4  # of a microbatch, as from compute capability 9.0 on
 ROWS = {
     **dict.fromkeys(("params", "exp_avg", "exp_avg_sq", "gradient"), torch.float32),
     **dict.fromkeys(("tokens", "targets"), torch.int32),
@@ -64,6 +63,7 @@ class Piece:
 class Launch:
     """Arguments of one call of `train`."""
 
+    network: int
     stream: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     batch: int
@@ -80,17 +80,13 @@ class FakeDriver:
     isa = "host"
 
     def __init__(self) -> None:
-        found = np.zeros(8, np.int32)
-        cuda_host.library().cuda_shape(ctypes.c_void_p(found.ctypes.data))
-        names = ("layers", "positions", "d_model", "d_ff", "vocabulary", "flat_size")
-        self._shape: dict[str, Any] = dict(zip(names, map(int, found[:6]), strict=True))
-        self._shape["chip_bytes"] = {2: int(found[6]), 4: int(found[7])}
+        self._shapes = [cuda_host.shape(i) for i in range(len(cuda_host.NETWORKS))]
         self.pieces: list[Piece] = []
         self.launches: list[Launch] = []
         self.waiting: list[Launch] = []
 
-    def shape(self) -> Mapping[str, Any]:
-        return self._shape
+    def shapes(self) -> list[dict[str, Any]]:
+        return self._shapes
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         size = math.prod(shape) * dtype.itemsize
@@ -117,7 +113,8 @@ class FakeDriver:
         assert all(piece.guarded() for piece in self.pieces), "a launch wrote beside its tensors"
 
     def _check(self, launch: Launch) -> None:
-        shape, count, batch = self._shape, launch.count, launch.batch
+        assert launch.network in range(len(self._shapes))
+        shape, count, batch = self._shapes[launch.network], launch.count, launch.batch
         steps = launch.until - launch.base
         assert all(type(n) is int for n in (batch, count, launch.base, launch.until))
         assert count >= 1
@@ -143,6 +140,7 @@ class FakeDriver:
             "targets": batch,
             **dict.fromkeys(("loss", "grad_norm"), steps),
         }
+        assert launch.members["params"] % 16 == 0, "params is not aligned"  # read by fours
         first_rows = set()
         for name, dtype in ROWS.items():
             each, address = width.get(name, 1), launch.members[name]
@@ -194,7 +192,7 @@ def _run(launch: Launch) -> None:
     sizes = [*(stream[name] for name in STREAM), launch.batch, launch.count]
     reals = [*(optimizer[name] for name in OPTIONS), launch.epsilon]
     cuda_host.library().cuda_launch(
-        SEQUENCES,
+        launch.network,
         (ctypes.c_void_p * len(shared))(*shared),
         (ctypes.c_int64 * 10)(*sizes, launch.base, launch.until),
         (ctypes.c_double * len(reals))(*reals),

@@ -6,15 +6,17 @@ What a GPU adds is the launch: which thread takes which item. Here items go in t
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import cuda_host
 import numpy as np
 import pytest
 import torch
-from cuda_host import SEQUENCES, flat_layout
-from ensembles import group, member, mixed, random_state
-from oracle import Array, random_batch, reference
-from oracle_training import train, training_budget
+from cuda_host import NETWORKS, VARIANTS, flat_layout
+from cuda_members import network
+from ensembles import member, mixed, random_state
+from oracle import Array, Reference, random_batch, reference
+from oracle_training import TrainingBudget, Trajectory, train, training_budget
 
 from compfast.config import MemberSpec
 from compfast.tasks import make_task
@@ -34,12 +36,14 @@ _LAYER = (
 )
 
 
-def specs() -> list[MemberSpec]:
-    return mixed(group("default", (("seed", (3, 4)),), batch_size=13))
+def specs(name: str = "tiny") -> list[MemberSpec]:
+    """Two members of a variant's network."""
+    return mixed(network(name.partition("-")[0], (("seed", (3, 4)),), batch_size=7))
 
 
-def test_tensors_lie_where_the_flat_vector_has_them() -> None:
-    flat, found = flat_layout(specs()[0]), cuda_host.places()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tensors_lie_where_the_flat_vector_has_them(name: str) -> None:
+    flat, found = flat_layout(specs(name)[0]), cuda_host.places(NETWORKS.index(name))
     names = [name for part in _ENDS for name in part]
     assert found[: len(names)] == [flat.placed[name].offset for name in names]
     assert found[len(names)] == flat.size
@@ -47,19 +51,27 @@ def test_tensors_lie_where_the_flat_vector_has_them() -> None:
     assert found[len(names) + 1 :] == layers
 
 
-@pytest.mark.parametrize("sequences", SEQUENCES)
-@pytest.mark.parametrize("size", [1, 11])
-def test_every_gradient(sequences: int, size: int) -> None:
-    chosen = specs()
-    state, flat = random_state(chosen), flat_layout(chosen[0])
+@functools.cache
+def exact_gradients(name: str, size: int) -> tuple[Array, Array, Reference]:
+    """Tokens, targets, and what float64 makes of them."""
+    chosen = specs(name)
     tokens, targets = random_batch(chosen[0].model, 9, size, seed=size)
     tokens, targets = tokens.astype(np.int32), targets.astype(np.int32)
+    state = random_state(chosen)
     members = [member(state.params, i) for i in range(len(chosen))]
-    wanted = reference(chosen[0].model, members, tokens, targets)
+    return tokens, targets, reference(chosen[0].model, members, tokens, targets)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [1, 11])
+def test_every_gradient(variant: str, size: int) -> None:
+    chosen = specs(variant)
+    state, flat = random_state(chosen), flat_layout(chosen[0])
+    tokens, targets, wanted = exact_gradients(variant.partition("-")[0], size)
     params = np.zeros((len(chosen), flat.size), np.float32)
     flat.pack(state.params, params)
     found = [
-        cuda_host.gradient(spec, own, tokens, targets, sequences)
+        cuda_host.gradient(spec, own, tokens, targets, variant)
         for spec, own in zip(chosen, params, strict=True)
     ]
     for name, grads in flat.unpack(np.stack([g for _, g in found])).items():
@@ -67,18 +79,25 @@ def test_every_gradient(sequences: int, size: int) -> None:
     wanted.check("loss", np.array([loss for loss, _ in found]))
 
 
-@pytest.mark.parametrize("sequences", SEQUENCES)
-def test_ten_steps(sequences: int) -> None:
-    for spec in specs():
-        flat, exact = flat_layout(spec), train(spec, STEPS)
-        allowed = training_budget(exact, train(spec, STEPS, torch.float32))
-        found = cuda_host.train(spec, STEPS, sequences)
-        assert (found.step, found.status) == (STEPS, 0)
-        for name, value in flat.unpack(found.params[None]).items():
-            close(name, value[0], exact.params[name], allowed.params[name])
-        close("loss", found.loss, np.array(exact.losses), np.full(STEPS, allowed.losses))
-        close("norm", found.norm, np.array(exact.norms), allowed.norms)
-        assert not found.gradient.any(), "the next step begins with a gradient"
+@functools.cache
+def exactly(name: str) -> tuple[Trajectory, TrainingBudget]:
+    """Ten steps of the network's first member in float64."""
+    spec = specs(name)[0]
+    exact = train(spec, STEPS)
+    return exact, training_budget(exact, train(spec, STEPS, torch.float32))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ten_steps(variant: str) -> None:
+    spec = specs(variant)[0]
+    exact, allowed = exactly(variant.partition("-")[0])
+    found = cuda_host.train(spec, STEPS, variant)
+    assert (found.step, found.status) == (STEPS, 0)
+    for name, value in flat_layout(spec).unpack(found.params[None]).items():
+        close(name, value[0], exact.params[name], allowed.params[name])
+    close("loss", found.loss, np.array(exact.losses), np.full(STEPS, allowed.losses))
+    close("norm", found.norm, np.array(exact.norms), allowed.norms)
+    assert not found.gradient.any(), "the next step begins with a gradient"
 
 
 def close(name: str, got: Array, wanted: Array, allowed: Array) -> None:
@@ -88,40 +107,50 @@ def close(name: str, got: Array, wanted: Array, allowed: Array) -> None:
 
 def test_the_batch_is_the_task_s() -> None:
     spec = specs()[0]
-    found = cuda_host.train(spec, 3, 4)
+    found = cuda_host.train(spec, 3, "tiny")
     tokens, targets = make_task(spec.task).batch(spec.seed, 2, spec.training.batch_size)
     assert (found.tokens == tokens).all()
     assert (found.targets == targets).all()
 
 
 @pytest.mark.parametrize("order", [cuda_host.BACKWARD, cuda_host.STRIDED])
-@pytest.mark.parametrize("sequences", SEQUENCES)
-def test_no_thread_waits_for_another(sequences: int, order: int) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_thread_waits_for_another(variant: str, order: int) -> None:
     """Items in another order: the same bits, so that no item reads what its neighbours write."""
-    spec = specs()[0]
-    one, two = (cuda_host.train(spec, 2, sequences, o) for o in (cuda_host.FORWARD, order))
+    spec = specs(variant)[0]
+    one, two = (cuda_host.train(spec, 2, variant, o) for o in (cuda_host.FORWARD, order))
     for name in ("params", "m", "v", "loss", "norm"):
         assert getattr(one, name).tobytes() == getattr(two, name).tobytes(), name
 
 
-def test_chunks_change_no_bit() -> None:
+def test_an_a100_keeps_less_on_chip_and_has_the_same_bits() -> None:
+    shape, spec = cuda_host.shape(NETWORKS.index("tiny")), specs()[1]
+    assert shape["chips"][80]["kept"] < shape["chips"][90]["kept"] == shape["flat_size"]
+    one, two = (cuda_host.train(spec, 3, variant) for variant in ("tiny", "tiny-a100"))
+    for name in ("params", "m", "v", "loss", "norm"):
+        assert getattr(one, name).tobytes() == getattr(two, name).tobytes(), name
+
+
+@pytest.mark.parametrize("variant", ["tiny", "tiny-a100"])
+def test_chunks_change_no_bit(variant: str) -> None:
     spec = specs()[1]
-    whole, part = cuda_host.train(spec, 5, 2), cuda_host.train(spec, 2, 2)
-    rest = cuda_host.train(spec, 5, 2, before=part)
+    whole, part = cuda_host.train(spec, 5, variant), cuda_host.train(spec, 2, variant)
+    rest = cuda_host.train(spec, 5, variant, before=part)
     for name in ("params", "m", "v"):
         assert getattr(whole, name).tobytes() == getattr(rest, name).tobytes(), name
     assert whole.loss.tobytes() == np.concatenate([part.loss, rest.loss]).tobytes()
 
 
-def test_a_step_that_is_not_finite_is_not_taken() -> None:
+@pytest.mark.parametrize("variant", ["tiny", "tiny-a100"])
+def test_a_step_that_is_not_finite_is_not_taken(variant: str) -> None:
     spec = specs()[0]
     wild = dataclasses.replace(spec, optimizer=dataclasses.replace(spec.optimizer, lr=1e20))
-    found = cuda_host.train(wild, STEPS, 2)
+    found = cuda_host.train(wild, STEPS, variant)
     assert (found.status, found.step) == (2, 1)
     assert np.isfinite(found.loss[0])
     assert not np.isfinite(found.loss[1])
     assert np.isnan(found.loss[2:]).all()
-    after = cuda_host.train(wild, 1, 2)
+    after = cuda_host.train(wild, 1, variant)
     assert found.params.tobytes() == after.params.tobytes()
     assert found.m.tobytes() == after.m.tobytes()
     assert not found.gradient.any()

@@ -8,22 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cuda_host
 import fake_cuda
 import numpy as np
 import pytest
-import test_engines
 import torch
-from ensembles import group, mixed, same_bits, start
+from cuda_members import config, members, take_tiny, ten_steps
+from ensembles import same_bits, start
 from small_runs import assert_same_run, interrupted_at, resumed
-from test_cuda_engine import (
-    INDEPENDENCE,
-    PROTOCOL,
-    Check,
-    config,
-    members,
-    named,
-    take_default_network,
-)
+from test_cuda_protocol import INDEPENDENCE, PROTOCOL, Check, named
 
 import compfast
 from compfast.config import MemberSpec
@@ -42,19 +35,20 @@ def device() -> None:
 
 
 def many(count: int, steps: int = STEPS) -> list[MemberSpec]:
-    return mixed(group("default", (("seed", tuple(range(count))),), batch_size=37, steps=steps))
+    return members(count, steps, batch_size=37)
 
 
 def check(case: Check, monkeypatch: pytest.MonkeyPatch, *first: Any) -> None:
-    take_default_network(monkeypatch)
+    take_tiny(monkeypatch)
     function, arguments = case
     function(*first, *arguments)
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("device")
-def test_ten_steps() -> None:
-    test_engines.test_ten_steps("cuda", "default")
+@pytest.mark.parametrize("name", cuda_host.NETWORKS)
+def test_ten_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_steps(name, monkeypatch)
 
 
 @pytest.mark.gpu
@@ -134,7 +128,7 @@ def test_without_a_gpu_the_launch_is_refused_in_a_sentence(
     """The bindings take what the engine gives them, and get as far as asking for a device."""
     train: Callable[..., None] = _cuda.train
     fake_cuda.install(monkeypatch)
-    assert _cuda.shape() == fake_cuda.FakeDriver().shape()
+    assert _cuda.shapes() == fake_cuda.FakeDriver().shapes()
     monkeypatch.setattr(
         fake_cuda.FakeDriver, "train", lambda self, *arguments: train(*arguments, 0)
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from itertools import product
 from typing import Any
 
 import pytest
 
 from benchmarks import cuda_resources
-from benchmarks.cuda_resources import SEQUENCES, Resources, committed, resources
+from benchmarks.cuda_resources import CHIPS, Resources, committed, resources
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes of shared memory a block
@@ -23,9 +24,10 @@ def check(row: Resources) -> None:
 
 def same_as_table(architecture: int) -> None:
     found = resources(architecture)
-    check(found)
-    (kept,) = (row for row in committed() if row.architecture == architecture)
-    if found.nvcc == kept.nvcc:
+    for row in found:
+        check(row)
+    kept = [row for row in committed() if row.architecture == architecture]
+    if found[0].nvcc == kept[0].nvcc:
         assert found == kept
 
 
@@ -34,24 +36,34 @@ def test_the_build_found_the_compiler() -> None:
     """A build that missed it would ship no kernel, and nothing else would say so."""
     from compfast import _cuda
 
-    assert _cuda.shape()["chip_bytes"].keys() == set(SEQUENCES.values())
+    rows = committed()
+    for i, shape in enumerate(_cuda.shapes()):
+        assert shape["chips"].keys() == set(CHIPS.values())
+        own = [row for row in rows if row.network == rows[i].network]
+        assert [(row.kept, row.shared) for row in own] == [
+            (shape["chips"][chip]["kept"], shape["chips"][chip]["bytes"]) for chip in CHIPS.values()
+        ]
 
 
 def test_the_table_is_whole_and_shows_no_spill() -> None:
     rows = committed()
-    assert [row.architecture for row in rows] == list(SEQUENCES)
+    networks = [row.network for row in rows[:2]]
+    assert networks == ["9-48-2-96-48", "9-32-1-64-112"]
+    assert [(row.architecture, row.network) for row in rows] == list(product(CHIPS, networks))
     for row in rows:
         check(row)
+        assert row.kept == row.parameters or row.architecture == 80, "an H100 keeps everything"
 
 
 @needs_nvcc
-@pytest.mark.parametrize("architecture", SEQUENCES)
+@pytest.mark.slow  # nvcc takes 20 s
+@pytest.mark.parametrize("architecture", CHIPS)
 def test_it_compiles_as_the_table_says(architecture: int) -> None:
     same_as_table(architecture)
 
 
 def test_spills_and_drift_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = committed()[1]
+    row = next(row for row in committed() if row.architecture == 90)
     for wrong in (
         dataclasses.replace(row, spill_loads=4),
         dataclasses.replace(row, registers=257),
@@ -60,8 +72,8 @@ def test_spills_and_drift_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(AssertionError):
             check(wrong)
 
-    def other(architecture: int) -> Resources:
-        return dataclasses.replace(row, registers=row.registers + 1)
+    def other(architecture: int) -> list[Resources]:
+        return [dataclasses.replace(row, registers=row.registers + 1)]
 
     monkeypatch.setitem(globals(), "resources", other)
     with pytest.raises(AssertionError):

@@ -151,7 +151,7 @@ def test_a_section_refuses_a_swept_value() -> None:
         member_specs(Config(sweep=(("model.layers", (2, 0)),)))
     with pytest.raises(UsageError, match="vocab_size is 32"):
         member_specs(Config(model=ModelConfig(vocab_size=32)))
-    with pytest.raises(UsageError, match=r"task\.name is 'other'; it must be one of affine, anchor"):
+    with pytest.raises(UsageError, match=r"name is 'other'; it must be one of affine, anchor"):
         Config(task=AnchorConfig(name="other"))
 
 

@@ -16,9 +16,9 @@ namespace {
 using Address = uintptr_t;
 
 template <typename T>
-T* at(const py::dict& from, const char* name) {
+T* at(const py::dict& from, const char* name, size_t alignment = alignof(T)) {
   const Address address = from[name].cast<Address>();
-  if (address == 0 || address % alignof(T) != 0) refuse(std::string(name) + " is no address");
+  if (address == 0 || address % alignment != 0) refuse(std::string(name) + " is no address");
   return reinterpret_cast<T*>(address);
 }
 
@@ -27,7 +27,8 @@ void read(const py::dict& from, const char* name, T& to) {
   to = from[name].cast<T>();
 }
 
-Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t batch, float epsilon) {
+Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t positions,
+                 int32_t batch, float epsilon) {
   Course c;
   c.stream.pairs = at<const int32_t>(stream, "pairs");
   c.stream.combos = at<const int32_t>(stream, "combos");
@@ -37,7 +38,7 @@ Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t batc
   read(stream, "item_count", c.stream.item_count);
   read(stream, "words", c.stream.words);
   read(stream, "group_size", c.stream.group_size);
-  c.stream.positions = Tiny::T;
+  c.stream.positions = positions;
   check_stream_sizes(c.stream, batch);
   c.optimizer.scale = at<const double>(optimizer, "scale");
   c.optimizer.offset = at<const double>(optimizer, "offset");
@@ -52,7 +53,7 @@ Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t batc
 }
 
 Members members_of(const py::dict& d) {
-  return {at<float>(d, "params"),
+  return {at<float>(d, "params", alignof(Four)),
           at<float>(d, "exp_avg"),
           at<float>(d, "exp_avg_sq"),
           at<float>(d, "gradient"),
@@ -68,41 +69,61 @@ Members members_of(const py::dict& d) {
           at<float>(d, "grad_norm")};
 }
 
-void train(const py::dict& stream, const py::dict& optimizer, int32_t batch, float epsilon,
-           const py::dict& members, int count, int64_t base, int64_t until, Address queue) {
+void train(int network, const py::dict& stream, const py::dict& optimizer, int32_t batch,
+           float epsilon, const py::dict& members, int count, int64_t base, int64_t until,
+           Address queue) {
   if (count < 1 || batch < 1 || until <= base)
     throw std::invalid_argument("members, batch and steps must be positive");
+  require_between("network", network, 0, NETWORKS - 1);
   require_between("base", base, 0, MOST_BLOCKS);
   require_between("until", until, 0, MOST_BLOCKS);
+  const int positions = with_network(network, [](auto n) { return (int)decltype(n)::T; });
   const std::string wrong =
-      train_tiny(course_of(stream, optimizer, batch, epsilon), members_of(members), count, base,
-                 until, reinterpret_cast<void*>(queue));
+      train_network(network, course_of(stream, optimizer, positions, batch, epsilon),
+                    members_of(members), count, base, until, reinterpret_cast<void*>(queue));
   if (!wrong.empty()) throw std::runtime_error(wrong);
 }
 
-py::dict shape() {
+// What the kernel of a network takes on GPUs whose blocks have so much shared memory.
+template <class N>
+py::dict chip(int shared) {
   py::dict d;
-  d["layers"] = (int)Tiny::LAYERS;
-  d["positions"] = (int)Tiny::T;
-  d["d_model"] = (int)Tiny::D;
-  d["d_ff"] = (int)Tiny::FF;
-  d["vocabulary"] = (int)Tiny::V;
-  d["flat_size"] = (int)places<Tiny>().size;
-  py::dict bytes;  // of a thread block's shared memory, by sequences of a microbatch
-  bytes[py::int_(2)] = 4 * chip_floats<Tiny, 2>();
-  bytes[py::int_(4)] = 4 * chip_floats<Tiny, 4>();
-  d["chip_bytes"] = bytes;
+  d["kept"] = kept_at<N>(shared);
+  d["bytes"] = chip_bytes<N, sequences<N>()>(kept_at<N>(shared));
   return d;
+}
+
+py::list shapes() {
+  py::list all;
+  for (int network = 0; network < NETWORKS; network++) {
+    with_network(network, [&](auto n) {
+      using N = decltype(n);
+      py::dict d, chips;
+      d["layers"] = (int)N::LAYERS;
+      d["positions"] = (int)N::T;
+      d["d_model"] = (int)N::D;
+      d["heads"] = (int)N::H;
+      d["d_ff"] = (int)N::FF;
+      d["vocabulary"] = (int)N::V;
+      d["flat_size"] = (int)places<N>().size;
+      d["sequences"] = sequences<N>();
+      chips[py::int_(80)] = chip<N>(SHARED_80);
+      chips[py::int_(90)] = chip<N>(SHARED_90);
+      d["chips"] = chips;
+      all.append(d);
+    });
+  }
+  return all;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "The persistent member step of csrc/cuda; addresses are the device's.";
-  m.def("shape", &shape, "The one network that the kernel is compiled for.");
-  m.def("train", &train, py::arg("stream"), py::arg("optimizer"), py::arg("batch"),
-        py::arg("epsilon"), py::arg("members"), py::arg("count"), py::arg("base"), py::arg("until"),
-        py::arg("stream_handle"));
+  m.def("shapes", &shapes, "The networks that the kernel is compiled for.");
+  m.def("train", &train, py::arg("network"), py::arg("stream"), py::arg("optimizer"),
+        py::arg("batch"), py::arg("epsilon"), py::arg("members"), py::arg("count"), py::arg("base"),
+        py::arg("until"), py::arg("stream_handle"));
 }
 
 }  // namespace cuda

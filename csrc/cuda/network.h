@@ -1,6 +1,7 @@
-// A network that one thread block can hold: two pre-norm layers, one head as wide as the model,
-// GELU, biases everywhere, a final norm, the loss at the last position. All sizes are known to the
-// compiler; the flat vector is that of compfast/engines/layout.py (tests/test_cuda.py compares).
+// Networks that one thread block can hold: two pre-norm layers, heads side by side as wide as the
+// model, GELU, biases everywhere, a final norm, the loss at the last position. All sizes are known
+// to the compiler; the flat vector is that of compfast/engines/layout.py (tests/test_cuda.py
+// compares).
 #pragma once
 
 #include <cstdint>
@@ -8,14 +9,24 @@
 namespace compfast {
 namespace cuda {
 
-template <int T_, int D_, int FF_, int V_>
+template <int T_, int D_, int H_, int FF_, int V_>
 struct Network {
-  static constexpr int LAYERS = 2, T = T_, D = D_, FF = FF_, V = V_;
-  static constexpr int KEYS = 16;  // floats a row of probabilities
-  static_assert(T <= KEYS && D % 32 == 0 && FF % 32 == 0 && V % 16 == 0, "whole blocks of floats");
+  static constexpr int LAYERS = 2, T = T_, D = D_, H = H_, FF = FF_, V = V_;
+  static constexpr int HEAD = D / H;
+  static constexpr int KEYS = (T + 3) / 4 * 4;  // floats a row of one head's probabilities
+  static_assert(D % 16 == 0 && FF % 16 == 0 && V % 16 == 0, "layout.py pads nothing");
+  static_assert(D % H == 0 && HEAD % 4 == 0, "a head is whole groups of four");
 };
 
-using Tiny = Network<9, 32, 64, 112>;
+using Tiny = Network<9, 48, 2, 96, 48>;     // compfast.Config(), the preset tiny
+using Narrow = Network<9, 32, 1, 64, 112>;  // ModelConfig() on TaskConfig(): 80 items
+
+// f(Tiny{}) or f(Narrow{}): the networks that there is code for, by their index.
+constexpr int NETWORKS = 2;
+template <class F>
+auto with_network(int index, const F& f) {
+  return index == 0 ? f(Tiny{}) : f(Narrow{});
+}
 
 // Where a layer's tensors begin. The last layer asks one query a sequence, so its query has a
 // product of its own: wq, bq stand before wk, bk; else query, key and value are one.
@@ -59,29 +70,28 @@ constexpr Places places() {
   return p;
 }
 
-// What a microbatch of S sequences keeps on chip; offsets in floats, after the parameters.
+// What a microbatch of S sequences keeps on chip; offsets in floats, after the parameters. A
+// gradient takes the place of what is no longer read: of x1, x2, o, n and the slope.
 template <class N, int S>
 struct Buffers {
-  static constexpr int ROWS = S * N::T, D = N::D, FF = N::FF;
-  // first layer, a row a token
-  static constexpr int x0 = 0, n1 = x0 + ROWS * D, qkv = n1 + ROWS * D, p = qkv + ROWS * 3 * D;
-  static constexpr int o = p + ROWS * N::KEYS, s = o + ROWS * D, n2 = s + ROWS * D;
-  static constexpr int u = n2 + ROWS * D, slope = u + ROWS * FF, x1 = slope + ROWS * FF;
-  // last layer: keys and values of every token, the rest a row a sequence
-  static constexpr int n1b = x1 + ROWS * D, kv = n1b + ROWS * D, qb = kv + ROWS * 2 * D;
-  static constexpr int pb = qb + S * D, ob = pb + S * N::KEYS, sb = ob + S * D;
-  static constexpr int n2b = sb + S * D, ub = n2b + S * D, slope_b = ub + S * FF;
-  static constexpr int x2 = slope_b + S * FF, nf = x2 + S * D, z = nf + S * D;
-  // gradients; z becomes its own
-  static constexpr int dx1 = z + S * N::V, dn = dx1 + ROWS * D, dqkv = dn + ROWS * D;
-  static constexpr int du = dqkv + ROWS * 3 * D, ds = du + ROWS * FF;
-  static constexpr int d_o = ds + ROWS * N::KEYS, dxb = d_o + ROWS * D, dnb = dxb + S * D;
-  static constexpr int dqb = dnb + S * D;
+  static constexpr int ROWS = S * N::T, D = N::D, FF = N::FF, P = N::H * N::KEYS;
+  // a row a token; n: what the last norm gave
+  static constexpr int x0 = 0, qkv = x0 + ROWS * D, p = qkv + ROWS * 3 * D, ds = p + ROWS * P;
+  static constexpr int o = ds + ROWS * P, s = o + ROWS * D, x1 = s + ROWS * D, n = x1 + ROWS * D;
+  // One place for three pairs that never live together: the first FFN and its slopes (made anew
+  // for the backward pass), the last layer's keys and values and their gradient, and the gradient
+  // of the first layer's queries, keys and values.
+  static constexpr int wide = n + ROWS * D, u = wide, slope = u + ROWS * FF;
+  static constexpr int kv = wide, dkv = kv + ROWS * 2 * D, dqkv = wide;
+  static constexpr int after = wide + ROWS * (2 * FF > 4 * D ? 2 * FF : 4 * D);
+  // a row a sequence; z becomes its own gradient
+  static constexpr int qb = after, pb = qb + S * D, ob = pb + S * P, sb = ob + S * D;
+  static constexpr int nb = sb + S * D, ub = nb + S * D, slope_b = ub + S * FF;
+  static constexpr int x2 = slope_b + S * FF, nf = x2 + S * D, dqb = nf, z = nf + S * D;
   // mean and 1 / deviation of each norm's rows, and the sequences' losses
-  static constexpr int stats = dqb + S * D;
-  static constexpr int stats1 = stats, stats2 = stats1 + 2 * ROWS, stats1b = stats2 + 2 * ROWS;
-  static constexpr int stats2b = stats1b + 2 * ROWS, stats_f = stats2b + 2 * S;
-  static constexpr int loss = stats_f + 2 * S;
+  static constexpr int stats1 = z + S * N::V, stats2 = stats1 + 2 * ROWS;
+  static constexpr int stats1b = stats2 + 2 * ROWS, stats2b = stats1b + 2 * ROWS;
+  static constexpr int stats_f = stats2b + 2 * S, loss = stats_f + 2 * S;
   static constexpr int size = (loss + S + 31) / 32 * 32;
 };
 
@@ -90,19 +100,44 @@ constexpr int CONTROL = 32;            // floats of AdamW's numbers and what a s
 constexpr int SHARED_80 = 163 * 1024;  // bytes a block may have: A100
 constexpr int SHARED_90 = 227 * 1024;  // H100, B200
 
-// Where a chip's buffers begin: after the parameters, at a whole block of 32 floats.
-template <class N>
-constexpr int buffers_begin() {
-  return (places<N>().size + 31) / 32 * 32;
-}
+// Where a chip's buffers begin: after `kept` parameters, at a whole block of 32 floats.
+constexpr int buffers_begin(int kept) { return (kept + 31) / 32 * 32; }
 
 template <class N, int S>
-constexpr int chip_floats() {
-  return buffers_begin<N>() + Buffers<N, S>::size + LANES + CONTROL;
+constexpr int chip_bytes(int kept) {
+  return 4 * (buffers_begin(kept) + Buffers<N, S>::size + LANES + CONTROL);
 }
 
-static_assert(4 * chip_floats<Tiny, 2>() <= SHARED_80, "two sequences of tiny on an A100");
-static_assert(4 * chip_floats<Tiny, 4>() <= SHARED_90, "four on an H100");
+// Sequences of a microbatch: the most, by halves of eight, with which an H100 keeps everything.
+// The same on every GPU.
+template <class N, int S = 8>
+constexpr int sequences() {
+  if constexpr (S == 1 || chip_bytes<N, S>(places<N>().size) <= SHARED_90)
+    return S;
+  else
+    return sequences<N, S / 2>();
+}
+
+// How many of the flat vector's first floats fit on a chip of so many bytes beside the buffers, cut
+// between two tensors; none: 0. The others stay in the member's row of device memory: those at the
+// end are read least often, a row a sequence.
+template <class N, int S>
+constexpr int kept(int shared) {
+  constexpr Places p = places<N>();
+  constexpr LayerPlaces last = p.layer[1];
+  for (int cut : {p.size, p.wh, last.wd, last.wu, last.wo})
+    if (chip_bytes<N, S>(cut) <= shared) return cut;
+  return 0;
+}
+
+template <class N>
+constexpr int kept_at(int shared) {
+  return kept<N, sequences<N>()>(shared);
+}
+
+static_assert(sequences<Tiny>() == 2 && kept_at<Tiny>(SHARED_90) == places<Tiny>().size, "H100");
+static_assert(kept_at<Tiny>(SHARED_80) == places<Tiny>().layer[1].wo, "A100: up to the last Wo");
+static_assert(sequences<Narrow>() == 4 && kept_at<Narrow>(SHARED_80) == places<Narrow>().size, "");
 
 }  // namespace cuda
 }  // namespace compfast

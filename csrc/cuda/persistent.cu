@@ -10,12 +10,11 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// Sequences a microbatch on GPUs before compute capability 9.0 and from there on (network.h).
-constexpr int BEFORE_90 = 2, FROM_90 = 4;
+// A block's shared memory on GPUs before compute capability 9.0 and from there on (network.h).
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr int HERE = FROM_90;
+constexpr int HERE = SHARED_90;
 #else
-constexpr int HERE = BEFORE_90;
+constexpr int HERE = SHARED_80;
 #endif
 
 struct BlockTeam {
@@ -26,23 +25,23 @@ struct BlockTeam {
   }
 };
 
-template <class N, int S>
+template <class N, int KEPT>
 __global__ void __launch_bounds__(THREADS, 1)
     train_members(const __grid_constant__ Course course, const __grid_constant__ Members all,
                   int64_t base, int64_t until) {
-  if constexpr (S == HERE) {
+  if constexpr (KEPT == kept_at<N>(HERE)) {
     extern __shared__ Four memory[];
     const int64_t i = blockIdx.x;
     if (all.status[i] != RUNS || all.step[i] >= until) return;
     const int64_t row = i * places<N>().size, first = i * course.batch, step = all.step[i];
     const Life life{
-        all.params + row,          all.m + row,         all.v + row,  all.gradient + row,
-        all.tokens + first * N::T, all.targets + first, all.seeds[i], all.lr[i],
-        all.weight_decay[i],       all.clip[i]};
+        all.m + row,         all.v + row,  all.gradient + row, all.tokens + first * N::T,
+        all.targets + first, all.seeds[i], all.lr[i],          all.weight_decay[i],
+        all.clip[i]};
+    const Chip<KEPT> chip{reinterpret_cast<float*>(memory), all.params + row};
     const int64_t at = i * (until - base) + step - base;
-    const int64_t reached =
-        Resident<N, S>::train(BlockTeam{}, Chip{reinterpret_cast<float*>(memory)}, course, life,
-                              step, until, all.loss + at, all.norm + at, all.status + i);
+    const int64_t reached = Resident<N, sequences<N>(), KEPT>::train(
+        BlockTeam{}, chip, course, life, step, until, all.loss + at, all.norm + at, all.status + i);
     if (threadIdx.x == 0) all.step[i] = reached;
   }
 }
@@ -51,11 +50,11 @@ std::string sentence(const std::string& what, cudaError_t error) {
   return what + ": " + cudaGetErrorString(error);
 }
 
-template <class N, int S>
+template <class N, int KEPT>
 std::string launch(const Course& course, const Members& members, int count, int64_t base,
                    int64_t until, cudaStream_t stream) {
-  constexpr int bytes = 4 * chip_floats<N, S>();
-  auto* kernel = train_members<N, S>;
+  constexpr int bytes = chip_bytes<N, sequences<N>()>(KEPT);
+  auto* kernel = train_members<N, KEPT>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess)
@@ -68,15 +67,18 @@ std::string launch(const Course& course, const Members& members, int count, int6
 
 }  // namespace
 
-std::string train_tiny(const Course& course, const Members& members, int count, int64_t base,
-                       int64_t until, void* stream) {
+std::string train_network(int network, const Course& course, const Members& members, int count,
+                          int64_t base, int64_t until, void* stream) {
   int device = 0, major = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (error != cudaSuccess) return sentence("no CUDA device", error);
-  auto* run = major >= 9 ? launch<Tiny, FROM_90> : launch<Tiny, BEFORE_90>;
-  return run(course, members, count, base, until, static_cast<cudaStream_t>(stream));
+  return with_network(network, [&](auto chosen) {
+    using N = decltype(chosen);
+    auto* run = major >= 9 ? launch<N, kept_at<N>(SHARED_90)> : launch<N, kept_at<N>(SHARED_80)>;
+    return run(course, members, count, base, until, static_cast<cudaStream_t>(stream));
+  });
 }
 
 }  // namespace cuda

@@ -20,10 +20,11 @@ struct Members {
   float *loss, *norm;  // [M, until - base]
 };
 
-// Every running member goes on to step `until` on a thread block of its own; asynchronous on
-// `stream` (a cudaStream_t). Returns what went wrong in one sentence, or nothing.
-std::string train_tiny(const Course& course, const Members& members, int count, int64_t base,
-                       int64_t until, void* stream);
+// Every running member of network.h's `network` goes on to step `until` on a thread block of its
+// own; asynchronous on `stream` (a cudaStream_t). Returns what went wrong in one sentence, or
+// nothing.
+std::string train_network(int network, const Course& course, const Members& members, int count,
+                          int64_t base, int64_t until, void* stream);
 
 }  // namespace cuda
 }  // namespace compfast

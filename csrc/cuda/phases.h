@@ -25,13 +25,24 @@ struct alignas(16) Four {
   float at[4];
 };
 
-// On-chip floats. The bits that choose one of eight groups of four are mixed with those of the
-// row, so that eight threads that read one column of eight rows meet eight different banks.
+// On-chip floats, and the parameters: the flat vector's first KEPT lie at the chip's beginning, the
+// others in the member's row of device memory. Of each block of 32 floats the place of a group of
+// four is mixed with the block's number, so that rows of 32, 64 or 96 floats that are read side by
+// side, a column each, do not all meet the same banks.
+template <int KEPT>
 struct Chip {
-  float* base;
+  float *base, *row;
   COMPFAST_DEVICE static int place(int i) { return i ^ (((i >> 5) & 7) << 2); }
   COMPFAST_DEVICE float& operator[](int i) const { return base[place(i)]; }
   COMPFAST_DEVICE Four& four(int i) const { return *reinterpret_cast<Four*>(base + place(i)); }
+
+  // element i, and four from there, of the tensor that begins at `tensor`
+  COMPFAST_DEVICE float parameter(int tensor, int i) const {
+    return tensor < KEPT ? (*this)[tensor + i] : row[tensor + i];
+  }
+  COMPFAST_DEVICE Four parameters(int tensor, int i) const {
+    return tensor < KEPT ? four(tensor + i) : *reinterpret_cast<const Four*>(row + tensor + i);
+  }
 };
 
 // Rows of a buffer: row r begins at offset + r * stride.
@@ -49,11 +60,15 @@ COMPFAST_DEVICE inline float gelu(float x, float& slope) {
   return x * phi;
 }
 
-// Two rows (one, where their number is odd) by four columns: the item of the products below.
+// Two rows (one, where their number is odd) by four columns, `step` apart: the item of the products
+// below.
 struct Tile {
-  int r0, r1, column;
-  COMPFAST_DEVICE Tile(int item, int groups, int rows)
-      : r0(item / groups * 2), r1(r0 + 1 < rows ? r0 + 1 : r0), column(item % groups * 4) {}
+  int r0, r1, column, step;
+  COMPFAST_DEVICE Tile(int item, int groups, int rows, int step)
+      : r0(item / groups * 2),
+        r1(r0 + 1 < rows ? r0 + 1 : r0),
+        column(item % groups * (step == 1 ? 4 : 1)),
+        step(step) {}
   COMPFAST_DEVICE static int count(int groups, int rows) { return (rows + 1) / 2 * groups; }
 
   // f(row, column of the tile, sum) for each of its elements
@@ -62,23 +77,23 @@ struct Tile {
     COMPFAST_UNROLL(2)
     for (int i = 0; i < 2; i++) COMPFAST_UNROLL(4)
     for (int j = 0; j < 4; j++)
-      if (i <= r1 - r0) f(r0 + i, column + j, sum[i][j]);
+      if (i <= r1 - r0) f(r0 + i, column + j * step, sum[i][j]);
   }
 };
 
 // y = x W^T + b, W [OUT, IN]; GELU: y = gelu(.), its slope to `extra`; RESIDUAL: + `extra`.
-template <int IN, int OUT, Finish FINISH, class Team>
-COMPFAST_DEVICE void linear(const Team& team, Chip c, int rows, Rows x, int w, int b, Rows y,
+template <int IN, int OUT, Finish FINISH, class Team, class C>
+COMPFAST_DEVICE void linear(const Team& team, C c, int rows, Rows x, int w, int b, Rows y,
                             Rows extra) {
   constexpr int GROUPS = OUT / 4;
   team.each(Tile::count(GROUPS, rows), [=](int item) {
-    const Tile tile(item, GROUPS, rows);
+    const Tile tile(item, GROUPS, rows, GROUPS);  // neighbours read neighbouring rows of W
     float sum[2][4] = {};
     COMPFAST_UNROLL(2)
     for (int k = 0; k < IN; k += 4) {
       const Four a0 = c.four(x(tile.r0) + k), a1 = c.four(x(tile.r1) + k);
       for (int j = 0; j < 4; j++) {
-        const Four weight = c.four(w + (tile.column + j) * IN + k);
+        const Four weight = c.parameters(w, (tile.column + j * GROUPS) * IN + k);
         for (int e = 0; e < 4; e++) {
           sum[0][j] = fmaf(a0.at[e], weight.at[e], sum[0][j]);
           sum[1][j] = fmaf(a1.at[e], weight.at[e], sum[1][j]);
@@ -86,7 +101,7 @@ COMPFAST_DEVICE void linear(const Team& team, Chip c, int rows, Rows x, int w, i
       }
     }
     tile.each(sum, [=](int row, int o, float value) {
-      value += c[b + o];
+      value += c.parameter(b, o);
       if (FINISH == Finish::RESIDUAL) value += c[extra(row) + o];
       if (FINISH == Finish::GELU) value = gelu(value, c[extra(row) + o]);
       c[y(row) + o] = value;
@@ -94,17 +109,17 @@ COMPFAST_DEVICE void linear(const Team& team, Chip c, int rows, Rows x, int w, i
   });
 }
 
-// dX (+)= dY W, times `slope` where SLOPED.
-template <int IN, int OUT, bool ADD, bool SLOPED, class Team>
-COMPFAST_DEVICE void input_gradient(const Team& team, Chip c, int rows, Rows dy, int w, Rows dx,
+// dX (+)= dY W, times `slope` where SLOPED, which may be dX.
+template <int IN, int OUT, bool ADD, bool SLOPED, class Team, class C>
+COMPFAST_DEVICE void input_gradient(const Team& team, C c, int rows, Rows dy, int w, Rows dx,
                                     Rows slope) {
   constexpr int GROUPS = IN / 4;
   team.each(Tile::count(GROUPS, rows), [=](int item) {
-    const Tile tile(item, GROUPS, rows);
+    const Tile tile(item, GROUPS, rows, 1);
     float sum[2][4] = {};
     COMPFAST_UNROLL(4)
     for (int o = 0; o < OUT; o++) {
-      const Four weight = c.four(w + o * IN + tile.column);
+      const Four weight = c.parameters(w, o * IN + tile.column);
       const float d0 = c[dy(tile.r0) + o], d1 = c[dy(tile.r1) + o];
       for (int j = 0; j < 4; j++) {
         sum[0][j] = fmaf(d0, weight.at[j], sum[0][j]);
@@ -120,8 +135,8 @@ COMPFAST_DEVICE void input_gradient(const Team& team, Chip c, int rows, Rows dy,
 }
 
 // dW += dY^T X, db += column sums of dY; an item is four by four weights, summed over rows.
-template <int IN, int OUT, class Team>
-COMPFAST_DEVICE void weight_gradient(const Team& team, Chip c, int rows, Rows dy, Rows x, float* dw,
+template <int IN, int OUT, class Team, class C>
+COMPFAST_DEVICE void weight_gradient(const Team& team, C c, int rows, Rows dy, Rows x, float* dw,
                                      float* db) {
   constexpr int GROUPS = IN / 4;
   team.each(OUT / 4 * GROUPS, [=](int item) {
@@ -146,9 +161,20 @@ COMPFAST_DEVICE void weight_gradient(const Team& team, Chip c, int rows, Rows dy
   });
 }
 
-// Layer norm over D columns, eps 1e-5; an item is a row.
-template <int D, class Team>
-COMPFAST_DEVICE void norm(const Team& team, Chip c, int rows, Rows x, int scale, int shift, Rows y,
+// y = (x - mean) * rate * scale + shift from rows whose mean and rate are known.
+template <int D, class Team, class C>
+COMPFAST_DEVICE void normalise(const Team& team, C c, int rows, Rows x, int scale, int shift,
+                               Rows y, int stats) {
+  team.each(rows * D, [=](int item) {
+    const int r = item / D, j = item % D;
+    const float mean = c[stats + 2 * r], rate = c[stats + 2 * r + 1];
+    c[y(r) + j] = fmaf((c[x(r) + j] - mean) * rate, c.parameter(scale, j), c.parameter(shift, j));
+  });
+}
+
+// Layer norm over D columns: mean and 1 / deviation of a row, an item each, then the rows.
+template <int D, class Team, class C>
+COMPFAST_DEVICE void norm(const Team& team, C c, int rows, Rows x, int scale, int shift, Rows y,
                           int stats, float epsilon) {
   team.each(rows, [=](int r) {
     float mean = 0, variance = 0;
@@ -160,18 +186,16 @@ COMPFAST_DEVICE void norm(const Team& team, Chip c, int rows, Rows x, int scale,
       const float centred = c[x(r) + j] - mean;
       variance = fmaf(centred, centred, variance);
     }
-    const float rate = 1.0f / sqrtf(variance * (1.0f / D) + epsilon);
     c[stats + 2 * r] = mean;
-    c[stats + 2 * r + 1] = rate;
-    COMPFAST_UNROLL(4)
-    for (int j = 0; j < D; j++)
-      c[y(r) + j] = fmaf((c[x(r) + j] - mean) * rate, c[scale + j], c[shift + j]);
+    c[stats + 2 * r + 1] = 1.0f / sqrtf(variance * (1.0f / D) + epsilon);
   });
+  normalise<D>(team, c, rows, x, scale, shift, y, stats);
 }
 
-// dX (+)= the norm's gradient of dY; d_scale and d_shift [D] grow by their sums over rows.
-template <int D, bool ADD, class Team>
-COMPFAST_DEVICE void norm_gradient(const Team& team, Chip c, int rows, Rows dy, Rows x, int scale,
+// dX (+)= the norm's gradient of dY, where dX may be X; d_scale and d_shift [D] grow by their sums
+// over rows.
+template <int D, bool ADD, class Team, class C>
+COMPFAST_DEVICE void norm_gradient(const Team& team, C c, int rows, Rows dy, Rows x, int scale,
                                    int stats, Rows dx, float* d_scale, float* d_shift) {
   team.each(D, [=](int j) {
     float along = 0, sum = 0;
@@ -189,7 +213,7 @@ COMPFAST_DEVICE void norm_gradient(const Team& team, Chip c, int rows, Rows dy, 
     float sum = 0, along = 0;
     COMPFAST_UNROLL(4)
     for (int j = 0; j < D; j++) {
-      const float grad = c[dy(r) + j] * c[scale + j];
+      const float grad = c[dy(r) + j] * c.parameter(scale, j);
       sum += grad;
       along = fmaf(grad, (c[x(r) + j] - mean) * rate, along);
     }
@@ -197,7 +221,7 @@ COMPFAST_DEVICE void norm_gradient(const Team& team, Chip c, int rows, Rows dy, 
     along *= 1.0f / D;
     COMPFAST_UNROLL(4)
     for (int j = 0; j < D; j++) {
-      const float grad = c[dy(r) + j] * c[scale + j];
+      const float grad = c[dy(r) + j] * c.parameter(scale, j);
       const float value = (grad - sum - (c[x(r) + j] - mean) * rate * along) * rate;
       float& to = c[dx(r) + j];
       to = ADD ? to + value : value;
@@ -205,99 +229,21 @@ COMPFAST_DEVICE void norm_gradient(const Team& team, Chip c, int rows, Rows dy, 
   });
 }
 
-// Causal attention of QUERIES rows a sequence (T, or the last alone) over T keys, one head of
-// width D. q: a row a query; k, v: a row a token; p: a row of N::KEYS a query.
-template <class N, int QUERIES, class Team>
-COMPFAST_DEVICE void attention(const Team& team, Chip c, int sequences, Rows q, Rows k, Rows v,
-                               Rows p, Rows o) {
-  constexpr int D = N::D;
-  team.each(sequences * QUERIES, [=](int r) {
-    const int first = r / QUERIES * N::T, seen = r % QUERIES + N::T - QUERIES + 1;
-    float best = -INFINITY, sum = 0;
-    const float soften = 1.0f / sqrtf((float)D);
-    COMPFAST_UNROLL(1)
-    for (int j = 0; j < seen; j++) {
-      float score = 0;
-      COMPFAST_UNROLL(4)
-      for (int e = 0; e < D; e++) score = fmaf(c[q(r) + e], c[k(first + j) + e], score);
-      c[p(r) + j] = score *= soften;
-      best = score > best ? score : best;
-    }
-    COMPFAST_UNROLL(1)
-    for (int j = 0; j < seen; j++) sum += c[p(r) + j] = expf(c[p(r) + j] - best);
-    COMPFAST_UNROLL(1)
-    for (int j = 0; j < N::T; j++) c[p(r) + j] = j < seen ? c[p(r) + j] / sum : 0.0f;
-    COMPFAST_UNROLL(1)
-    for (int e = 0; e < D; e++) {
-      float mixed = 0;
-      COMPFAST_UNROLL(1)
-      for (int j = 0; j < seen; j++) mixed = fmaf(c[p(r) + j], c[v(first + j) + e], mixed);
-      c[o(r) + e] = mixed;
-    }
-  });
-}
-
-template <class N, int QUERIES, class Team>
-COMPFAST_DEVICE void attention_gradient(const Team& team, Chip c, int sequences, Rows q, Rows k,
-                                        Rows v, Rows p, Rows d_o, Rows ds, Rows dq, Rows dk,
-                                        Rows dv) {
-  constexpr int D = N::D;
-  team.each(sequences * QUERIES, [=](int r) {
-    const int first = r / QUERIES * N::T;
-    float along = 0;
-    COMPFAST_UNROLL(1)
-    for (int j = 0; j < N::T; j++) {
-      float grad = 0;
-      COMPFAST_UNROLL(4)
-      for (int e = 0; e < D; e++) grad = fmaf(c[d_o(r) + e], c[v(first + j) + e], grad);
-      c[ds(r) + j] = grad;
-      along = fmaf(c[p(r) + j], grad, along);
-    }
-    const float soften = 1.0f / sqrtf((float)D);
-    COMPFAST_UNROLL(1)
-    for (int j = 0; j < N::T; j++) c[ds(r) + j] = c[p(r) + j] * (c[ds(r) + j] - along) * soften;
-    COMPFAST_UNROLL(1)
-    for (int e = 0; e < D; e++) {
-      float sum = 0;
-      COMPFAST_UNROLL(1)
-      for (int j = 0; j < N::T; j++) sum = fmaf(c[ds(r) + j], c[k(first + j) + e], sum);
-      c[dq(r) + e] = sum;
-    }
-  });
-  team.each(sequences * N::T * (D / 4), [=](int item) {
-    const int row = item / (D / 4), e = item % (D / 4) * 4, j = row % N::T;
-    const int first = row / N::T * QUERIES;
-    float key[4] = {}, value[4] = {};
-    COMPFAST_UNROLL(1)
-    for (int i = 0; i < QUERIES; i++) {
-      const Four query = c.four(q(first + i) + e), grad = c.four(d_o(first + i) + e);
-      const float score = c[ds(first + i) + j], weight = c[p(first + i) + j];
-      for (int l = 0; l < 4; l++) {
-        key[l] = fmaf(score, query.at[l], key[l]);
-        value[l] = fmaf(weight, grad.at[l], value[l]);
-      }
-    }
-    for (int l = 0; l < 4; l++) {
-      c[dk(row) + e + l] = key[l];
-      c[dv(row) + e + l] = value[l];
-    }
-  });
-}
-
 // tokens [rows]; x = token row + position row
-template <class N, class Team>
-COMPFAST_DEVICE void embed(const Team& team, Chip c, int rows, const int32_t* tokens, int table,
+template <class N, class Team, class C>
+COMPFAST_DEVICE void embed(const Team& team, C c, int rows, const int32_t* tokens, int table,
                            int positions, Rows x) {
   team.each(rows * N::D, [=](int item) {
     const int r = item / N::D, j = item % N::D;
-    c[x(r) + j] = c[table + tokens[r] * N::D + j] + c[positions + r % N::T * N::D + j];
+    c[x(r) + j] =
+        c.parameter(table, tokens[r] * N::D + j) + c.parameter(positions, r % N::T * N::D + j);
   });
 }
 
 // An item owns one column of the tokens that leave one remainder: each token's rows in order.
-template <class N, class Team>
-COMPFAST_DEVICE void embed_gradient(const Team& team, Chip c, int rows, const int32_t* tokens,
-                                    Rows dx, float* d_table, float* d_positions) {
+template <class N, class Team, class C>
+COMPFAST_DEVICE void embed_gradient(const Team& team, C c, int rows, const int32_t* tokens, Rows dx,
+                                    float* d_table, float* d_positions) {
   constexpr int CLASSES = 8;
   team.each(CLASSES * N::D, [=](int item) {
     const int kind = item / N::D, j = item % N::D;
@@ -311,8 +257,8 @@ COMPFAST_DEVICE void embed_gradient(const Team& team, Chip c, int rows, const in
 }
 
 // A sequence's loss; its logits z become (softmax - onehot) * share.
-template <class N, class Team>
-COMPFAST_DEVICE void cross_entropy(const Team& team, Chip c, int sequences, const int32_t* targets,
+template <class N, class Team, class C>
+COMPFAST_DEVICE void cross_entropy(const Team& team, C c, int sequences, const int32_t* targets,
                                    int z, int loss, float share) {
   team.each(sequences, [=](int s) {
     const int row = z + s * N::V;

@@ -1,11 +1,11 @@
 // One member's training steps by one team: parameters, gradients of activations and all that lies
-// between stay on chip; moments and the gradient vector, which do not fit beside them, in the
-// member's own rows of device memory (on a GPU: its second cache).
+// between stay on chip; moments, the gradient vector and the parameters that do not fit beside them
+// (network.h) in the member's own rows of device memory (on a GPU: its second cache).
 #pragma once
 
 #include "../anchor.h"
 #include "../plan.h"
-#include "phases.h"
+#include "attention.h"
 
 namespace compfast {
 namespace cuda {
@@ -22,8 +22,8 @@ struct Course {
 
 // One member's rows.
 struct Life {
-  float *params, *m, *v, *gradient;  // [P]; the gradient starts as zero and is left as zero
-  int32_t *tokens, *targets;         // [batch, T], [batch]
+  float *m, *v, *gradient;    // [P]; the gradient starts as zero and is left as zero
+  int32_t *tokens, *targets;  // [batch, T], [batch]
   uint64_t seed;
   double lr, weight_decay, clip;
 };
@@ -36,11 +36,12 @@ struct Control {
 };
 static_assert(sizeof(Control) <= CONTROL * sizeof(float), "room for the step's numbers");
 
-template <class N, int S>
+template <class N, int S, int KEPT>
 struct Resident {
   using B = Buffers<N, S>;
+  using C = Chip<KEPT>;
   static constexpr Places P = places<N>();
-  static constexpr int AT = buffers_begin<N>();
+  static constexpr int AT = buffers_begin(KEPT), HEADS = N::H * N::KEYS;
 
   // a buffer with a row a token, of one row a sequence, and the last token's rows of the first
   COMPFAST_DEVICE static constexpr Rows rows(int buffer, int width) { return {AT + buffer, width}; }
@@ -54,16 +55,16 @@ struct Resident {
     int stats;
   };
   COMPFAST_DEVICE static constexpr Behind behind_first() {
-    return {rows(B::x0, N::D), rows(B::o, N::D),      rows(B::s, N::D),  rows(B::n2, N::D),
+    return {rows(B::x0, N::D), rows(B::o, N::D),      rows(B::s, N::D),  rows(B::n, N::D),
             rows(B::u, N::FF), rows(B::slope, N::FF), rows(B::x1, N::D), AT + B::stats2};
   }
   COMPFAST_DEVICE static constexpr Behind behind_last() {
-    return {last(B::x1, N::D),  rows(B::ob, N::D),       rows(B::sb, N::D), rows(B::n2b, N::D),
+    return {last(B::x1, N::D),  rows(B::ob, N::D),       rows(B::sb, N::D), rows(B::nb, N::D),
             rows(B::ub, N::FF), rows(B::slope_b, N::FF), rows(B::x2, N::D), AT + B::stats2b};
   }
 
   template <class Team>
-  COMPFAST_DEVICE static void behind(const Team& team, Chip c, int n, const LayerPlaces& l,
+  COMPFAST_DEVICE static void behind(const Team& team, C c, int n, const LayerPlaces& l,
                                      const Behind& b, float epsilon) {
     constexpr int D = N::D, FF = N::FF;
     linear<D, D, Finish::RESIDUAL>(team, c, n, b.o, l.wo, l.bo, b.s, b.x);
@@ -72,13 +73,13 @@ struct Resident {
     linear<FF, D, Finish::RESIDUAL>(team, c, n, b.u, l.wd, l.bd, b.y, b.s);
   }
 
-  // dy, the gradient of Y, becomes that of S; d_o gets that of O. dn is room for rows of D.
+  // dy, the gradient of Y, becomes that of S; O, N and the slope become their own gradients.
   template <class Team>
-  COMPFAST_DEVICE static void behind_gradient(const Team& team, Chip c, int n, const LayerPlaces& l,
-                                              const Behind& b, Rows dy, Rows dn, float* g) {
+  COMPFAST_DEVICE static void behind_gradient(const Team& team, C c, int n, const LayerPlaces& l,
+                                              const Behind& b, Rows dy, float* g) {
     constexpr int D = N::D, FF = N::FF;
     constexpr Rows none{0, 0};
-    const Rows du = rows(B::du, FF), d_o = rows(B::d_o, D);
+    const Rows du = b.slope, dn = b.n, d_o = b.o;
     weight_gradient<FF, D>(team, c, n, dy, b.u, g + l.wd, g + l.bd);
     input_gradient<FF, D, false, true>(team, c, n, dy, l.wd, du, b.slope);
     weight_gradient<D, FF>(team, c, n, du, b.n, g + l.wu, g + l.bu);
@@ -89,29 +90,26 @@ struct Resident {
   }
 
   template <class Team>
-  COMPFAST_DEVICE static void forward(const Team& team, Chip c, int sequences,
-                                      const int32_t* tokens, float epsilon) {
+  COMPFAST_DEVICE static void forward(const Team& team, C c, int sequences, const int32_t* tokens,
+                                      float epsilon) {
     constexpr int D = N::D;
     constexpr Rows none{0, 0};
     const int n = sequences * N::T;
     constexpr LayerPlaces a = P.layer[0], b = P.layer[1];
+    const Rows normed = rows(B::n, D);
     embed<N>(team, c, n, tokens, P.token, P.position, rows(B::x0, D));
-    norm<D>(team, c, n, rows(B::x0, D), a.scale1, a.shift1, rows(B::n1, D), AT + B::stats1,
-            epsilon);
-    linear<D, 3 * D, Finish::PLAIN>(team, c, n, rows(B::n1, D), a.wq, a.bq, rows(B::qkv, 3 * D),
-                                    none);
+    norm<D>(team, c, n, rows(B::x0, D), a.scale1, a.shift1, normed, AT + B::stats1, epsilon);
+    linear<D, 3 * D, Finish::PLAIN>(team, c, n, normed, a.wq, a.bq, rows(B::qkv, 3 * D), none);
     attention<N, N::T>(team, c, sequences, rows(B::qkv, 3 * D), rows(B::qkv + D, 3 * D),
-                       rows(B::qkv + 2 * D, 3 * D), rows(B::p, N::KEYS), rows(B::o, D));
+                       rows(B::qkv + 2 * D, 3 * D), rows(B::p, HEADS), rows(B::o, D));
     behind(team, c, n, a, behind_first(), epsilon);
 
-    norm<D>(team, c, n, rows(B::x1, D), b.scale1, b.shift1, rows(B::n1b, D), AT + B::stats1b,
-            epsilon);
-    linear<D, D, Finish::PLAIN>(team, c, sequences, last(B::n1b, D), b.wq, b.bq, rows(B::qb, D),
+    norm<D>(team, c, n, rows(B::x1, D), b.scale1, b.shift1, normed, AT + B::stats1b, epsilon);
+    linear<D, D, Finish::PLAIN>(team, c, sequences, last(B::n, D), b.wq, b.bq, rows(B::qb, D),
                                 none);
-    linear<D, 2 * D, Finish::PLAIN>(team, c, n, rows(B::n1b, D), b.wk, b.bk, rows(B::kv, 2 * D),
-                                    none);
+    linear<D, 2 * D, Finish::PLAIN>(team, c, n, normed, b.wk, b.bk, rows(B::kv, 2 * D), none);
     attention<N, 1>(team, c, sequences, rows(B::qb, D), rows(B::kv, 2 * D), rows(B::kv + D, 2 * D),
-                    rows(B::pb, N::KEYS), rows(B::ob, D));
+                    rows(B::pb, HEADS), rows(B::ob, D));
     behind(team, c, sequences, b, behind_last(), epsilon);
     norm<D>(team, c, sequences, rows(B::x2, D), P.scale, P.shift, rows(B::nf, D), AT + B::stats_f,
             epsilon);
@@ -121,63 +119,69 @@ struct Resident {
 
   // Adds the microbatch's gradient to g [P]; z holds the gradient of the logits.
   template <class Team>
-  COMPFAST_DEVICE static void backward(const Team& team, Chip c, int sequences,
-                                       const int32_t* tokens, float* g) {
+  COMPFAST_DEVICE static void backward(const Team& team, C c, int sequences, const int32_t* tokens,
+                                       float* g) {
     constexpr int D = N::D;
     constexpr Rows none{0, 0};
     const int n = sequences * N::T;
     constexpr LayerPlaces a = P.layer[0], b = P.layer[1];
-    const Rows dz = rows(B::z, N::V), dxb = rows(B::dxb, D), dnb = rows(B::dnb, D);
-    const Rows dn = rows(B::dn, D), dx = rows(B::dx1, D);
-    const Rows d_o = rows(B::d_o, D), ds = rows(B::ds, N::KEYS);
-    weight_gradient<D, N::V>(team, c, sequences, dz, rows(B::nf, D), g + P.wh, g + P.bh);
-    input_gradient<D, N::V, false, false>(team, c, sequences, dz, P.wh, dnb, none);
-    norm_gradient<D, false>(team, c, sequences, dnb, rows(B::x2, D), P.scale, AT + B::stats_f, dxb,
+    const Rows dz = rows(B::z, N::V), nf = rows(B::nf, D), dxb = rows(B::x2, D);
+    const Rows normed = rows(B::n, D), dx = rows(B::x1, D), ds = rows(B::ds, HEADS);
+    weight_gradient<D, N::V>(team, c, sequences, dz, nf, g + P.wh, g + P.bh);
+    input_gradient<D, N::V, false, false>(team, c, sequences, dz, P.wh, nf, none);
+    norm_gradient<D, false>(team, c, sequences, nf, rows(B::x2, D), P.scale, AT + B::stats_f, dxb,
                             g + P.scale, g + P.shift);
 
-    behind_gradient(team, c, sequences, b, behind_last(), dxb, dnb, g);
-    const Rows dqb = rows(B::dqb, D), dkv = rows(B::dqkv, 2 * D), dv = rows(B::dqkv + D, 2 * D);
+    behind_gradient(team, c, sequences, b, behind_last(), dxb, g);
+    const Rows dqb = rows(B::dqb, D), dkv = rows(B::dkv, 2 * D), dv = rows(B::dkv + D, 2 * D);
     attention_gradient<N, 1>(team, c, sequences, rows(B::qb, D), rows(B::kv, 2 * D),
-                             rows(B::kv + D, 2 * D), rows(B::pb, N::KEYS), d_o, ds, dqb, dkv, dv);
-    weight_gradient<D, D>(team, c, sequences, dqb, last(B::n1b, D), g + b.wq, g + b.bq);
-    weight_gradient<D, 2 * D>(team, c, n, dkv, rows(B::n1b, D), g + b.wk, g + b.bk);
-    input_gradient<D, 2 * D, false, false>(team, c, n, dkv, b.wk, dn, none);
-    input_gradient<D, D, true, false>(team, c, sequences, dqb, b.wq, last(B::dn, D), none);
-    norm_gradient<D, false>(team, c, n, dn, rows(B::x1, D), b.scale1, AT + B::stats1b, dx,
+                             rows(B::kv + D, 2 * D), rows(B::pb, HEADS), rows(B::ob, D), ds, dqb,
+                             dkv, dv);
+    weight_gradient<D, D>(team, c, sequences, dqb, last(B::n, D), g + b.wq, g + b.bq);
+    weight_gradient<D, 2 * D>(team, c, n, dkv, normed, g + b.wk, g + b.bk);
+    input_gradient<D, 2 * D, false, false>(team, c, n, dkv, b.wk, normed, none);
+    input_gradient<D, D, true, false>(team, c, sequences, dqb, b.wq, last(B::n, D), none);
+    norm_gradient<D, false>(team, c, n, normed, rows(B::x1, D), b.scale1, AT + B::stats1b, dx,
                             g + b.scale1, g + b.shift1);
-    const Rows asked = last(B::dx1, D);
+    const Rows asked = last(B::x1, D);
     team.each(sequences * D, [=](int i) { c[asked(i / D) + i % D] += c[dxb(i / D) + i % D]; });
 
-    behind_gradient(team, c, n, a, behind_first(), dx, dn, g);
+    // Keys and values took the place of the first FFN: once more, with the same bits.
+    constexpr Behind first = behind_first();
+    normalise<D>(team, c, n, first.s, a.scale2, a.shift2, first.n, first.stats);
+    linear<D, N::FF, Finish::GELU>(team, c, n, first.n, a.wu, a.bu, first.u, first.slope);
+    behind_gradient(team, c, n, a, first, dx, g);
     const Rows dqkv = rows(B::dqkv, 3 * D);
     attention_gradient<N, N::T>(team, c, sequences, rows(B::qkv, 3 * D), rows(B::qkv + D, 3 * D),
-                                rows(B::qkv + 2 * D, 3 * D), rows(B::p, N::KEYS), d_o, ds, dqkv,
-                                rows(B::dqkv + D, 3 * D), rows(B::dqkv + 2 * D, 3 * D));
-    weight_gradient<D, 3 * D>(team, c, n, dqkv, rows(B::n1, D), g + a.wq, g + a.bq);
-    input_gradient<D, 3 * D, false, false>(team, c, n, dqkv, a.wq, dn, none);
-    norm_gradient<D, true>(team, c, n, dn, rows(B::x0, D), a.scale1, AT + B::stats1, dx,
+                                rows(B::qkv + 2 * D, 3 * D), rows(B::p, HEADS), rows(B::o, D), ds,
+                                dqkv, rows(B::dqkv + D, 3 * D), rows(B::dqkv + 2 * D, 3 * D));
+    normalise<D>(team, c, n, rows(B::x0, D), a.scale1, a.shift1, normed, AT + B::stats1);
+    weight_gradient<D, 3 * D>(team, c, n, dqkv, normed, g + a.wq, g + a.bq);
+    input_gradient<D, 3 * D, false, false>(team, c, n, dqkv, a.wq, normed, none);
+    norm_gradient<D, true>(team, c, n, normed, rows(B::x0, D), a.scale1, AT + B::stats1, dx,
                            g + a.scale1, g + a.shift1);
     embed_gradient<N>(team, c, n, tokens, dx, g + P.token, g + P.position);
   }
 
-  COMPFAST_DEVICE static Control& control(Chip c) {
+  COMPFAST_DEVICE static Control& control(C c) {
     // The last CONTROL floats are not mixed among each other: Chip::place keeps blocks of 32.
-    return *reinterpret_cast<Control*>(c.base + (chip_floats<N, S>() - CONTROL));
+    return *reinterpret_cast<Control*>(c.base + (chip_bytes<N, S>(KEPT) / 4 - CONTROL));
+  }
+
+  // c.row is the member's row of parameters.
+  template <class Team>
+  COMPFAST_DEVICE static void load(const Team& team, C c) {
+    team.each(KEPT, [=](int i) { c[i] = c.row[i]; });
   }
 
   template <class Team>
-  COMPFAST_DEVICE static void load(const Team& team, Chip c, const float* params) {
-    team.each(P.size, [=](int i) { c[i] = params[i]; });
-  }
-
-  template <class Team>
-  COMPFAST_DEVICE static void save(const Team& team, Chip c, float* params) {
-    team.each(P.size, [=](int i) { params[i] = c[i]; });
+  COMPFAST_DEVICE static void save(const Team& team, C c) {
+    team.each(KEPT, [=](int i) { c.row[i] = c[i]; });
   }
 
   // Mean loss of the batch into control().loss, its gradient onto g.
   template <class Team>
-  COMPFAST_DEVICE static void gradient(const Team& team, Chip c, int batch, const int32_t* tokens,
+  COMPFAST_DEVICE static void gradient(const Team& team, C c, int batch, const int32_t* tokens,
                                        const int32_t* targets, float epsilon, float* g) {
     team.each(1, [=](int) { control(c).loss = 0; });
     const float share = 1.0f / (float)batch;
@@ -195,8 +199,8 @@ struct Resident {
 
   // One optimiser step from the gradient g, which is zero afterwards.
   template <class Team>
-  COMPFAST_DEVICE static void update(const Team& team, Chip c, const Course& course,
-                                     const Life& life, int64_t step) {
+  COMPFAST_DEVICE static void update(const Team& team, C c, const Course& course, const Life& life,
+                                     int64_t step) {
     float *g = life.gradient, *m = life.m, *v = life.v;
     constexpr int partial = AT + B::size;
     team.each(LANES, [=](int lane) {
@@ -230,17 +234,19 @@ struct Resident {
       if (!a.finite) return;
       m[i] = fmaf(a.beta1, m[i], a.rest1 * grad);
       v[i] = fmaf(a.beta2, v[i], a.rest2 * grad * grad);
-      c[i] = fmaf(-a.step_size, m[i] / fmaf(sqrtf(v[i]), a.correction, a.eps), c[i] * a.keep);
+      float& w = KEPT == P.size || i < KEPT ? c[i] : c.row[i];
+      w = fmaf(-a.step_size, m[i] / fmaf(sqrtf(v[i]), a.correction, a.eps), w * a.keep);
     });
   }
 
-  // Steps [step, until); loss and norm [.] from absolute step `step` on. Returns the step reached:
-  // a loss or norm that is not finite leaves the member as it was before it.
+  // Steps [step, until) of the member whose parameters are c.row; loss and norm [.] from absolute
+  // step `step` on. Returns the step reached: a loss or norm that is not finite leaves the member
+  // as it was before it.
   template <class Team>
-  COMPFAST_DEVICE static int64_t train(const Team& team, Chip c, const Course& course,
+  COMPFAST_DEVICE static int64_t train(const Team& team, C c, const Course& course,
                                        const Life& life, int64_t step, int64_t until, float* loss,
                                        float* norm, uint8_t* status) {
-    load(team, c, life.params);
+    load(team, c);
     const int64_t from = step;
     bool runs = true;
     for (; runs && step < until; step++) {
@@ -258,7 +264,7 @@ struct Resident {
         if (!found.finite) *status = DIVERGED;
       });
     }
-    save(team, c, life.params);
+    save(team, c);
     return runs ? step : step - 1;
   }
 };

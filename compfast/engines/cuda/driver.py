@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,14 +15,15 @@ class Driver(Protocol):
 
     isa: str  # what the bits of the weights hang on
 
-    def shape(self) -> Mapping[str, Any]:
-        """`_cuda.shape()`."""
+    def shapes(self) -> Sequence[Mapping[str, Any]]:
+        """`_cuda.shapes()`."""
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """A tensor on the device; raises MemoryError where it does not fit."""
 
     def train(
         self,
+        network: int,
         stream: Mapping[str, Any],
         optimizer: Mapping[str, Any],
         batch: int,
@@ -52,8 +53,8 @@ class TorchDriver:
         self._device = torch.device("cuda", torch.cuda.current_device())
         self.isa = "sm_{}{}".format(*torch.cuda.get_device_capability(self._device))
 
-    def shape(self) -> Mapping[str, Any]:
-        return self._cuda.shape()
+    def shapes(self) -> Sequence[Mapping[str, Any]]:
+        return self._cuda.shapes()
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         try:
@@ -63,6 +64,7 @@ class TorchDriver:
 
     def train(
         self,
+        network: int,
         stream: Mapping[str, Any],
         optimizer: Mapping[str, Any],
         batch: int,
@@ -74,7 +76,9 @@ class TorchDriver:
     ) -> None:
         with torch.cuda.device(self._device):
             queue = torch.cuda.current_stream().cuda_stream
-            self._cuda.train(stream, optimizer, batch, epsilon, members, count, base, until, queue)
+            self._cuda.train(
+                network, stream, optimizer, batch, epsilon, members, count, base, until, queue
+            )
 
     def synchronise(self) -> None:
         torch.cuda.synchronize(self._device)

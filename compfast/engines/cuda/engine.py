@@ -14,7 +14,7 @@ from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
 from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
-from compfast.engines.cuda.network import check_network
+from compfast.engines.cuda.network import find_network
 from compfast.engines.cuda.pace import MOST_SEQUENCES, Pace
 from compfast.engines.layout import FlatLayout
 from compfast.engines.native import NativeEngine
@@ -36,7 +36,7 @@ class CudaEngine:
     bits hang on the GPU and on the CPU, and `isa` names both. A stop is heard between launches,
     within about 0.1 s where a member's batch is ordinary (engines/cuda/pace.py).
 
-    Raises UsageError for a network that the kernel is not compiled for and for a GPU that cannot
+    Raises UsageError for a network that no kernel is compiled for and for a GPU that cannot
     run it, MemoryError where the members do not fit.
     """
 
@@ -47,14 +47,15 @@ class CudaEngine:
     ) -> None:
         check_group(specs)
         self._driver = drivers.open_driver()
-        shape, first = self._driver.shape(), specs[0]
-        check_network(first, shape)
+        shapes, first = self._driver.shapes(), specs[0]
+        self._network = find_network(first, shapes)
         plan = transformer_plan(first.model, absorb=False)
         self._flat = FlatLayout(first.model, plan, first.optimizer.decay)
-        if self._flat.size != shape["flat_size"]:
+        built = shapes[self._network]["flat_size"]
+        if self._flat.size != built:
             raise RuntimeError(
-                f"compfast._cuda has {shape['flat_size']} numbers a member, this version"
-                f" {self._flat.size}; build it anew"
+                f"compfast._cuda has {built} numbers a member, this version {self._flat.size};"
+                " build it anew"
             )
         self._specs, self._tables = list(specs), tables
         self._answers = NativeEngine(specs, tables, threads=threads)
@@ -214,6 +215,7 @@ class CudaEngine:
         members = {name: tensor[rows] for name, tensor in self._members.items()}
         addresses, options = _addresses(self._shared), self._specs[0].optimizer
         self._driver.train(
+            self._network,
             {**{name: addresses[name] for name in ("pairs", "combos")}, **self._sizes},
             {
                 **{name: at for name, at in addresses.items() if name not in ("pairs", "combos")},

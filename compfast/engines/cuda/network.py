@@ -1,8 +1,8 @@
-"""The one network that compfast._cuda is compiled for (csrc/cuda/network.h)."""
+"""The networks that compfast._cuda is compiled for (csrc/cuda/network.h)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compfast.config import MemberSpec
@@ -23,42 +23,79 @@ FREE = frozenset(
 )
 
 
-def taken(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The value that each other field must have; `shape` is `_cuda.shape()`."""
+# What all of them have.
+COMMON: dict[str, Any] = {
+    "task.name": "anchor",
+    "training.precision": "fp32",
+    "model.norm": "pre",
+    "model.final_norm": True,
+    "model.activation": "gelu",
+    "model.attention_bias": True,
+    "model.ffn_bias": True,
+    "model.head_bias": True,
+    "model.tied_head": False,
+    "model.causal": True,
+    "model.loss_positions": "last",
+    "optimizer.decay": "all",
+}
+
+
+def sizes(shape: Mapping[str, Any]) -> dict[str, int]:
+    """The value that each remaining field must have for one of `_cuda.shapes()`."""
+    head = shape["d_model"] // shape["heads"]
     return {
-        "task.name": "anchor",
-        "training.precision": "fp32",
         "model.layers": shape["layers"],
         "model.d_model": shape["d_model"],
-        "model.heads": 1,
-        "model.d_k": shape["d_model"],
-        "model.d_v": shape["d_model"],
+        "model.heads": shape["heads"],
+        "model.d_k": head,
+        "model.d_v": head,
         "model.d_ff": shape["d_ff"],
         "model.vocab_size": shape["vocabulary"],
-        "model.max_positions": shape["positions"],
-        "model.norm": "pre",
-        "model.final_norm": True,
-        "model.activation": "gelu",
-        "model.attention_bias": True,
-        "model.ffn_bias": True,
-        "model.head_bias": True,
-        "model.tied_head": False,
-        "model.causal": True,
-        "model.loss_positions": "last",
         "task.seq_len": shape["positions"],
-        "optimizer.decay": "all",
+        "model.max_positions": shape["positions"],
     }
 
 
-def check_network(spec: MemberSpec, shape: Mapping[str, Any]) -> None:
-    """Raises UsageError, naming the first field that differs, unless the kernel trains `spec`."""
-    for path, wanted in taken(shape).items():
-        section, _, name = path.partition(".")
-        given = getattr(getattr(spec, section), name)
+def find_network(spec: MemberSpec, shapes: Sequence[Mapping[str, Any]]) -> int:
+    """Which of `_cuda.shapes()` trains `spec`.
+
+    Raises UsageError where none does, naming the first field that differs; of a size, beside the
+    network from which the fewest fields differ.
+    """
+    for path, wanted in COMMON.items():
+        given = _given(spec, path)
         if given != wanted:
-            all_take = given != "tf32"
             raise UsageError(
                 f"{path} is {given}; engine cuda is compiled for {wanted} alone, and"
-                f" {'engines native, eager and triton take' if all_take else 'engine triton takes'}"
-                f" {given}"
+                f" {_others(given)} {given}"
             )
+    differing = [
+        [path for path, wanted in sizes(shape).items() if _given(spec, path) != wanted]
+        for shape in shapes
+    ]
+    nearest = min(range(len(shapes)), key=lambda i: len(differing[i]))
+    if not differing[nearest]:
+        return nearest
+    path = differing[nearest][0]
+    given, wanted = _given(spec, path), sizes(shapes[nearest])[path]
+    raise UsageError(
+        f"{path} is {given}; the nearest network that engine cuda is compiled for has {wanted}"
+        f" ({_described(shapes[nearest])}), and {_others(given)} {given}"
+    )
+
+
+def _given(spec: MemberSpec, path: str) -> Any:
+    section, _, name = path.partition(".")
+    return getattr(getattr(spec, section), name)
+
+
+def _described(shape: Mapping[str, Any]) -> str:
+    s, heads = shape, shape["heads"]
+    return (
+        f"{s['layers']} layers, d_model {s['d_model']}, {heads} head{'s' if heads > 1 else ''},"
+        f" d_ff {s['d_ff']}, vocab_size {s['vocabulary']}, seq_len {s['positions']}"
+    )
+
+
+def _others(given: Any) -> str:
+    return "engine triton takes" if given == "tf32" else "engines native, eager and triton take"
