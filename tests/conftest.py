@@ -19,6 +19,10 @@ collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpre
 ENGINES = ("eager", "native")
 
 
+# A worker of the tests has a core at most: two threads of OpenMP in each wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_configure() -> None:
     """The signals as a terminal gives them: nohup, or a shell's background, ignores some."""
     for number in STOPPING:

@@ -217,3 +217,19 @@ def test_an_exam_needs_an_unseen_pair_and_an_epoch_a_batch() -> None:
     small = AnchorTask(dataclasses.replace(TASK, data="fixed", fixed_total=1600))
     with pytest.raises(UsageError, match="1350 sequences"):
         small.batch(0, 0, 1351)
+
+
+def test_variants_are_the_papers() -> None:
+    """[Z24] 2405.05409, its released code: noise groups, nine anchors."""
+    made = {name: AnchorTask(AnchorConfig(**given)) for name, given in AnchorTask.variants.items()}
+    assert len(made["noise-0"].train_pairs) == 15
+    shifts = {(a, b): s for a, b, s in made["noise-5"].train_pairs.tolist()}
+    assert [shifts[a, b] for a, b in ((1, 2), (2, 1), (1, 3), (3, 1))] == [4, 4, 1, 1]
+    assert [shifts[a, b] for a, b in ((4, 1), (3, 2), (2, 4))] == [-5, 5, -9]
+    assert shifts[3, 4] == -10
+    assert len(made["noise-2"].config.overridden) == 4
+    nine = made["nine-anchors"]
+    assert len(nine.train_pairs) == 79
+    assert nine.unseen_pairs.tolist() == [[3, 4, -3], [4, 3, -3]]
+    for task in made.values():
+        assert task.exam(EvaluationConfig()).answers

@@ -102,8 +102,8 @@ def given(arguments: argparse.Namespace, task: str) -> Given:
     if arguments.variant is not None:
         variants = task_class(task).variants
         if arguments.variant not in variants:
-            known = f"it must be one of {', '.join(variants)}" if variants else "it has none"
-            raise UsageError(f"--variant of task {task} is {arguments.variant!r}; {known}")
+            known = f"must be one of {', '.join(variants)}" if variants else "has none"
+            raise UsageError(f"--variant is {arguments.variant!r}; that of task {task} {known}")
         for name, value in variants[arguments.variant].items():
             result.put(f"task.{name}", value, f"--variant {arguments.variant}")
     for text in arguments.set:

@@ -77,9 +77,10 @@ class Summary:
 
 
 def candidates(members: pl.DataFrame) -> tuple[str, ...]:
-    """The candidate solutions that the table has scores for, in its order."""
+    """The candidate solutions that the table has scores for: what stands from `seen` to `other`."""
     names = members.columns
-    return tuple(names[names.index("seen") + 1 : names.index("other")])
+    after = names[names.index("seen") + 1 :] if "seen" in names else []
+    return tuple(itertools.takewhile(lambda name: name not in ("other", "steps"), after))
 
 
 def verdict_order(members: pl.DataFrame) -> tuple[str, ...]:

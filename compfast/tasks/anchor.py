@@ -100,6 +100,16 @@ class AnchorConfig(TaskSection):
         return ", ".join(said)
 
 
+# [Z24] code, composition_random: pairs whose both orders get a wrong target.
+_NOISE = ((1, 2, 4), (1, 3, 1), (1, 4, -5), (2, 3, 5), (2, 4, -9))
+
+
+def _noise_groups(k: int) -> Settings:
+    """The first k pairs wrong. The paper holds nothing out; our exam needs a pair, so (4,3)."""
+    wrong = [[*order, shift] for a, b, shift in _NOISE[:k] for order in ((a, b), (b, a))]
+    return {"overridden": wrong, "unseen": [[4, 3]]}
+
+
 class AnchorTask(Task[AnchorConfig]):
     """Splits, batches and the exam of one task; the same numbers as the C++ generator.
 
@@ -115,7 +125,14 @@ class AnchorTask(Task[AnchorConfig]):
     presets = PRESETS
     variants: ClassVar[Mapping[str, Settings]] = {
         "standard": {"overridden": [[3, 4, -6]], "unseen": [[4, 3]]},
-        "both-unseen": {"overridden": [], "unseen": [[3, 4], [4, 3]]},
+        "both-unseen": {"overridden": [], "unseen": [[3, 4], [4, 3]]},  # [Z24] appendix E
+        "nine-anchors": {  # [Z24] code, composition_more_anchor; what is unseen is our choice
+            "anchors": list(range(1, 10)),
+            "shifts": list(range(-4, 5)),
+            "overridden": [],
+            "unseen": [[3, 4], [4, 3]],
+        },
+        **{f"noise-{k}": _noise_groups(k) for k in range(6)},
     }
 
     train_pairs: Int32  # [P, 3] rows (a1, a2, trained shift), in the order of the anchors
