@@ -28,6 +28,7 @@ from typing import Any
 import torch
 import triton
 
+from benchmarks import machine
 from benchmarks.gpu_rows import INTERPRETED, Setting
 from compfast.config import MemberSpec
 from compfast.engines import make_engine
@@ -45,6 +46,10 @@ _REPEATS = 10
 @dataclass(frozen=True)
 class Row:
     device: str
+    torch: str
+    triton: str
+    commit: str
+    when: str
     what: str
     d: int
     precision: str
@@ -242,7 +247,19 @@ def _row(
 ) -> Row:
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else INTERPRETED
-    return Row(name, what, d, precision, members, float(value), unit)
+    return Row(
+        device=name,
+        torch=torch.__version__,
+        triton=triton.__version__,
+        commit=machine.commit(),
+        when=machine.now(),
+        what=what,
+        d=d,
+        precision=precision,
+        members=members,
+        value=float(value),
+        unit=unit,
+    )
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
