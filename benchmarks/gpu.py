@@ -29,7 +29,7 @@ from typing import Any
 import triton
 
 from benchmarks import gpu_rows
-from benchmarks.gpu_parts import PARTS
+from benchmarks.gpu_parts import PARTS, Part
 from benchmarks.gpu_rows import Setting
 from compfast.engines import cuda_devices
 
@@ -50,37 +50,30 @@ def main(arguments: list[str] | None = None) -> int:
         print("gpu: this machine has no CUDA device", file=sys.stderr)
         return 2
     gpu_rows.begin(given.csv)
-    failures = []
-    for name, setting in _parts(given):
-        failure = _run(name, setting, given.csv, given.limit)
-        if failure:
-            failures.append(f"{name} ({setting}) {failure}")
-            print(f"gpu: {failures[-1]}", file=sys.stderr, flush=True)
+    before = signal.signal(signal.SIGTERM, _terminated)  # or a part would outlive it
+    try:
+        failures = [
+            _said(name, setting, failure)
+            for name, setting in planned(given)
+            if (failure := run(PARTS[name], setting, given.csv, given.limit))
+        ]
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 1 if failures else 0
 
 
-def _parts(given: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
+def planned(given: argparse.Namespace) -> Iterator[tuple[str, Setting]]:
     """The most valuable first."""
     for name in PARTS if given.shape == "measured" else ("ours",):
         for d in given.d:
             for precision in given.precisions:
-                yield (
-                    name,
-                    Setting(
-                        d,
-                        precision,
-                        given.models,
-                        given.batch,
-                        given.rounds,
-                        not given.trial,
-                        given.shape,
-                    ),
-                )
+                sizes = given.models, given.batch, given.rounds
+                yield name, Setting(d, precision, *sizes, not given.trial, given.shape)
 
 
-def _run(name: str, setting: Setting, table: Path, limit: float) -> str:
+def run(part: Part, setting: Setting, table: Path, limit: float) -> str:
     """What went wrong with this part, "" for nothing; none of its processes is left."""
-    process = _PROCESSES.Process(target=_work, args=(name, setting, table))
+    process = _PROCESSES.Process(target=_work, args=(part, setting, table))
     process.start()
     try:
         process.join(limit)
@@ -91,12 +84,18 @@ def _run(name: str, setting: Setting, table: Path, limit: float) -> str:
     return f"ended with exit code {process.exitcode}" if process.exitcode else ""
 
 
-def _work(name: str, setting: Setting, table: Path) -> None:
+def _said(name: str, setting: Setting, failure: str) -> str:
+    sentence = f"{name} ({setting}) {failure}"
+    print(f"gpu: {sentence}", file=sys.stderr, flush=True)
+    return sentence
+
+
+def _work(part: Part, setting: Setting, table: Path) -> None:
     """In the part's own process and session, so that what it starts can be ended with it."""
     os.setsid()
     failures: list[str] = []
     try:
-        for row in PARTS[name](setting, failures):
+        for row in part(setting, failures):
             gpu_rows.append(table, row)
     except Exception:
         traceback.print_exc()
@@ -133,5 +132,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)  # or what a part started would outlive it
     sys.exit(main())

@@ -42,12 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         print(f"triton_versions: not in {TABLE.name}: {unknown[0]}", file=sys.stderr)
         return 1
-    made = [row | {"of": digests[key(row)]} for row in rows]
+    made = [row | {"of": digests[key(row)]} for row in sorted(rows, key=key)]
     target = RESULTS / f"triton-{versions.pop()}-resources.csv"
     with target.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(made[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(made, key=key))
+        writer.writerows(made)
     print(f"{target}: {len(made)} rows")
     return 0
 
