@@ -4,8 +4,9 @@ For every width and precision: each kernel of the step, the whole step with and 
 graph, and the same training as an eager loop over members, torch.func's vmap, stacked baddbmm
 with SDPA, and that under torch.compile. Peers get their batches for nothing. Every row is the
 median of `--rounds` samples and says device and versions; it is written to `--csv` at once. Losses
-are compared before anything is timed (benchmarks/gpu_parts.py). `--shape paper` is the paper's
-network, which no peer here has.
+are compared before anything is timed (benchmarks/gpu_parts.py). The network has one head; `--shape
+heads` has heads of 32, whose layers stay on chip, `--shape paper` is the paper's network: ours
+alone, no peer here has them.
 
 Ours at all precisions comes first, then the peers, what compiles last; each part has a process of
 its own and `--limit` seconds, so that what crashes, hangs or trains otherwise costs no other
@@ -124,7 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", type=int, default=512, help="at most; fewer where memory ends")
     add("--batch", type=int, default=128)
     add("--rounds", type=int, default=7)
-    add("--shape", choices=["measured", "paper"], default="measured", help="paper: with --d 400")
+    add(
+        "--shape",
+        choices=["measured", "heads", "paper"],
+        default="measured",
+        help="paper: with --d 400",
+    )
     add("--limit", type=float, default=180.0, help="seconds of each part")
     add("--csv", type=Path, default=RESULTS)
     add("--trial", action="store_true", help="under the interpreter: that it runs, not how fast")

@@ -40,6 +40,7 @@ class Row:
     what: str
     launches: int  # kernels of one step; 1 for a kernel, 0 for peers, which nobody counts
     d: int
+    heads: int
     precision: str
     members: int
     batch: int
@@ -62,20 +63,25 @@ class Setting:
     batch: int
     rounds: int
     on_gpu: bool
-    shape: str = "measured"  # or "paper"
+    shape: str = "measured"  # or "heads", the same with heads of 32, or "paper"
 
     @property
     def device(self) -> torch.device:
         return torch.device("cuda" if self.on_gpu else "cpu")
 
+    @property
+    def heads(self) -> int:
+        return max(1, self.d // 32) if self.shape == "heads" else 1
+
     def __str__(self) -> str:
         return f"{self.shape}, d {self.d}, {self.precision}"
 
     def specs(self) -> list[MemberSpec]:
-        if self.shape == "measured":
-            specs = make_problem(self.d, self.members, batch_size=self.batch).specs
-        else:
+        if self.shape == "paper":
             specs = self._paper()
+        else:
+            sizes: Any = {"batch_size": self.batch, "heads": self.heads}
+            specs = make_problem(self.d, self.members, **sizes).specs
         changed: Any = {"precision": self.precision}
         return [
             dataclasses.replace(spec, training=dataclasses.replace(spec.training, **changed))
@@ -132,6 +138,7 @@ def measured(
         what=what,
         launches=launches,
         d=setting.d,
+        heads=setting.heads,
         precision=setting.precision,
         members=setting.members,
         batch=setting.batch,
@@ -157,7 +164,7 @@ def append(table: Path, row: Row) -> None:
     with table.open("a", newline="") as file:
         _writer(file).writerow(asdict(row))
     print(
-        f"d {row.d:4d} {row.precision} {row.what:38s} {row.launches:3d} launches"
+        f"d {row.d:4d} heads {row.heads} {row.precision} {row.what:38s} {row.launches:3d} launches"
         f" {row.milliseconds:10.3f} ms {row.member_steps:12.0f} member-steps/s"
         f" {row.tflops:8.2f} TFLOP/s {100 * row.share:5.1f} %",
         flush=True,

@@ -11,7 +11,15 @@ from pathlib import Path
 Record = dict[str, str]
 
 MADE = "gpu-"  # the tables made here
-_STEP = ("device", "what", "d", "precision", "members", "batch")  # what a row of gpu.py measures
+_STEP = (
+    "device",
+    "what",
+    "d",
+    "heads",
+    "precision",
+    "members",
+    "batch",
+)  # what a row of gpu.py measures
 _CARD = ("device", "what", "d", "precision", "members")
 
 

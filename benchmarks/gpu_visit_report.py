@@ -94,7 +94,10 @@ def _marks(visit: Visit) -> Iterator[str]:
     else:
         share = float(best["share"])
         said = "reached" if share >= SHARE else "missed"
-        yield f"- {named}: **{said}**, {100 * share:.1f} % ({_ms(best):.3f} ms a step)"
+        yield (
+            f"- {named}: **{said}**, {100 * share:.1f} % ({_ms(best):.3f} ms a step,"
+            f" heads: {best['heads']})"
+        )
 
 
 def _slices(visit: Visit) -> Iterator[str]:
@@ -131,12 +134,12 @@ def _steps(visit: Visit, card: Card | None) -> Iterator[str]:
     if not rows:
         return
     yield from _table(
-        "d", "precision", "members", "what", "launches", "ms", "spread %", "member-steps/s",
-        "TFLOP/s", "share of peak %", "floor ms",
+        "d", "heads", "precision", "members", "what", "launches", "ms", "spread %",
+        "member-steps/s", "TFLOP/s", "share of peak %", "floor ms",
     )  # fmt: skip
     for row in rows:
         yield (
-            f"| {row['d']} | {row['precision']} | {row['members']} | {row['what']}"
+            f"| {row['d']} | {row['heads']} | {row['precision']} | {row['members']} | {row['what']}"
             f" | {row['launches'] if row['launches'] != '0' else ''} | {_ms(row):.3f}"
             f" | {100 * float(row['spread']):.1f} | {float(row['member_steps']):.0f}"
             f" | {float(row['tflops']):.2f} | {_share(row, card)} | {_milliseconds(row, card)} |"
@@ -150,15 +153,16 @@ def _kernels(visit: Visit, card: Card | None) -> Iterator[str]:
     yield "TB/s are of the bytes that a kernel must move at least (benchmarks/gpu_counts.py)."
     yield ""
     yield from _table(
-        "d", "precision", "kernel", "ms", "TFLOP/s", "share of peak %", "TB/s",
+        "d", "heads", "precision", "kernel", "ms", "TFLOP/s", "share of peak %", "TB/s",
         "share of bandwidth %", "floor ms",
     )  # fmt: skip
     for row in rows:
         rate = float(row["megabytes"]) / _ms(row) / 1e3
         of = f"{100 * rate * 1e12 / card.bandwidth:.1f}" if card else "?"
         yield (
-            f"| {row['d']} | {row['precision']} | {row['what'].removeprefix('kernel ')}"
-            f" | {_ms(row):.3f} | {float(row['tflops']):.2f} | {_share(row, card)} | {rate:.3f}"
+            f"| {row['d']} | {row['heads']} | {row['precision']}"
+            f" | {row['what'].removeprefix('kernel ')} | {_ms(row):.3f}"
+            f" | {float(row['tflops']):.2f} | {_share(row, card)} | {rate:.3f}"
             f" | {of} | {_milliseconds(row, card)} |"
         )
 
@@ -178,8 +182,9 @@ def _gaps(visit: Visit, card: Card | None) -> Iterator[str]:
     for share, index in above[: -GAPS - 1 : -1]:
         row = kernels[index]
         yield (
-            f"1. d {row['d']} {row['precision']}, {row['what']}: {_ms(row):.3f} ms,"
-            f" floor {_floor(row, card):.3f}; {100 * share:.0f} % of its step's kernels"
+            f"1. d {row['d']}, heads {row['heads']}, {row['precision']}, {row['what']}:"
+            f" {_ms(row):.3f} ms, floor {_floor(row, card):.3f};"
+            f" {100 * share:.0f} % of its step's kernels"
         )
 
 
@@ -211,7 +216,7 @@ def _place(row: Record) -> tuple[str, ...]:
 
 
 def _setting(row: Record) -> tuple[str, ...]:
-    return row["d"], row["precision"], row["members"], row["batch"]
+    return row["d"], row["heads"], row["precision"], row["members"], row["batch"]
 
 
 def _fastest(rows: list[Record], what: tuple[str, ...]) -> Record | None:

@@ -13,8 +13,8 @@ from benchmarks.gpu_rows import Row, Setting
 
 def row(setting: Setting, what: str) -> Row:
     return Row(
-        "none", "", "", "", "", what, 0, setting.d, setting.precision, setting.members,
-        setting.batch, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
+        "none", "", "", "", "", what, 0, setting.d, setting.heads, setting.precision,
+        setting.members, setting.batch, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import gpu, gpu_card, gpu_parts, gpu_peers, gpu_rows
 from benchmarks.gpu_rows import Setting
+from benchmarks.triton_resources import step_of
 from compfast.engines.triton import memory
 from compfast.engines.triton.step import flat_layout
 
@@ -98,8 +99,18 @@ def test_ours_comes_first_and_what_compiles_last() -> None:
     )  # fmt: skip
     order = [(name, setting.precision) for name, setting in gpu.planned(given)]
     assert order == [(n, p) for n in ("ours", "peers", "compiling") for p in ("bf16", "tf32")]
-    given.shape = "paper"
-    assert {name for name, _ in gpu.planned(given)} == {"ours"}
+    for given.shape in ("heads", "paper"):
+        assert {name for name, _ in gpu.planned(given)} == {"ours"}
+
+
+def test_heads_of_32_stay_on_chip_where_one_head_does_not() -> None:
+    found = {}
+    for shape in ("measured", "heads"):
+        setting = Setting(128, "bf16", 1, 128, 1, False, shape)
+        model = setting.specs()[0].model
+        assert (model.heads, model.d_k) == (setting.heads, 128 // setting.heads)
+        found[shape] = len(step_of(setting.specs()[0]).launches)
+    assert found == {"measured": 52, "heads": 12}
 
 
 def test_a_peer_that_fails_or_trains_otherwise_gets_no_row() -> None:

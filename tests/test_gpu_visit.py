@@ -154,7 +154,7 @@ def test_the_wheels_cover_what_is_imported() -> None:
 
 
 STEP = (
-    "device,torch,triton,commit,when,what,launches,d,precision,members,batch,milliseconds,spread,"
+    "device,torch,triton,commit,when,what,launches,d,heads,precision,members,batch,milliseconds,spread,"
     "member_steps,gflop,megabytes,tflops,share\n"
 )
 
@@ -171,7 +171,7 @@ def step(
     gflop, megabytes = 98.9, 335.0  # 0.1 ms of each on an H100 in bf16
     tflops = gflop / ms
     return (
-        f"NVIDIA {device},2.11.0,3.6.0,abc,2026-11-2{day}T10,{what},12,{d},bf16,512,128,{ms},"
+        f"NVIDIA {device},2.11.0,3.6.0,abc,2026-11-2{day}T10,{what},12,{d},1,bf16,512,128,{ms},"
         f"0.01,1.0,{gflop},{megabytes},{tflops},{share}\n"
     )
 
@@ -216,8 +216,8 @@ def test_the_page_of_a_whole_visit(out: Path, capsys: pytest.CaptureFixture[str]
     assert "1 failed, 1 passed." in text
     assert "- FAILED: tests/test_cuda_gpu.py::test_ten_steps" in text
     # 0.5 ms for 335 MB: 0.67 TB/s, a fifth of the card's; its floor is 0.1 ms
-    assert "| adamw.update 1 | 0.500 | 197.80 | 0.0 | 0.670 | 20.0 | 0.100 |" in text
-    assert "1. d 32 bf16, kernel adamw.update 1: 0.500 ms, floor 0.100; 57 %" in text
+    assert "| bf16 | adamw.update 1 | 0.500 | 197.80 | 0.0 | 0.670 | 20.0 | 0.100 |" in text
+    assert "1. d 32, heads 1, bf16, kernel adamw.update 1: 0.500 ms, floor 0.100; 57 %" in text
     assert "workspace of 512 members of d 32 in bf16: 1.050 of the model." in text
 
 
@@ -263,7 +263,7 @@ def test_two_visits_are_one_page_and_the_last_figure_counts(out: Path, tmp_path:
     assert "**reached**, 20.0 times (bf16 1.500 ms against" in text
     assert "| speed-32 | cut off |" in text
     assert "| speed-64 | cut off |" not in text
-    assert "| 64 | bf16 | 512 | torch.func vmap |" in text
+    assert "| 64 | 1 | bf16 | 512 | torch.func vmap |" in text
     assert (out / "gpu-h100-80gb-hbm3-2026-11-26.csv").read_text().count("CUDA graph") == 2
 
 
