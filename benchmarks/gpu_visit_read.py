@@ -52,8 +52,11 @@ def read(outs: Sequence[Path]) -> Visit:
             if file.name == "slices.csv" or file.name.startswith(MADE):
                 continue
             for row in _rows(file):
-                table, key = (steps, _STEP) if "milliseconds" in row else (card, _CARD)
-                table[tuple(row[name] for name in key)] = row
+                if "milliseconds" in row:
+                    row.setdefault("heads", "1")  # not a column until there were other networks
+                    steps[tuple(row[name] for name in _STEP)] = row
+                else:
+                    card[tuple(row[name] for name in _CARD)] = row
         names = {row["name"] for row in own}
         for file in _in_order(out, "log"):
             logs.append((_slice(file.stem, names), file.read_text(errors="replace")))
