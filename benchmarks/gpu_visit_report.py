@@ -1,21 +1,23 @@
-"""What a visit to a GPU left (scripts/gpu_visit.sh OUT), as one page.
+"""What visits to a GPU left (scripts/gpu_visit.sh OUT), as one page and as the tables to commit.
 
-    python -m benchmarks.gpu_visit_report OUT        Markdown, also written to OUT/report.md
+    python -m benchmarks.gpu_visit_report OUT [OUT..]    Markdown, also written to OUT/report.md
 
-Whatever part of OUT is there is read; what is missing is said. Nothing here needs a GPU, torch or
-triton.
+Beside it goes gpu-<card>-<date>.csv, all rows of benchmarks.gpu, and the same with -card, those of
+benchmarks.gpu_card, for benchmarks/results. Of several folders the first gets all of it; what was
+measured twice is taken as the last had it. Whatever is there is read; what is missing is said.
+Nothing here needs a GPU, torch or triton.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cards import Card, card_of
+from benchmarks.gpu_visit_read import Record, Visit, read, write_tables
 
 FASTER = 10.0  # 512 x d 32 against the eager loop over members
 SHARE = 0.25  # of the dense bf16 peak at d 128
@@ -28,36 +30,6 @@ _RESULT = re.compile(
     r"^(?:\[gw\d+\].*?(?P<early>PASSED|FAILED|ERROR|SKIPPED) (?P<a>tests/\S+)"
     r"|(?P<b>tests/\S+::.+?) (?P<late>PASSED|FAILED|ERROR|SKIPPED)\b)"
 )
-
-Record = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Visit:
-    """All of OUT: slices in order, rows of benchmarks.gpu and of benchmarks.gpu_card, logs."""
-
-    slices: list[Record]
-    steps: list[Record]  # of benchmarks.gpu
-    card: list[Record]  # of benchmarks.gpu_card
-    logs: dict[str, str]
-
-    @property
-    def device(self) -> str:
-        return next((row["device"] for row in [*self.steps, *self.card]), "")
-
-
-def read(out: Path) -> Visit:
-    """Raises FileNotFoundError where OUT is no folder. A last line that was cut off is left out."""
-    if not out.is_dir():
-        raise FileNotFoundError(f"there is no folder {out}")
-    steps: list[Record] = []
-    card: list[Record] = []
-    for file in sorted(out.glob("*.csv")):
-        if file.name != "slices.csv":
-            for row in _rows(file):
-                (steps if "milliseconds" in row else card).append(row)
-    logs = {file.stem: file.read_text(errors="replace") for file in sorted(out.glob("*.log"))}
-    return Visit(_rows(out / "slices.csv"), steps, card, logs)
 
 
 def page(visit: Visit) -> str:
@@ -122,23 +94,26 @@ def _marks(visit: Visit) -> Iterator[str]:
     else:
         share = float(best["share"])
         said = "reached" if share >= SHARE else "missed"
-        yield f"- {named}: **{said}**, {100 * share:.1f} % ({_ms(best):.3f} ms a step)"
+        yield (
+            f"- {named}: **{said}**, {100 * share:.1f} % ({_ms(best):.3f} ms a step,"
+            f" heads: {best['heads']})"
+        )
 
 
 def _slices(visit: Visit) -> Iterator[str]:
     yield from _table("slice", "exit", "seconds", "what")
-    done = {row["name"] for row in visit.slices}
+    ended = Counter(row["name"] for row in visit.slices)
     for row in visit.slices:
         words = {"0": "0", "124": "124, out of time"}.get(row["exit"], row["exit"])
         yield f"| {row['name']} | {words} | {row['seconds']} | {row['what']} |"
-    for name in visit.logs:
-        if name not in done:
+    for name, begun in Counter(name for name, _ in visit.logs).items():
+        if begun > ended[name]:
             yield f"| {name} | cut off | | the visit ended inside it |"
 
 
 def _tests(visit: Visit) -> Iterator[str]:
     found: dict[str, str] = {}
-    for log in visit.logs.values():
+    for _, log in visit.logs:
         for line in log.splitlines():
             if match := _RESULT.match(line):
                 name = (match["a"] or match["b"]).strip()
@@ -159,12 +134,12 @@ def _steps(visit: Visit, card: Card | None) -> Iterator[str]:
     if not rows:
         return
     yield from _table(
-        "d", "precision", "members", "what", "launches", "ms", "spread %", "member-steps/s",
-        "TFLOP/s", "share of peak %", "floor ms",
+        "d", "heads", "precision", "members", "what", "launches", "ms", "spread %",
+        "member-steps/s", "TFLOP/s", "share of peak %", "floor ms",
     )  # fmt: skip
     for row in rows:
         yield (
-            f"| {row['d']} | {row['precision']} | {row['members']} | {row['what']}"
+            f"| {row['d']} | {row['heads']} | {row['precision']} | {row['members']} | {row['what']}"
             f" | {row['launches'] if row['launches'] != '0' else ''} | {_ms(row):.3f}"
             f" | {100 * float(row['spread']):.1f} | {float(row['member_steps']):.0f}"
             f" | {float(row['tflops']):.2f} | {_share(row, card)} | {_milliseconds(row, card)} |"
@@ -178,15 +153,16 @@ def _kernels(visit: Visit, card: Card | None) -> Iterator[str]:
     yield "TB/s are of the bytes that a kernel must move at least (benchmarks/gpu_counts.py)."
     yield ""
     yield from _table(
-        "d", "precision", "kernel", "ms", "TFLOP/s", "share of peak %", "TB/s",
+        "d", "heads", "precision", "kernel", "ms", "TFLOP/s", "share of peak %", "TB/s",
         "share of bandwidth %", "floor ms",
     )  # fmt: skip
     for row in rows:
         rate = float(row["megabytes"]) / _ms(row) / 1e3
         of = f"{100 * rate * 1e12 / card.bandwidth:.1f}" if card else "?"
         yield (
-            f"| {row['d']} | {row['precision']} | {row['what'].removeprefix('kernel ')}"
-            f" | {_ms(row):.3f} | {float(row['tflops']):.2f} | {_share(row, card)} | {rate:.3f}"
+            f"| {row['d']} | {row['heads']} | {row['precision']}"
+            f" | {row['what'].removeprefix('kernel ')} | {_ms(row):.3f}"
+            f" | {float(row['tflops']):.2f} | {_share(row, card)} | {rate:.3f}"
             f" | {of} | {_milliseconds(row, card)} |"
         )
 
@@ -206,8 +182,9 @@ def _gaps(visit: Visit, card: Card | None) -> Iterator[str]:
     for share, index in above[: -GAPS - 1 : -1]:
         row = kernels[index]
         yield (
-            f"1. d {row['d']} {row['precision']}, {row['what']}: {_ms(row):.3f} ms,"
-            f" floor {_floor(row, card):.3f}; {100 * share:.0f} % of its step's kernels"
+            f"1. d {row['d']}, heads {row['heads']}, {row['precision']}, {row['what']}:"
+            f" {_ms(row):.3f} ms, floor {_floor(row, card):.3f};"
+            f" {100 * share:.0f} % of its step's kernels"
         )
 
 
@@ -239,7 +216,7 @@ def _place(row: Record) -> tuple[str, ...]:
 
 
 def _setting(row: Record) -> tuple[str, ...]:
-    return row["d"], row["precision"], row["members"], row["batch"]
+    return row["d"], row["heads"], row["precision"], row["members"], row["batch"]
 
 
 def _fastest(rows: list[Record], what: tuple[str, ...]) -> Record | None:
@@ -268,28 +245,21 @@ def _table(*names: str) -> Iterator[str]:
     yield "|" + "---|" * len(names)
 
 
-def _rows(file: Path) -> list[Record]:
-    if not file.exists():
-        return []
-    text = file.read_text(errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    rows = csv.DictReader(whole.splitlines())
-    return [row for row in rows if None not in row and None not in row.values()]
-
-
 def main(arguments: list[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else arguments
-    if len(given) != 1:
-        print("usage: python -m benchmarks.gpu_visit_report OUT", file=sys.stderr)
+    given = [Path(each) for each in (sys.argv[1:] if arguments is None else arguments)]
+    if not given:
+        print("usage: python -m benchmarks.gpu_visit_report OUT [OUT..]", file=sys.stderr)
         return 2
-    out = Path(given[0])
     try:
-        text = page(read(out))
+        visit = read(given)
     except FileNotFoundError as error:
         print(f"gpu_visit_report: {error}", file=sys.stderr)
         return 2
-    (out / "report.md").write_text(text + "\n")
+    text = page(visit)
+    (given[0] / "report.md").write_text(text + "\n")
     print(text)
+    for table in write_tables(visit, given[0]):
+        print(f"To commit: {table}")
     return 0
 
 

@@ -30,7 +30,7 @@ STEPS = 20_000  # of a whole training; a longer measurement starts afresh
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """Members of one shape that differ in their seed only; the network has one head."""
+    """Members of one shape that differ in their seed only."""
 
     specs: tuple[MemberSpec, ...]
     tables: Tables
@@ -81,8 +81,10 @@ def make_problem(
     first: int = 0,
     weight_decay: float = 0.3,
     clip: float = 1.0,
+    heads: int = 1,
 ) -> Problem:
-    """Members first .. first + members - 1: pre-norm GELU with biases, L 2, d_k = d, FFN 2d.
+    """Members first .. first + members - 1: pre-norm GELU with biases, L 2, FFN 2d; peers have
+    one head, of d_k = d.
 
     The learning rate is constant, so that the first twenty steps already tell a wrong update
     from a right one. Raises UsageError for sizes below 1.
@@ -90,7 +92,7 @@ def make_problem(
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant", weight_decay=weight_decay, clip=clip)
     config = Config(
         task=AnchorConfig(),
-        model=ModelConfig(layers=LAYERS, d_model=d),
+        model=ModelConfig(layers=LAYERS, d_model=d, heads=heads),
         optimizer=optimizer,
         training=TrainingConfig(steps=STEPS, batch_size=batch_size),
         sweep=(("seed", tuple(range(first, first + members))),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from compfast.config import Config, settings
+from compfast.config import Config, TaskSection, settings
+from compfast.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class WordConfig(TaskSection):
+    """A task of somebody's own, with a text that may be anything."""
+
+    name: str = "made_runs:WordTask"
+    word: str = ""
+
+    def describe(self, varied: frozenset[str]) -> str:
+        return self.word
+
+
+class WordTask(Task[WordConfig]):
+    Config = WordConfig
+    candidates = ("inferential", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,7 @@ def made_run(
     seeds: int,
     depths: Sequence[int] = (2,),
     diverged: bool = False,
-    task: str = "anchor",
+    task: TaskSection | None = None,
 ) -> MadeRun:
     """Underfit below gamma 0.2, then more and more symmetric; or nothing finite at all."""
     uniform = np.random.default_rng(0).uniform
@@ -55,10 +73,10 @@ def made_run(
     sweep = {"model.layers": list(depths)} if len(depths) > 1 else {}
     config = settings.from_dict(
         {
-            "task": {"name": task},
             "sweep": {**sweep, "init.gamma": list(gammas), "seed": list(range(seeds))},
         }
     )
+    config = config if task is None else dataclasses.replace(config, task=task)
     table = pl.DataFrame(rows, schema_overrides=scores_are)
     return MadeRun(table, config, {"engine": "native"})
 

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import gpu_visit_report
 from benchmarks.cards import H100, card_of
+from benchmarks.gpu_visit_read import read
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("gpu_visit.sh", "gpu_slices.sh", "gpu_wheels.sh")
@@ -76,9 +77,23 @@ def test_only_the_slices_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_whole_limit_skips_what_is_left(tmp_path: Path) -> None:
-    slices = 'slice long 1 "takes all" sleep 60\nslice next 3 "too late" true\n'
-    assert visit(tmp_path / "out", "--limit", "2s", slices=slices).returncode == 1
+    slices = 'slice long 1 "takes all" sleep 60\nslice next 9 "too late" true\n'
+    done = visit(tmp_path / "out", "--limit", "2s", slices=slices)
+    assert done.returncode == 1
     assert rows(tmp_path / "out") == [("long", "124"), ("next", "skipped")]
+    assert done.stdout.splitlines()[-1] == "== left: --only long,next"
+
+
+def test_a_hang_leaves_the_later_slices_what_they_need_at_least(tmp_path: Path) -> None:
+    """Of 30 s the first gets 3, its least and what the second leaves; not --slice's minutes."""
+    slices = 'slice hangs 1 "hangs" sleep 60\nslice next 27 "has its 27 s" true\n'
+    done = visit(tmp_path / "out", "--limit", "30s", slices=slices)
+    assert rows(tmp_path / "out") == [("hangs", "124"), ("next", "0")], done.stdout
+    # what is not asked for is left nothing
+    other = tmp_path / "other"
+    assert visit(other, "--limit", "30s", "--slice", "2s", "--only", "hangs", slices=slices)
+    with (other / "slices.csv").open(newline="") as file:
+        assert [row["seconds"] for row in csv.DictReader(file)] == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +102,7 @@ def test_the_whole_limit_skips_what_is_left(tmp_path: Path) -> None:
         (("--limit", "soon"), "--limit is 'soon'; it must be whole minutes"),
         (("--frobnicate",), "option --frobnicate is not known"),
         (("a", "b"), "OUT and at most WHEELS are needed"),
+        (("--only", "good,smoek"), "--only: there is no slice 'smoek'"),
     ],
 )
 def test_wrong_usage(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
@@ -95,14 +111,19 @@ def test_wrong_usage(options: tuple[str, ...], says: str, tmp_path: Path) -> Non
     assert says in done.stderr
 
 
-def test_a_visit_writes_over_no_other(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert visit(out, "--only", "good").returncode == 0
-    before = (out / "slices.csv").read_bytes()
-    again = visit(out)
-    assert again.returncode == 2
-    assert "holds a visit already" in again.stderr
-    assert (out / "slices.csv").read_bytes() == before
+def test_a_second_visit_goes_on_and_writes_over_nothing(tmp_path: Path) -> None:
+    out, log = tmp_path / "out", 'sh -c "echo \\$file; exit 3"'
+    assert visit(out, "--only", "good,bad").returncode == 1
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    again = visit(out, "--slice", "1s", slices=FAKE.replace("sh -c 'echo broken; exit 3'", log))
+    assert again.returncode == 1, again.stderr
+    first = [("good", "0"), ("bad", "3")]
+    second = [("bad", "3"), ("slow", "124"), ("late", "skipped"), ("last", "0")]
+    assert rows(out) == first + second
+    assert (out / "bad-2.log").read_text() == "bad-2\n"  # where its table would go too
+    for name in ("good.log", "bad.log"):
+        assert (out / name).read_bytes() == before[name]
+    assert (out / "slices.csv").read_bytes().startswith(before["slices.csv"])
 
 
 def test_every_module_and_test_that_a_slice_names_is_there() -> None:
@@ -133,17 +154,25 @@ def test_the_wheels_cover_what_is_imported() -> None:
 
 
 STEP = (
-    "device,torch,triton,commit,when,what,launches,d,precision,members,batch,milliseconds,spread,"
+    "device,torch,triton,commit,when,what,launches,d,heads,precision,members,batch,milliseconds,spread,"
     "member_steps,gflop,megabytes,tflops,share\n"
 )
 
 
-def step(what: str, d: int, ms: float, *, share: float = 0.0, device: str = "H100 80GB") -> str:
+def step(
+    what: str,
+    d: int,
+    ms: float,
+    *,
+    share: float = 0.0,
+    device: str = "H100 80GB HBM3",
+    day: int = 6,
+) -> str:
     gflop, megabytes = 98.9, 335.0  # 0.1 ms of each on an H100 in bf16
     tflops = gflop / ms
     return (
-        f"NVIDIA {device},2.11.0,3.6.0,abc,now,{what},12,{d},bf16,512,128,{ms},0.01,1.0,{gflop},"
-        f"{megabytes},{tflops},{share}\n"
+        f"NVIDIA {device},2.11.0,3.6.0,abc,2026-11-2{day}T10,{what},12,{d},1,bf16,512,128,{ms},"
+        f"0.01,1.0,{gflop},{megabytes},{tflops},{share}\n"
     )
 
 
@@ -167,9 +196,9 @@ def out(tmp_path: Path) -> Path:
         + step('"triton, CUDA graph"', 128, 4.0, share=0.2)
     )
     (tmp_path / "memory.csv").write_text(
-        "device,what,d,precision,members,value,unit\n"
-        'NVIDIA H100 80GB,"workspace, model",32,bf16,512,100,B\n'
-        'NVIDIA H100 80GB,"workspace, taken",32,bf16,512,105,B\n'
+        "device,when,what,d,precision,members,value,unit\n"
+        'NVIDIA H100 80GB HBM3,2026-11-26T9,"workspace, model",32,bf16,512,100,B\n'
+        'NVIDIA H100 80GB HBM3,2026-11-26T9,"workspace, taken",32,bf16,512,105,B\n'
     )
     return tmp_path
 
@@ -177,14 +206,18 @@ def out(tmp_path: Path) -> Path:
 def test_the_page_of_a_whole_visit(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_visit_report.main([str(out)]) == 0
     text = capsys.readouterr().out
-    assert (out / "report.md").read_text() == text
+    page = (out / "report.md").read_text()
+    assert text.startswith(page)
+    assert text.removeprefix(page).splitlines() == [
+        f"To commit: {out}/gpu-h100-80gb-hbm3-2026-11-26{end}.csv" for end in ("", "-card")
+    ]
     assert "eager loop over members: **reached**, 20.0 times" in text
     assert "bf16 peak at d 128: **missed**, 20.0 %" in text
     assert "1 failed, 1 passed." in text
     assert "- FAILED: tests/test_cuda_gpu.py::test_ten_steps" in text
     # 0.5 ms for 335 MB: 0.67 TB/s, a fifth of the card's; its floor is 0.1 ms
-    assert "| adamw.update 1 | 0.500 | 197.80 | 0.0 | 0.670 | 20.0 | 0.100 |" in text
-    assert "1. d 32 bf16, kernel adamw.update 1: 0.500 ms, floor 0.100; 57 %" in text
+    assert "| bf16 | adamw.update 1 | 0.500 | 197.80 | 0.0 | 0.670 | 20.0 | 0.100 |" in text
+    assert "1. d 32, heads 1, bf16, kernel adamw.update 1: 0.500 ms, floor 0.100; 57 %" in text
     assert "workspace of 512 members of d 32 in bf16: 1.050 of the model." in text
 
 
@@ -194,15 +227,48 @@ def test_the_page_of_a_visit_that_was_cut_off(out: Path) -> None:
     (out / "speed-32.csv").write_text(text[: text.index("kernel head")])
     (out / "slices.csv").write_text('name,exit,seconds,what\nvalues,124,480,"values, all"\n')
     (out / "speed-32.log").write_text("d 32\n")
-    page = gpu_visit_report.page(gpu_visit_report.read(out))
+    page = gpu_visit_report.page(read([out]))
     assert "| speed-32 | cut off |" in page
     assert "| values | 124, out of time | 480 | values, all |" in page
     assert page.count("**not measured**") == 2
     assert "adamw.update 1" in page
 
 
+def test_the_tables_to_commit_are_the_rows_that_were_measured(out: Path) -> None:
+    """Made twice they are the same: what was made is not read."""
+    assert gpu_visit_report.main([str(out)]) == 0
+    made = out / "gpu-h100-80gb-hbm3-2026-11-26.csv"
+    assert made.read_text() == (out / "speed-32.csv").read_text()
+    card = out / "gpu-h100-80gb-hbm3-2026-11-26-card.csv"
+    assert card.read_text() == (out / "memory.csv").read_text()
+    assert gpu_visit_report.main([str(out)]) == 0
+    assert made.read_text() == (out / "speed-32.csv").read_text()
+
+
+def test_two_visits_are_one_page_and_the_last_figure_counts(out: Path, tmp_path: Path) -> None:
+    (out / "speed-32-2.csv").write_text(STEP + step("eager loop over members", 32, 30.0))
+    (out / "speed-32.log").write_text("d 32\n")
+    (out / "speed-32-2.log").write_text("d 32, cut off\n")
+    later = tmp_path / "later"
+    later.mkdir()
+    (later / "slices.csv").write_text('name,exit,seconds,what\nspeed-64,0,9,"d 64"\n')
+    (later / "speed-64.log").write_text("")
+    (later / "speed-64.csv").write_text(
+        STEP
+        + step('"triton, CUDA graph"', 32, 2.0, day=7)
+        + step("torch.func vmap", 64, 9.0, day=7)
+    )
+    assert gpu_visit_report.main([str(out), str(later)]) == 0
+    text = (out / "report.md").read_text()
+    assert "**reached**, 20.0 times (bf16 1.500 ms against" in text
+    assert "| speed-32 | cut off |" in text
+    assert "| speed-64 | cut off |" not in text
+    assert "| 64 | 1 | bf16 | 512 | torch.func vmap |" in text
+    assert (out / "gpu-h100-80gb-hbm3-2026-11-26.csv").read_text().count("CUDA graph") == 2
+
+
 def test_the_page_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = gpu_visit_report.page(gpu_visit_report.read(tmp_path))
+    page = gpu_visit_report.page(read([tmp_path]))
     assert page.count("Not measured.") == 5
     assert gpu_visit_report.main([str(tmp_path / "gone")]) == 2
     assert "there is no folder" in capsys.readouterr().err
@@ -210,9 +276,9 @@ def test_the_page_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_an_unknown_card_is_said(out: Path) -> None:
     for file in ("speed-32.csv", "memory.csv"):
-        text = (out / file).read_text().replace("H100 80GB", "B9000")
+        text = (out / file).read_text().replace("H100 80GB HBM3", "B9000")
         (out / file).write_text(text)
-    page = gpu_visit_report.page(gpu_visit_report.read(out))
+    page = gpu_visit_report.page(read([out]))
     assert "no share and no floor is given" in page
 
 
@@ -224,6 +290,10 @@ def test_an_unknown_card_is_said(out: Path) -> None:
         ("NVIDIA H200", "H200 SXM"),
         ("NVIDIA A100-SXM4-80GB", "A100 80GB SXM"),
         ("NVIDIA A100-PCIE-40GB", "A100 40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe"),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA GH200 480GB", None),
         ("NVIDIA GeForce RTX 4090", None),
     ],

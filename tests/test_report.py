@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_runs import MadeRun, made_run
+from made_runs import MadeRun, WordConfig, made_run
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -48,9 +48,7 @@ def test_candidates_come_from_the_table() -> None:
     assert table.candidates(run.members) == ("inferential", "symmetric")
     both_unseen = run.members.drop("symmetric").with_columns(verdict=pl.lit("inferential"))
     assert table.candidates(both_unseen) == ("inferential",)
-    own = run.members.with_columns(
-        pl.col("verdict").replace("symmetric", "sum"), pl.col("symmetric").alias("sum")
-    ).drop("symmetric")
+    own = run.members.rename({"symmetric": "sum"})
     assert table.candidates(own) == ("inferential", "sum")
     assert style.colour("sum", ("inferential", "sum")) not in style.COLOURS.values()
 
@@ -212,12 +210,11 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
-    run = made_run(GAMMAS, 3, task="<script>alert('x')</script>&")
-    members = run.members.with_columns(
-        pl.col("verdict").replace("symmetric", "<b>sum</b>"),
-        pl.col("symmetric").alias("<b>sum</b>"),
+    run = made_run(GAMMAS, 3, task=WordConfig(word="<script>alert('x')</script>&"))
+    members = run.members.with_columns(pl.col("verdict").replace("symmetric", "<b>sum</b>")).rename(
+        {"symmetric": "<b>sum</b>"}
     )
-    sweep = (("task.name", ("<i>pre</i>", "post")), *run.config.sweep)
+    sweep = (("task.word", ("<i>pre</i>", "post")), *run.config.sweep)
     config = dataclasses.replace(run.config, sweep=sweep)
     text = page.page(dataclasses.replace(run, members=members, config=config), b"png")
     found = _Page(text)

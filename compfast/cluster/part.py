@@ -107,7 +107,12 @@ def here(config: Config) -> Facts:
         from compfast.engines.cuda.driver import open_driver
 
         isa = f"{open_driver().isa}_{isa}"
-    names = ("compfast", "torch") if engine == "eager" else ("compfast",)
+    if engine == "triton":
+        from compfast.engines.triton.engine import isa as triton_isa
+
+        isa = triton_isa()
+    # eager's bits are PyTorch's; Triton brings the compiler of the triton engine's kernels
+    names = ("compfast", *{"eager": ("torch",), "triton": ("triton",)}.get(engine, ()))
     versions = [f"{name} {installed_version(name) or 'not installed'}" for name in names]
     return Facts(engine, isa, ", ".join(versions), source_commit())
 

@@ -13,17 +13,20 @@ import test_engines
 import test_independence
 import test_precision
 import torch
+import triton
 from architectures import NAMES
 from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
 from process_state import DISTURBANCES
 
-from compfast.config import Config, MemberSpec
+from compfast.cluster.part import here
+from compfast.config import Config, MemberSpec, RunConfig
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN
 from compfast.engines.triton import fused, memory, step
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
+from compfast.errors import UsageError
 from compfast.tasks import make_task
 
 pytestmark = pytest.mark.filterwarnings(
@@ -255,3 +258,19 @@ def test_settings_of_the_user_change_no_bit(setting: str, way: str) -> None:
             made.advance(1)
             states.append(made.state())
     same_bits(states[0], states[1], [0], [0])
+
+
+def test_a_cluster_compares_the_same_isa(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node says of itself what its engine will write into the run; each GPU is another."""
+    triton_run = Config(run=RunConfig(engine="triton"))
+    found = here(triton_run)
+    assert found.isa == start("triton", members(1)).isa == "interpreter"
+    assert f"triton {triton.__version__}" in found.versions
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    monkeypatch.setattr("compfast.engines.cuda_devices", lambda: 1)
+    with pytest.raises(UsageError, match=r"needs PyTorch to see the GPU, but torch .* sees none"):
+        here(triton_run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability in ((8, 0), (9, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert here(triton_run).isa == "sm_{}{}".format(*capability)

@@ -25,9 +25,24 @@ from compfast.engines.checks import (
 from compfast.engines.triton import adamw, memory
 from compfast.engines.triton.step import HISTORY, Members, Step, flat_layout, program_for
 from compfast.ensembles.schedule import Tables
+from compfast.errors import UsageError
 from compfast.models.init import initial_parameters
 
 TICK = 0.2  # seconds between two calls of `tick`
+
+
+def isa() -> str:
+    """What the bits of this process's engines hang on: sm_<compute capability>, or "interpreter".
+
+    Raises UsageError where PyTorch sees no GPU.
+    """
+    if triton.knobs.runtime.interpret:
+        return "interpreter"
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"engine triton needs PyTorch to see the GPU, but torch {torch.__version__} sees none"
+        )
+    return "sm_{}{}".format(*torch.cuda.get_device_capability())
 
 
 class TritonEngine:
@@ -55,9 +70,7 @@ class TritonEngine:
                 " thousands of times slower than on a GPU",
                 stacklevel=2,
             )
-            self.isa = "interpreter"
-        else:
-            self.isa = "sm_{}{}".format(*torch.cuda.get_device_capability())
+        self.isa = isa()
         self._device = torch.device("cpu" if self._interpreted else "cuda")
         self._specs, self._tables = list(specs), tables
         self._flat = flat_layout(specs[0])
