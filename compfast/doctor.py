@@ -41,11 +41,11 @@ _NETWORK = (
 )
 
 
-def main(arguments: Sequence[str] = ()) -> int:
+def main(arguments: Sequence[str] = (), prog: str = "python -m compfast.doctor") -> int:
     """Print the findings, or the roofline; returns the exit code."""
     try:
         with interrupts.raising():
-            given = _parse(arguments)
+            given = _parse(arguments, prog)
             if not given.roofline:
                 return _examine()
             from compfast.engines import resolve_engine
@@ -63,10 +63,10 @@ def main(arguments: Sequence[str] = ()) -> int:
         return error.exit_code
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """Raises UsageError for what is not known, and for a network without --roofline."""
     parser = Parser(
-        prog="python -m compfast.doctor",
+        prog=prog,
         description="Say what was built and what this machine can run.",
         epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage, 3 stopped.",
         allow_abbrev=False,

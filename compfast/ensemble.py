@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from compfast.cli.flags import parse
+from compfast.cli.flags import PROGRAM, parse
 from compfast.cli.live import Lines, Live, Reports
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.cli.plan import grid_line, plan
@@ -33,19 +33,19 @@ from compfast.training.callbacks import Callback
 from compfast.training.loop import default_out, train
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     """Run the command line; returns the exit code. Bugs are raised."""
     try:
         with interrupts.raising():
-            return _outcome(argv)
+            return _outcome(argv, prog)
     except KeyboardInterrupt:  # also one that comes while the outcome is being said
         complain(interrupts.STOPPED_AT_ONCE)
         return Interrupted.exit_code
 
 
-def _outcome(argv: Sequence[str] | None) -> int:
+def _outcome(argv: Sequence[str] | None, prog: str) -> int:
     try:
-        _run(parse(argv))
+        _run(parse(argv, prog))
     except CompfastError as error:
         complain(str(error))
         return error.exit_code

@@ -13,10 +13,10 @@ from compfast.errors import CompfastError, Interrupted
 from compfast.training import interrupts
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.merging") -> int:
     """Run the command line; returns the exit code of `python -m compfast.ensemble`."""
     flags = Parser(
-        prog="python -m compfast.merging",
+        prog=prog,
         description="Join the run folders of all shards (--shard I/N) of a sweep into one.",
         allow_abbrev=False,
     )

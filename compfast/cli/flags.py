@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from compfast.cli.output import Output
 from compfast.errors import UsageError
 
+PROGRAM = "python -m compfast.ensemble"
+
 # A flag that sets one field of the config.
 FIELD_FLAGS = {
     "--task": "task.name",
@@ -81,9 +83,9 @@ class Parser(argparse.ArgumentParser):
         return " ".join(message.split())
 
 
-def parser() -> Parser:
+def parser(prog: str = PROGRAM) -> Parser:
     result = Parser(
-        prog="python -m compfast.ensemble",
+        prog=prog,
         description="Train many small transformers at once and say which solution each learned.",
         epilog="LIST is X, X,Y,Z, A-B or LO:HI:N. Settings: preset < --config < flags. Exit codes:"
         " 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every member"
@@ -119,9 +121,9 @@ def parser() -> Parser:
     return result
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, prog: str = PROGRAM) -> argparse.Namespace:
     """The flags as text; raises UsageError."""
-    return parser().parse_args(argv)
+    return parser(prog).parse_args(argv)
 
 
 def text_of(arguments: argparse.Namespace, flag: str) -> str | None:

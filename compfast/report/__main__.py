@@ -15,10 +15,10 @@ from compfast.report import write_report
 from compfast.training import interrupts
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.report") -> int:
     """Run the command line; returns the exit code. A run that fails leaves the others theirs."""
     flags = Parser(
-        prog="python -m compfast.report",
+        prog=prog,
         description="Draw the report of a run again: report/phase_diagram.png and index.html.",
         epilog="Exit codes: 0 drawn, 2 wrong usage, 3 stopped, 4 storage.",
         allow_abbrev=False,
