@@ -146,6 +146,7 @@ class AnchorTask:
     def stream_table(self) -> dict[str, Any]:
         """The numbers from which an engine draws training batches itself."""
         return {
+            "kind": "anchor",
             "pairs": self.train_pairs,  # int32 [P, 3]
             "combos": self.train_combos,  # int32 [A, 2]
             "item_low": self.config.item_low,

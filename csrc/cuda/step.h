@@ -3,8 +3,8 @@
 // member's own rows of device memory (on a GPU: its second cache).
 #pragma once
 
-#include "../anchor.h"
 #include "../plan.h"
+#include "../tasks/anchor.h"
 #include "phases.h"
 
 namespace compfast {
