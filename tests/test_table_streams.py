@@ -50,6 +50,22 @@ def test_rows_taken_at_random() -> None:
     assert np.array_equal(draws.batch(8, 5, 2000)[0][:6], tokens)
 
 
+@pytest.mark.parametrize(
+    ("shuffled", "seed", "step", "rows"),
+    [
+        (False, 3, 17, [16, 10, 11, 14, 19, 2]),
+        (False, 2**40 + 3, 2, [4, 13, 20, 17, 17, 14]),
+        (True, 3, 17, [17, 1, 9, 0, 2, 20]),
+        (True, 2**40 + 3, 2, [8, 16, 10, 0, 6, 3]),
+    ],
+)
+def test_the_rows_stay_what_they_are(shuffled: bool, seed: int, step: int, rows: list[int]) -> None:
+    """Drawn when tables came; runs that are stored go on with them."""
+    draws = table(21, shuffled, length=1)
+    assert draws.batch(seed, step, 6)[0][:, 0].tolist() == rows
+    assert _native.task_batch(draws.stream(), seed, step, 6)[0][:, 0].tolist() == rows
+
+
 @pytest.mark.parametrize(("rows", "size"), [(12, 4), (13, 4), (5, 5), (1, 1)])
 def test_an_epoch_visits_no_row_twice(rows: int, size: int) -> None:
     draws = table(rows, shuffled=True)
