@@ -20,10 +20,14 @@ def build_info() -> str:
 
 def philox(counter: tuple[int, int, int, int], seed: int) -> UInt32: ...
 def feistel(seed: int, epoch: int, index: int, n: int) -> int: ...
-def anchor_batch(
-    stream: Mapping[str, Any], seed: int, step: int, batch: int
+def task_batch(
+    stream: Mapping[str, Any], seed: int, step: int, batch: int, member: int = 0
 ) -> tuple[Int32, Int32]:
-    """Tokens [batch, T] and targets [batch] of one training step."""
+    """Tokens [batch, T] and targets [batch] of one training step.
+
+    A stream is a record of csrc/tasks with its `kind`: "anchor" (compfast/tasks/anchor.py), "table"
+    (compfast/tasks/table.py) or "host" (compfast/engines/host_batches.py), where `member` counts.
+    """
 
 # The kernels as single operations (compfast/ops): sizes, then addresses of contiguous tensors,
 # members first; 0 is a tensor that is not there. ValueError for an index out of range.
@@ -79,6 +83,9 @@ class Group:
         tick: Callable[[int], None] | None,
     ) -> bool:
         """Fills loss and grad_norm [M, until - base]; True when a stop left members behind."""
+
+    def feed(self, stream: Mapping[str, Any]) -> None:
+        """Draw from this record from now on; it is kept, and must not be written to meanwhile."""
 
     def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Float32]:
         """Loss [M] and flat gradients [M, flat_size]."""

@@ -4,11 +4,11 @@
 
 #include <cstdlib>
 
-#include "anchor.h"
 #include "bindings_arrays.h"
 #include "bindings_ops.h"
 #include "bindings_records.h"
 #include "bindings_roofline.h"
+#include "bindings_streams.h"
 #include "group.h"
 #include "isa.h"
 #include "plan_checks.h"
@@ -67,6 +67,7 @@ class PyGroup {
     a.lr = keep<double>(arrays, "lr", {members_});
     a.weight_decay = keep<double>(arrays, "weight_decay", {members_});
     a.clip = keep<double>(arrays, "clip", {members_});
+    require_host_members(stream_);
     kernels_ = &select_kernels(forced_isa());
     group_ = std::make_unique<Group>(*kernels_, plan_, o, stream_.record, a, threads);
   }
@@ -81,8 +82,10 @@ class PyGroup {
     require_aligned<float>("loss", loss);
     require_aligned<float>("grad_norm", norm);
     for (int64_t i = 0; i < members_; i++)
-      if (status_[i] == ACTIVE && step_[i] < until)
+      if (status_[i] == ACTIVE && step_[i] < until) {
         require_between("a member's step", step_[i], base, until);
+        stream_.require_steps(i, step_[i], until);
+      }
     float *l = loss.mutable_data(), *g = norm.mutable_data();
     const Turn turn(taken_);
     py::gil_scoped_release release;
@@ -132,6 +135,7 @@ class PyGroup {
     require_between("member", member, 0, members_ - 1);
     require_between("the member's step", step_[member], 0, schedule_);
     require_between("steps", steps, 1, schedule_ - step_[member]);
+    stream_.require_steps(member, step_[member], step_[member] + steps);
     Array<double> forward(plan_.op_count), backward(plan_.op_count), phases(PHASES);
     Array<float> loss(steps), norm(steps);
     double total = 0;
@@ -155,6 +159,14 @@ class PyGroup {
     return result;
   }
 
+  void feed(const py::dict& stream) {
+    const Turn turn(taken_);
+    Stream next = checked(stream);
+    require_host_members(next);
+    group_->draw_from(next.record);
+    stream_ = std::move(next);
+  }
+
   void request_stop() { group_->request_stop(); }
   std::string isa() const { return kernels_->isa; }
 
@@ -162,8 +174,14 @@ class PyGroup {
   Stream checked(const py::dict& stream) const {
     check_plan(plan_);
     Stream s(stream, plan_.batch, plan_.vocabulary);
-    require_between("seq_len", s.record.positions, plan_.positions, plan_.positions);
+    require_between("seq_len", s.positions, plan_.positions, plan_.positions);
     return s;
+  }
+
+  // A batch for each of the group's members, and for nobody else.
+  void require_host_members(const Stream& s) const {
+    if (s.record.kind == STREAM_HOST)
+      require_between("members of the buffer", s.record.host.members, members_, members_);
   }
 
   template <typename T>
@@ -217,14 +235,16 @@ std::vector<std::string> names(const std::vector<const KernelTable*>& tables) {
   return result;
 }
 
-py::tuple py_anchor_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch) {
-  const Stream checked(stream, batch, MOST_WIDTH);
-  const AnchorStream& s = checked.record;
+py::tuple py_task_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch,
+                        int64_t member) {
+  const Stream s(stream, batch, MOST_WIDTH);
   require_between("step", step, 0, MOST_BLOCKS - 1);
+  s.require_steps(member, step, step + 1);
   require_room(batch, times(4, s.positions));
   Array<int32_t> tokens({(py::ssize_t)batch, (py::ssize_t)s.positions});
   Array<int32_t> targets(batch);
-  anchor_batch(s, seed, step, batch, 0, batch, tokens.mutable_data(), targets.mutable_data());
+  draw(s.record, seed, member, step, batch, 0, batch, tokens.mutable_data(),
+       targets.mutable_data());
   return py::make_tuple(tokens, targets);
 }
 
@@ -252,7 +272,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("build_info", [] { return std::string(COMPFAST_BUILD_INFO); });
   m.def("philox", &py_philox);
   m.def("feistel", &py_feistel);
-  m.def("anchor_batch", &py_anchor_batch);
+  m.def("task_batch", &py_task_batch, py::arg("stream"), py::arg("seed"), py::arg("step"),
+        py::arg("batch"), py::arg("member") = 0);
   bind_ops(m);
   bind_roofline(m);
   py::class_<PyGroup>(m, "Group")
@@ -263,6 +284,7 @@ PYBIND11_MODULE(_native, m) {
       .def("logits", &PyGroup::logits, py::arg("members"), py::arg("tokens"))
       .def("predict", &PyGroup::predict, py::arg("members"), py::arg("tokens"))
       .def("profile", &PyGroup::profile, py::arg("member"), py::arg("steps"))
+      .def("feed", &PyGroup::feed, py::arg("stream"))
       .def("request_stop", &PyGroup::request_stop)
       .def("isa", &PyGroup::isa);
 }

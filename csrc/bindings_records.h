@@ -5,7 +5,6 @@
 
 #include "bindings_arrays.h"
 #include "plan.h"
-#include "stream_checks.h"
 
 namespace compfast {
 
@@ -81,26 +80,5 @@ inline PlanRecord plan_record(const pybind11::dict& d, std::vector<OpRecord>& op
   read(d, "loss_all", p.loss_all);
   return p;
 }
-
-// A checked stream and the arrays that it points to.
-struct Stream {
-  Stream(const pybind11::dict& d, int64_t batch, int64_t vocabulary)
-      : pairs(read_array<int32_t>(d, "pairs", {-1, 3})),
-        combos(read_array<int32_t>(d, "combos", {-1, 2})) {
-    require_between("rows of a table", std::max(pairs.shape(0), combos.shape(0)), 1, MOST_WIDTH);
-    record.pairs = pairs.data();
-    record.pair_count = (int32_t)pairs.shape(0);
-    record.combos = combos.data();
-    record.combo_count = (int32_t)combos.shape(0);
-    read(d, "item_low", record.item_low);
-    read(d, "item_count", record.item_count);
-    read(d, "seq_len", record.positions);
-    read(d, "words", record.words);
-    read(d, "group_size", record.group_size);
-    check_stream(record, batch, vocabulary);
-  }
-  Array<int32_t> pairs, combos;
-  AnchorStream record;
-};
 
 }  // namespace compfast

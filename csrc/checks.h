@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
@@ -28,6 +29,26 @@ inline void require_between(const char* name, int64_t value, int64_t low, int64_
   if (value < low || value > high)
     refuse(std::string(name) + " is " + std::to_string(value) + "; it must be in " +
            std::to_string(low) + ".." + std::to_string(high));
+}
+
+struct Range {
+  int64_t low, high;
+};
+
+// Of `count` >= 1 values, each `stride` after the last.
+inline Range range_of(const int32_t* values, int64_t count, int64_t stride = 1) {
+  int32_t low = values[0], high = values[0];
+  for (int64_t i = 1; i < count; i++) {
+    low = std::min(low, values[i * stride]);
+    high = std::max(high, values[i * stride]);
+  }
+  return {low, high};
+}
+
+// Both ends in [0, limit).
+inline void require_range(const char* name, const Range& r, int64_t limit) {
+  require_between(name, r.low, 0, limit - 1);
+  require_between(name, r.high, 0, limit - 1);
 }
 
 inline void require_threads(int threads) {

@@ -125,7 +125,7 @@ struct Group::Team {
 };
 
 Group::Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
-             const AnchorStream& stream, const GroupArrays& arrays, int threads)
+             const TaskStream& stream, const GroupArrays& arrays, int threads)
     : kernels_(kernels), plan_(plan), optimizer_(optimizer), stream_(stream), arrays_(arrays) {
   require_room(times(threads, Worker::size(plan_)), sizeof(float));
   for (int i = 0; i < threads; i++) workers_.push_back(std::make_unique<Worker>(plan_));
@@ -139,6 +139,7 @@ Member Group::member(int64_t i) const {
   member.m = arrays_.m + i * plan_.flat_size;
   member.v = arrays_.v + i * plan_.flat_size;
   member.seed = arrays_.seed[i];
+  member.row = i;
   member.lr = arrays_.lr[i];
   member.weight_decay = arrays_.weight_decay[i];
   member.clip = arrays_.clip[i];

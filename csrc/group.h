@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "plan.h"
+#include "tasks/stream.h"
 
 namespace compfast {
 
@@ -37,7 +38,7 @@ struct ProfileArrays {
 class Group {
  public:
   Group(const KernelTable& kernels, const PlanRecord& plan, const Optimizer& optimizer,
-        const AnchorStream& stream, const GroupArrays& arrays, int threads);
+        const TaskStream& stream, const GroupArrays& arrays, int threads);
   ~Group();
 
   // Brings every ACTIVE member to step `until`. loss, grad_norm: [M, columns], column j is step
@@ -47,6 +48,8 @@ class Group {
   bool advance(int64_t until, int64_t base, int64_t columns, float* loss, float* grad_norm,
                const std::function<void(int64_t)>& poll);
   void request_stop() { stop_.store(true); }
+  // Where the next call's batches come from.
+  void draw_from(const TaskStream& stream) { stream_ = stream; }
   // loss [M] and gradient [M, flat_size] of the mean over `count` sequences.
   void gradients(const int32_t* tokens, const int32_t* targets, int64_t count, float* loss,
                  float* gradient);
@@ -73,7 +76,7 @@ class Group {
   const KernelTable& kernels_;
   PlanRecord plan_;
   Optimizer optimizer_;
-  AnchorStream stream_;
+  TaskStream stream_;
   GroupArrays arrays_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::atomic<bool> stop_{false};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "adamw.h"
-#include "anchor.h"
 #include "attention.h"
 #include "cross_entropy.h"
 #include "embed.h"
@@ -11,6 +10,7 @@
 #include "norm.h"
 #include "plan.h"
 #include "profile.h"
+#include "tasks/stream.h"
 
 namespace {
 
@@ -228,11 +228,11 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
 }
 
 // One half of absolute step `step` (0-based): draws its sequences, returns its loss sum.
-inline double train_half(const PlanRecord& plan, const AnchorStream& stream, const Member& member,
+inline double train_half(const PlanRecord& plan, const TaskStream& stream, const Member& member,
                          const Workspace& w, int64_t step, int half, float* gradient) {
   const Half h = half_of(plan.batch, half);
   const int64_t begun = begin(w.profile);
-  anchor_batch(stream, member.seed, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
+  draw(stream, member.seed, member.row, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
   end(w.profile, &Profile::phases, PHASE_DRAW, begun);
   return half_gradient(plan, member, w, w.tokens, w.targets, plan.batch, half, gradient);
 }

@@ -81,16 +81,6 @@ struct PlanRecord {
   int32_t loss_all = 0;
 };
 
-// Where a step's sequences come from (compfast/tasks/anchor.py, stream_table).
-struct AnchorStream {
-  const int32_t* pairs = nullptr;  // [pair_count, 3]: first anchor, second anchor, shift
-  int32_t pair_count = 0;
-  const int32_t* combos = nullptr;  // [combo_count, 2]: key, position
-  int32_t combo_count = 0;
-  int32_t item_low = 0, item_count = 0, positions = 0, words = 0;
-  int64_t group_size = 0;  // 0: fresh data
-};
-
 struct Optimizer {
   double beta1 = 0, beta2 = 0, eps = 0;
   const double* scale = nullptr;   // [steps]
@@ -104,6 +94,7 @@ struct Member {
   float* m = nullptr;
   float* v = nullptr;
   uint64_t seed = 0;
+  int64_t row = 0;  // in its group
   double lr = 0, weight_decay = 0, clip = 0;
 };
 
@@ -139,15 +130,16 @@ struct StepResult {
   bool finite = false;
 };
 
-struct OpTable;    // op_table.h
-struct LoopTable;  // loop_table.h
+struct OpTable;     // op_table.h
+struct LoopTable;   // loop_table.h
+struct TaskStream;  // tasks/stream.h
 
 // What one instruction set exports; the only symbol of its object file.
 struct KernelTable {
   const char* isa;
   int32_t width;
   void (*pack)(const PlanRecord&, const Member&, const Workspace&);
-  double (*half)(const PlanRecord&, const AnchorStream&, const Member&, const Workspace&,
+  double (*half)(const PlanRecord&, const TaskStream&, const Member&, const Workspace&,
                  int64_t step, int half, float* gradient);
   StepResult (*update)(const PlanRecord&, const Optimizer&, const Member&, const Workspace&,
                        const double* sums, int64_t step);

@@ -17,7 +17,7 @@ pip install --quiet --disable-pip-version-check --editable '.[test]'
 step "lint"
 ruff check .
 ruff format --check .
-clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/* tests/cpp/*.cpp
+clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/* csrc/tasks/* tests/cpp/*.cpp
 
 step "types"
 mypy

@@ -100,7 +100,7 @@ def test_the_papers_drawn_set() -> None:
 
 
 def _same_batch(task: Any, seed: int, step: int, batch: int) -> None:
-    tokens, targets = native().anchor_batch(task.stream(), seed, step, batch)
+    tokens, targets = native().task_batch(task.stream(), seed, step, batch)
     want_tokens, want_targets = task.batch(seed, step, batch)
     assert tokens.dtype == want_tokens.dtype == np.int32
     assert np.array_equal(tokens, want_tokens)
@@ -186,7 +186,7 @@ def test_the_committed_streams() -> None:
         ("fixed batch", AnchorConfig(data="fixed", fixed_total=3200), 128),
     ):
         table = AnchorTask(config).stream()
-        tokens, targets = native().anchor_batch(table, 3, 17, batch)
+        tokens, targets = native().task_batch(table, 3, 17, batch)
         assert tokens[:4].tolist() == STREAMS[name]["tokens"]
         assert targets[:4].tolist() == STREAMS[name]["targets"]
 

@@ -19,6 +19,7 @@ from compfast.engines.checks import (
     check_until,
 )
 from compfast.engines.cores import usable_cores
+from compfast.engines.host_batches import HostBatches
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
 from compfast.ensembles.room import has_room, require_room
@@ -54,7 +55,12 @@ class NativeEngine:
         )
         self._flat = self.plan.flat
         members = len(specs)
-        held = 12 * members * self._flat.size
+        stream = task.stream()
+        self._host = None
+        if stream is None:
+            self._host = HostBatches(task, specs)
+            stream = self._host.empty()
+        held = 12 * members * self._flat.size + (self._host.bytes if self._host else 0)
         self._params = _aligned(members, self._flat.size)
         self._exp_avg = _aligned(members, self._flat.size)
         self._exp_avg_sq = _aligned(members, self._flat.size)
@@ -86,8 +92,6 @@ class NativeEngine:
         while workers > 1 and not has_room(held + workers * self.plan.worker_bytes):
             workers //= 2
         require_room(held + workers * self.plan.worker_bytes)
-        stream = task.stream()
-        assert stream is not None
         record = self.plan.record()
         while True:
             try:
@@ -148,10 +152,16 @@ class NativeEngine:
         base = int(moving.min()) if moving.size else until
         shape = (len(self.specs), until - base)
         loss, norm = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-        stopped = self._group.advance(until, base, loss, norm, tick)
+        if self._host is None:
+            stopped = self._group.advance(until, base, loss, norm, tick)
+        else:
+            progress = self._step, self._status
+            stopped = self._host.advance(self._group, *progress, until, base, (loss, norm), tick)
         return Advance(base, loss, norm, stopped)
 
     def request_stop(self) -> None:
+        if self._host is not None:
+            self._host.request_stop()
         self._group.request_stop()
 
     def freeze(self, members: NDArray[np.bool_]) -> None:
@@ -185,6 +195,8 @@ class NativeEngine:
         left = len(self._tables.scale) - int(self._step[member])
         if not 1 <= steps <= left:
             raise UsageError(f"steps is {steps}; member {member} has {left} left to train")
+        if self._host is not None:
+            self._host.feed(self._group, member, int(self._step[member]), steps)
         return Profile.of(self._group.profile(member, steps))
 
 

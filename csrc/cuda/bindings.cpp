@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "../stream_checks.h"
+#include "../tasks/anchor_checks.h"
 #include "persistent.h"
 
 namespace py = pybind11;

@@ -3,8 +3,8 @@
 // (network.h) in the member's own rows of device memory (on a GPU: its second cache).
 #pragma once
 
-#include "../anchor.h"
 #include "../plan.h"
+#include "../tasks/anchor.h"
 #include "attention.h"
 
 namespace compfast {

@@ -25,6 +25,8 @@ NETWORKS = (
     ("tied_all_post", "fp32", "fresh"),
     ("long", "bf16", "fresh"),
     ("one_layer_post", "fp32", "fixed"),
+    ("one_layer", "fp32", "table"),
+    ("one_layer", "fp32", "host"),
 )
 
 
@@ -41,7 +43,9 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
 
     length, changes = ARCHITECTURES[network]
     config = Config(
-        task=AnchorConfig(seq_len=length, data=data, fixed_total=18),
+        task=AnchorConfig(
+            seq_len=length, data="fixed" if data == "fixed" else "fresh", fixed_total=18
+        ),
         model=ModelConfig(**changes),
         training=TrainingConfig(steps=3, batch_size=3, precision=precision),
         sweep=(("seed", (0, 1)),),
@@ -56,6 +60,7 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     with mock.patch.object(native, "_native", SimpleNamespace(Group=group)):
         native.NativeEngine(specs, make_tables(specs), threads=2)
     plan, tables, stream, arrays, threads = heard
+    stream = other_streams(length).get(data, stream)
     plan["segments"] = [list(segment) for segment in plan["segments"]]
     room = np.full((2, 2), np.nan, np.float32)
     return {
@@ -66,6 +71,7 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
             "arrays": arrays,
             "threads": threads,
         },
+        "feed": {"stream": copy.deepcopy(stream)},
         "advance": {"until": 2, "base": 0, "loss": room, "grad_norm": room.copy(), "tick": None},
         "gradients": {
             "tokens": np.ones((4, length), np.int32),
@@ -74,6 +80,26 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         "logits": {"members": np.array([1, 0]), "tokens": np.ones((4, length), np.int32)},
         "predict": {"members": np.array([1]), "tokens": np.ones((5, length), np.int32)},
         "profile": {"member": 1, "steps": 1},
+    }
+
+
+def other_streams(length: int) -> dict[str, dict[str, Any]]:
+    """A table, and batches of two members at steps 0 to 2, of three sequences each."""
+    rng = np.random.default_rng(0)
+    return {
+        "table": {
+            "kind": "table",
+            "tokens": rng.integers(0, 100, (7, length), dtype=np.int32),
+            "targets": rng.integers(0, 100, 7, dtype=np.int32),
+            "shuffled": 1,
+        },
+        "host": {
+            "kind": "host",
+            "tokens": rng.integers(0, 100, (2, 3, 3, length), dtype=np.int32),
+            "targets": rng.integers(0, 100, (2, 3, 3), dtype=np.int32),
+            "slots": np.array([1, 0], np.int32),
+            "first": 0,
+        },
     }
 
 
@@ -194,7 +220,7 @@ def _group_attempts(call: dict[str, Any]) -> Iterator[Attempt]:
         made.append(_native.Group(*(given[name] for name in names)))
 
     yield make
-    for name in ("advance", "gradients", "logits", "predict", "profile"):
+    for name in ("feed", "advance", "gradients", "logits", "predict", "profile"):
         if made:
             yield functools.partial(_ask, made[0], call, name)
 
@@ -217,7 +243,7 @@ def small_calls(draw: Any) -> Iterator[Attempt]:
 
     stream = valid(*draw(st.sampled_from(NETWORKS)))["group"]["stream"]
     calls: dict[str, list[Any]] = {
-        "anchor_batch": [stream, 3, 5, 15],
+        "task_batch": [stream, 3, 2, 3, 1],
         "feistel": [3, 2, 30, 37],
         "philox": [[1, 2, 3, 4], 5],
     }

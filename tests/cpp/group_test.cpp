@@ -26,7 +26,7 @@ constexpr int64_t FLAT = 16, DIVERGING_SEED = 5, MANY = 100000;
 
 // params[0] counts the steps. The workspace is scribbled on, so that sharing one would show; each
 // half of the batch leaves its mark in its gradient.
-double count_half(const PlanRecord& plan, const AnchorStream&, const Member& member,
+double count_half(const PlanRecord& plan, const TaskStream&, const Member& member,
                   const Workspace& w, int64_t step, int half, float* gradient) {
   for (int64_t i = 0; i < plan.workspace_size; i++) w.values[i] = (float)member.seed;
   std::this_thread::sleep_for(std::chrono::microseconds(20));
@@ -90,7 +90,7 @@ struct Fixture {
     arrays.status = status.data();
     arrays.seed = seed.data();
     arrays.lr = arrays.weight_decay = arrays.clip = numbers.data();
-    group = std::make_unique<Group>(KERNELS, plan, Optimizer(), AnchorStream(), arrays, threads);
+    group = std::make_unique<Group>(KERNELS, plan, Optimizer(), TaskStream(), arrays, threads);
   }
   bool advance(int64_t until, const std::function<void(int64_t)>& poll) {
     const int64_t columns = until;

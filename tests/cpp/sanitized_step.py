@@ -14,11 +14,12 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 
-Data = Literal["fresh", "fixed"]
+Data = Literal["fresh", "fixed", "table", "host"]
 Precision = Literal["fp32", "bf16"]
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS / "cpp")]
@@ -35,24 +36,35 @@ def use_extension(path: str) -> None:
 
 
 def exercise(name: str, members: int, batch_size: int, data: Data, precision: Precision) -> None:
-    """Two steps, a profile, gradients, predictions and logits of a few members on two threads."""
+    """Two steps, a profile, gradients, predictions and logits of a few members on two threads.
+
+    A table is drawn from in C++, its batches from the host in Python.
+    """
     from architectures import ARCHITECTURES
+    from host_tasks import HostTask, TableTask
 
     from compfast.config import Config, ModelConfig, TrainingConfig
-    from compfast.engines.native import NativeEngine
+    from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
+    from compfast.tasks import make_task
     from compfast.tasks.anchor import AnchorConfig
+    from compfast.tasks.table import TableDraws
 
     length, changes = ARCHITECTURES[name]
     config = Config(
-        task=AnchorConfig(seq_len=length, data=data),
+        task=AnchorConfig(seq_len=length, data="fixed" if data == "fixed" else "fresh"),
         model=ModelConfig(**changes),
         training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
         sweep=(("seed", tuple(range(members))),),
     )
     specs = member_specs(config)
-    engine = NativeEngine(specs, make_tables(specs), threads=2)
+    rows = np.random.default_rng(1).integers(0, 100, (batch_size + members, length))
+    draws = TableDraws(rows, rows[:, 0], shuffled=members > 1)
+    tasks = {"table": TableTask(draws), "host": HostTask(draws)}
+    task: Any = tasks.get(data) or make_task(specs[0].task)
+    with mock.patch.object(native, "make_task", return_value=task):
+        engine = native.NativeEngine(specs, make_tables(specs), threads=2)
     engine.initialise()
     assert engine.profile(members - 1, 1).steps == 1
     engine.advance(1)
@@ -79,8 +91,11 @@ def main() -> None:
         for index, name in enumerate(NAMES):
             exercise(name, 3, 37, "fresh", "fp32")
             exercise(name, 1, 1 + index, "fixed", "bf16")
+        for data in ("table", "host"):
+            exercise("one_layer", 3, 37, data, "fp32")
+            exercise("tied_all_post", 1, 5, data, "bf16")
     isas = " ".join(_native.supported_isas())
-    print(f"sanitized: {len(NAMES)} architectures and every op on {isas}")
+    print(f"sanitized: {len(NAMES)} architectures, streams and every op on {isas}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,18 @@
 // Words of a sequence: pair, (key, position), then one noise item a position.
 #pragma once
 
-#include "philox.h"
-#include "plan.h"
+#include "../philox.h"
 
 namespace compfast {
+
+struct AnchorStream {
+  const int32_t* pairs = nullptr;  // [pair_count, 3]: first anchor, second anchor, shift
+  int32_t pair_count = 0;
+  const int32_t* combos = nullptr;  // [combo_count, 2]: key, position
+  int32_t combo_count = 0;
+  int32_t item_low = 0, item_count = 0, positions = 0, words = 0;
+  int64_t group_size = 0;  // 0: fresh data
+};
 
 COMPFAST_DEVICE static inline void anchor_sequence(const AnchorStream& s, uint64_t seed,
                                                    uint32_t first_block, uint32_t step,

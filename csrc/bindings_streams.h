@@ -1,0 +1,92 @@
+// The records of tasks/stream.h from the dictionaries that Python hands over.
+#pragma once
+
+#include <vector>
+
+#include "bindings_arrays.h"
+#include "tasks/anchor_checks.h"
+#include "tasks/host_checks.h"
+#include "tasks/stream.h"
+#include "tasks/table_checks.h"
+
+namespace compfast {
+
+// A checked record and the arrays that it points to; sequences have `positions` tokens.
+class Stream {
+ public:
+  Stream(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    const auto kind = value_of<std::string>(d, "kind");
+    if (kind == "anchor")
+      anchor(d, batch, vocabulary);
+    else if (kind == "table")
+      table(d, batch, vocabulary);
+    else if (kind == "host")
+      host(d, batch, vocabulary);
+    else
+      refuse("kind is '" + kind + "'; a stream is anchor, table or host");
+  }
+
+  // Steps [from, until) of the member in row `row` can be drawn.
+  void require_steps(int64_t row, int64_t from, int64_t until) const {
+    if (record.kind == STREAM_HOST) check_steps(record.host, row, from, until);
+  }
+
+  TaskStream record;
+  int32_t positions = 0;
+
+ private:
+  void anchor(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    AnchorStream& s = record.anchor;
+    record.kind = STREAM_ANCHOR;
+    s.pairs = keep(d, "pairs", {-1, 3}, s.pair_count);
+    s.combos = keep(d, "combos", {-1, 2}, s.combo_count);
+    read(d, "item_low", s.item_low);
+    read(d, "item_count", s.item_count);
+    read(d, "seq_len", s.positions);
+    read(d, "words", s.words);
+    read(d, "group_size", s.group_size);
+    check_stream(s, batch, vocabulary);
+    positions = s.positions;
+  }
+
+  void table(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    TableStream& s = record.table;
+    record.kind = STREAM_TABLE;
+    s.tokens = keep(d, "tokens", {-1, -1}, s.rows, s.positions);
+    s.targets = keep(d, "targets", {s.rows});
+    read(d, "shuffled", s.shuffled);
+    check_stream(s, batch, vocabulary);
+    positions = s.positions;
+  }
+
+  void host(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    HostStream& s = record.host;
+    record.kind = STREAM_HOST;
+    s.tokens = keep(d, "tokens", {-1, -1, -1, -1}, s.slots, s.steps, s.batch, s.positions);
+    s.targets = keep(d, "targets", {s.slots, s.steps, s.batch});
+    s.slot = keep(d, "slots", {-1}, s.members);
+    read(d, "first", s.first);
+    check_stream(s, batch, vocabulary);
+    positions = s.positions;
+  }
+
+  // The array's data; its first sizes go to `sizes`.
+  template <typename... Sizes>
+  const int32_t* keep(const pybind11::dict& d, const char* name, const std::vector<int64_t>& shape,
+                      Sizes&... sizes) {
+    const auto array = read_array<int32_t>(d, name, shape);
+    [[maybe_unused]] int axis = 0;
+    (
+        [&] {
+          require_between("an axis", array.shape(axis), 0, MOST_WIDTH);
+          sizes = (Sizes)array.shape(axis++);
+        }(),
+        ...);
+    kept_.push_back(array);
+    return array.data();
+  }
+
+  std::vector<pybind11::object> kept_;
+};
+
+}  // namespace compfast

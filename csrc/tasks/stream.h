@@ -1,0 +1,33 @@
+// Where training batches come from: one record of each kind, and the kind that counts. A task with
+// a generator of its own is a header here, a record in TaskStream and a line in draw().
+#pragma once
+
+#include "anchor.h"
+#include "host.h"
+#include "table.h"
+
+namespace compfast {
+
+enum StreamKind : int32_t { STREAM_ANCHOR = 0, STREAM_TABLE = 1, STREAM_HOST = 2 };
+
+struct TaskStream {
+  int32_t kind = STREAM_ANCHOR;
+  AnchorStream anchor;
+  TableStream table;
+  HostStream host;
+};
+
+// Sequences [begin, end) of training step `step` of the member in row `row` of its group, into
+// tokens [batch, T], targets [batch].
+static inline void draw(const TaskStream& s, uint64_t seed, int64_t row, int64_t step,
+                        int32_t batch, int64_t begin, int64_t end, int32_t* tokens,
+                        int32_t* targets) {
+  if (s.kind == STREAM_ANCHOR)
+    anchor_batch(s.anchor, seed, step, batch, begin, end, tokens, targets);
+  else if (s.kind == STREAM_TABLE)
+    table_batch(s.table, seed, step, batch, begin, end, tokens, targets);
+  else
+    host_batch(s.host, row, step, begin, end, tokens, targets);
+}
+
+}  // namespace compfast
