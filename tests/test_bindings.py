@@ -6,7 +6,6 @@ sanitizers.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_calls import attempt, changed
 from command_lines import RANGE, refused
 from ensembles import group, start
 
@@ -33,9 +33,6 @@ from compfast.ensembles.schedule import make_tables
 from compfast.errors import OutOfMemory, UsageError
 from compfast.tasks import make_task
 from compfast.tasks.anchor import AnchorConfig
-
-sys.path.append(str(Path(__file__).parent / "cpp"))
-import fuzzed_calls
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 
@@ -179,23 +176,6 @@ def test_tokens_targets_and_members_that_are_not_there(engine: str) -> None:
         made.advance(-1)
 
 
-def changed(path: str, value: Any, network: str = "own_head_sizes", data: str = "fixed") -> Any:
-    """A valid call with one number or array replaced, e.g. "group.plan.ops.0.weight"."""
-    call = copy.deepcopy(fuzzed_calls.valid(network, "fp32", data))
-    node: Any = call
-    *inner, last = (int(key) if key.isdigit() else key for key in path.split("."))
-    for key in inner:
-        node = node[key]
-    node[last] = value(node[last]) if callable(value) else value
-    return call
-
-
-def attempt(call: dict[str, Any], method: str | None = None) -> Any:
-    given = call["group"]
-    made = _native.Group(*(given[n] for n in ("plan", "tables", "stream", "arrays", "threads")))
-    return getattr(made, method)(**call[method]) if method else made
-
-
 PLAN = "group.plan."
 BAD_GROUPS: list[tuple[str, Any, str]] = [
     (PLAN + "microbatch", 0, "microbatch is 0; it must be in 1..3"),
@@ -261,69 +241,6 @@ def test_a_call_with_one_number_wrong(path: str, value: Any, sentence: str) -> N
         attempt(changed(path, value), method or None)
 
 
-BAD_STREAMS: list[tuple[str, str, Any, str]] = [
-    ("fixed", "kind", "markov", "kind is 'markov'; a stream is anchor, table or host"),
-    ("fixed", "kind", None, "kind is a NoneType"),
-    ("fixed", "kind", "table", "tokens"),
-    ("table", "shuffled", 2, "shuffled is 2; it must be in 0..1"),
-    ("table", "tokens", lambda tokens: tokens[:, :4], "seq_len is 4; it must be in 5..5"),
-    ("table", "tokens", lambda tokens: tokens[:0], r"targets has shape \[7\]; \[0\] is needed"),
-    ("table", "tokens", lambda tokens: tokens + 100, "a token of the table is"),
-    ("table", "tokens", lambda tokens: tokens * 1.0, "tokens is no array of the right type"),
-    ("table", "targets", lambda targets: targets - 100, "a target of the table is -"),
-    ("table", "targets", lambda targets: targets[:2], "targets has shape"),
-    ("host", "tokens", lambda tokens: tokens[:, :, :2], "targets has shape"),
-    ("host", "tokens", lambda tokens: tokens + 100, "a token of the buffer is"),
-    ("host", "targets", lambda targets: targets - 100, "a target of the buffer is -"),
-    ("host", "slots", lambda slots: slots * 2, "a slot is 2; it must be in 0..1"),
-    ("host", "slots", lambda slots: -slots, "a slot is -1"),
-    ("host", "slots", lambda slots: slots[:1], "members of the buffer is 1; it must be in 2..2"),
-    ("host", "first", -1, "first is -1"),
-    ("host", "first", 2**63, "first is a int that is not a value of its type"),
-]
-
-
-@pytest.mark.parametrize(("data", "field", "value", "sentence"), BAD_STREAMS)
-@pytest.mark.parametrize("method", ["group", "feed"])
-def test_a_stream_with_one_thing_wrong(
-    method: str, data: str, field: str, value: Any, sentence: str
-) -> None:
-    call = changed(f"{method}.stream.{field}", value, "one_layer", data)
-    with pytest.raises((ValueError, TypeError, KeyError), match=sentence):
-        attempt(call, method if method == "feed" else None)
-
-
-@pytest.mark.parametrize("method", ["advance", "profile"])
-def test_steps_that_a_buffer_does_not_hold(method: str) -> None:
-    """Nothing is trained, not even the steps that are there."""
-    for field, value, held in (
-        ("first", 1, "1 to 4"),
-        ("tokens", lambda tokens: tokens[:, :1], "0 to 1"),
-        ("tokens", lambda tokens: tokens[:, :0], "0 to 0"),
-    ):
-        call = changed(f"group.stream.{field}", value, "one_layer", "host")
-        stream = call["group"]["stream"]
-        stream["targets"] = stream["targets"][:, : stream["tokens"].shape[1]]
-        call["profile"]["steps"] = 2
-        with pytest.raises(ValueError, match=f"are asked for; the buffer holds {held}"):
-            attempt(call, method)
-        assert not call["group"]["arrays"]["step"].any()
-
-
-def test_a_fed_buffer_is_drawn_from() -> None:
-    call = changed("feed.stream.first", 2, "one_layer", "host")
-    arrays = call["group"]["arrays"]
-    made = _native.Group(*call["group"].values())
-    made.advance(**call["advance"])
-    loss, norm = np.zeros((2, 2, 1), np.float32)
-    made.feed(call["group"]["stream"] | {"first": 3})
-    with pytest.raises(ValueError, match="steps 2 to 3 of member 0"):
-        made.advance(3, 2, loss, norm, None)
-    made.feed(**call["feed"])
-    made.advance(3, 2, loss, norm, None)
-    assert arrays["step"].tolist() == [3, 3]
-
-
 def test_arrays_that_cannot_be_written(tmp_path: Path) -> None:
     """A page of a file mapped for reading: writing to it would end the process."""
     file = tmp_path / "status"
@@ -352,30 +269,6 @@ def test_the_valid_call_is_done() -> None:
 def test_small_calls(call: Callable[[], object], sentence: str) -> None:
     with pytest.raises((ValueError, MemoryError), match=sentence):
         call()
-
-
-def test_a_batch_that_cannot_be_drawn() -> None:
-    stream = fuzzed_calls.valid("one_layer_post", "fp32", "fixed")["group"]["stream"]
-    _native.task_batch(stream, 0, 0, 15)
-    with pytest.raises(ValueError, match="batch is 16; the drawn set has 15 sequences"):
-        _native.task_batch(stream, 0, 0, 16)
-    for batch, step in ((0, 0), (1, -1), (1, 2**32), (2**31 - 1, 0)):
-        with pytest.raises((ValueError, MemoryError)):
-            _native.task_batch(stream, 0, step, batch)
-    with pytest.raises(KeyError, match="words"):
-        _native.task_batch({k: v for k, v in stream.items() if k != "words"}, 0, 0, 1)
-    with pytest.raises(KeyError, match="kind"):
-        _native.task_batch({k: v for k, v in stream.items() if k != "kind"}, 0, 0, 1)
-    stream = fuzzed_calls.valid("one_layer", "fp32", "table")["group"]["stream"]
-    with pytest.raises(ValueError, match="batch is 8; the table has 7 rows"):
-        _native.task_batch(stream, 0, 0, 8)
-    stream = fuzzed_calls.valid("one_layer", "fp32", "host")["group"]["stream"]
-    tokens, targets = _native.task_batch(stream, 0, 2, 3, member=0)
-    assert np.array_equal(tokens, stream["tokens"][1, 2])
-    assert np.array_equal(targets, stream["targets"][1, 2])
-    for size, member, sentence in ((2, 0, "batch of the buffer is 3"), (3, 2, "member is 2")):
-        with pytest.raises(ValueError, match=sentence):
-            _native.task_batch(stream, 0, 2, size, member=member)
 
 
 def test_a_group_at_work_takes_no_second_call() -> None:
