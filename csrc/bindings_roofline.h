@@ -1,4 +1,5 @@
-// What this machine could do at best, in compfast._native; called from compfast/engines/roofline.py.
+// What this machine could do at best, in compfast._native; called from
+// compfast/engines/roofline.py.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,5 +1,5 @@
-// float64 log and sin/cos(2 pi u) with the same bits on every CPU: compfast/streams/fixedmath.py, line
-// by line. Only + - * / in the written order; the build forbids contraction.
+// float64 log and sin/cos(2 pi u) with the same bits on every CPU: compfast/streams/fixedmath.py,
+// line by line. Only + - * / in the written order; the build forbids contraction.
 #pragma once
 
 #include <cstdint>
