@@ -86,11 +86,11 @@ def _script(path: Path, body: str) -> Path:
 def test_a_source_archive_holds_all_that_the_build_reads(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", "77")
     copy = tmp_path / "source"
-    made = shutil.ignore_patterns(".*", "*.so", "__pycache__", "*.egg-info")
+    always = shutil.ignore_patterns(".*", "*.so", "__pycache__", "*.egg-info")
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         top = {"build", "runs"} if Path(folder) == ROOT else set()
-        return made(folder, names) | (top & set(names))
+        return always(folder, names) | (top & set(names))
 
     shutil.copytree(ROOT, copy, ignore=left_out)
     program = f"from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})"

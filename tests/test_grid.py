@@ -134,7 +134,9 @@ def test_every_section_can_be_swept() -> None:
 
 @pytest.mark.parametrize("path", ["training.steps", "training.eval_every"])
 def test_paths_that_members_cannot_differ_in(path: str) -> None:
-    with pytest.raises(UsageError, match=r"allowed: seed, task\.anchors") as caught:
+    with pytest.raises(
+        UsageError, match=r"allowed: seed, init_seed, data_seed, task\.anchors"
+    ) as caught:
         member_specs(Config(sweep=((path, (1, 2)),)))
     assert path in str(caught.value)
     assert path not in sweep_paths("anchor")

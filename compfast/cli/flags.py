@@ -36,6 +36,8 @@ LIST_FLAGS: dict[str, tuple[str, type[int] | type[float]]] = {
     "--seq-len": ("task.seq_len", int),
     "--lr": ("optimizer.lr", float),
     "--weight-decay": ("optimizer.weight_decay", float),
+    "--init-seed": ("init_seed", int),
+    "--data-seed": ("data_seed", int),
 }
 HELP = {
     "--task": "anchor (default), another one's name, or package.module:Class",
@@ -56,6 +58,8 @@ HELP = {
     "--seq-len": "tokens a sequence",
     "--lr": "peak learning rate",
     "--weight-decay": "decoupled weight decay",
+    "--init-seed": "seeds of the initial weights alone; default: the member's seed",
+    "--data-seed": "seeds of the training data alone; default: the member's seed",
 }
 
 

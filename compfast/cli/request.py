@@ -11,7 +11,7 @@ from typing import Any
 
 from compfast.cli import written
 from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, text_of
-from compfast.config import DEFAULT_TASK, MAX_SEED, Config, field_hint, settings
+from compfast.config import DEFAULT_TASK, MAX_SEED, SEEDS, Config, field_hint, settings
 from compfast.config.plugins import task_class
 from compfast.config.settings import Settings
 from compfast.ensembles.grid import (
@@ -117,10 +117,12 @@ def given(arguments: argparse.Namespace, task: str) -> Given:
     for flag, (path, kind) in LIST_FLAGS.items():
         text = text_of(arguments, flag)
         if text is not None:
-            field_hint(path, task)
+            seed = path in SEEDS  # one value of it is an axis too
+            if not seed:
+                field_hint(path, task)
             values = parse_values(flag, text, kind)
-            put = result.put if len(values) == 1 else result.put_axis
-            put(path, values[0] if len(values) == 1 else values, f"{flag} {text}")
+            put = result.put if len(values) == 1 and not seed else result.put_axis
+            put(path, values if put == result.put_axis else values[0], f"{flag} {text}")
     if arguments.shard is not None:
         result.put("run.shard", _shard(arguments.shard), f"--shard {arguments.shard}")
     if arguments.quiet:

@@ -9,7 +9,7 @@ from typing import Any
 
 from compfast.cli import request
 from compfast.cli.request import GAMMA, SEED
-from compfast.config import SECTIONS, Config, settings
+from compfast.config import SECTIONS, SEEDS, Config, settings
 from compfast.config.labels import numbers
 from compfast.config.paths import user_path
 from compfast.errors import UsageError
@@ -32,10 +32,11 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
     axes = dict(run.config.sweep)
     for path, shown in given.origin.items():
         section, _, name = path.partition(".")
-        own = getattr(getattr(run.config, section), name)
+        own = None if path in SEEDS else getattr(getattr(run.config, section), name)
         axis = given.settings["sweep"].get(path)
         values = [given.settings[section][name]] if axis is None else axis
-        wanted = tuple(settings.convert(path, value, run.config.task.name) for value in values)
+        task = run.config.task.name
+        wanted = tuple(v if path in SEEDS else settings.convert(path, v, task) for v in values)
         stored = axes.get(path, (own,))
         if section == "run" and name in RESUMABLE:
             changes[name] = wanted[0]

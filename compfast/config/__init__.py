@@ -1,6 +1,6 @@
 """Configuration as data: frozen dataclasses, one comment a field, validated on construction."""
 
-from compfast.config.ensemble import Axis, Config, MemberSpec, axis, resolve, sweep_pairs
+from compfast.config.ensemble import SEEDS, Axis, Config, MemberSpec, axis, resolve, sweep_pairs
 from compfast.config.section import MAX_SEED, Section, TaskSection, hints, names
 from compfast.config.sections import (
     DEFAULT_TASK,
@@ -21,6 +21,7 @@ __all__ = [
     "GAMMA_GROUPS",
     "MAX_SEED",
     "SECTIONS",
+    "SEEDS",
     "Axis",
     "Config",
     "EvaluationConfig",

@@ -24,6 +24,7 @@ from compfast.config.sections import (
 from compfast.errors import UsageError
 
 Axis = tuple[str, tuple[Any, ...]]
+SEEDS = ("seed", "init_seed", "data_seed")  # what a member draws from; each can be swept
 
 _DEFAULT_FIELDS = {"item_high": 36}  # 16 items, fewer than the default network's dimensions
 
@@ -74,15 +75,15 @@ def axis(path: str, points: Any, task: str) -> Axis:
     if path == "task.name":
         raise UsageError("sweep.task.name is not allowed; tasks have fields of their own")
     try:
-        hint = int if path == "seed" else field_hint(path, task)
+        hint = int if path in SEEDS else field_hint(path, task)
     except UsageError as error:
         raise UsageError(f"sweep: {error}") from None
     listed = values.plain(points)
     if not isinstance(listed, list):
         raise UsageError(f"sweep.{path} is {points!r}; it must be a list of values")
     converted = tuple(values.convert(f"sweep.{path}", point, hint) for point in listed)
-    for point in converted if path == "seed" else ():
-        check_seed("sweep.seed", point)
+    for point in converted if path in SEEDS else ():
+        check_seed(f"sweep.{path}", point)
     if not converted:
         raise UsageError(f"sweep axis {path} is empty; it needs at least one value")
     if len(set(converted)) != len(converted):
@@ -158,16 +159,29 @@ class MemberSpec:
     """
 
     member: int
-    seed: int
+    seed: int  # of everything that has no seed of its own
     task: TaskSection
     model: ModelConfig
     init: InitConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    own_init_seed: int | None = None  # of the initial weights
+    own_data_seed: int | None = None  # of the training data
 
     def __post_init__(self) -> None:
-        check_seed("seed", self.seed)
+        for name in SEEDS:
+            check_seed(name, getattr(self, name))
+
+    @property
+    def init_seed(self) -> int:
+        """Key of the streams that initial weights come from: `seed`, unless it has its own."""
+        return self.seed if self.own_init_seed is None else self.own_init_seed
+
+    @property
+    def data_seed(self) -> int:
+        """Key of the streams that training data come from: `seed`, unless it has its own."""
+        return self.seed if self.own_data_seed is None else self.own_data_seed
 
 
 def resolve(model: ModelConfig, length: int, vocabulary: int) -> ModelConfig:

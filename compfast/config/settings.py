@@ -16,6 +16,7 @@ from typing import Any
 from compfast.config import (
     DEFAULT_TASK,
     SECTIONS,
+    SEEDS,
     Axis,
     Config,
     axis,
@@ -137,7 +138,7 @@ def _section(section: str, value: Any, task: str) -> Any:
 
 
 def _axis(path: str, points: Any, task: str) -> Axis:
-    if path != "seed" and isinstance(points, (list, tuple)) and path.partition(".")[0] != "run":
+    if path not in SEEDS and isinstance(points, (list, tuple)) and path.partition(".")[0] != "run":
         points = [_spelt(path, point, task) for point in points]
     return axis(path, points, task)
 

@@ -216,7 +216,7 @@ class EagerEngine:
 
     def _train_step(self, member: _Member) -> tuple[float, float]:
         spec = member.spec
-        tokens, targets = self._task.batch(spec.seed, member.step, spec.training.batch_size)
+        tokens, targets = self._task.batch(spec.data_seed, member.step, spec.training.batch_size)
         scale, offset = self._tables.scale[member.step], self._tables.offset[member.step]
         lr = float(np.float32(spec.optimizer.lr * scale + offset))
         x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()

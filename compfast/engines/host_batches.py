@@ -77,7 +77,7 @@ class HostBatches:
 
     def __init__(self, task: HostTask, specs: Sequence[MemberSpec], room: int = ROOM) -> None:
         self._task, self._spec = task, specs[0]
-        self._seeds = [spec.seed for spec in specs]
+        self._seeds = [spec.data_seed for spec in specs]
         self._size, self._length = self._spec.training.batch_size, task.length
         slots, steps = len(set(self._seeds)), self._spec.training.steps
         batch_bytes = 4 * self._size * (self._length + 1)

@@ -74,7 +74,7 @@ class NativeEngine:
             "v": self._exp_avg_sq,
             "step": self._step,
             "status": self._status,
-            "seed": np.array([spec.seed for spec in specs], np.uint64),
+            "seed": np.array([spec.data_seed for spec in specs], np.uint64),
             "lr": np.array([spec.optimizer.lr for spec in specs], np.float64),
             "weight_decay": np.array([spec.optimizer.weight_decay for spec in specs], np.float64),
             "clip": np.array([spec.optimizer.clip for spec in specs], np.float64),
@@ -109,7 +109,7 @@ class NativeEngine:
     def initialise(self) -> None:
         # In threads of C++ that raise nothing: a Python thread that meets the end of memory may
         # end the process or never answer.
-        seeds = np.array([spec.seed for spec in self.specs], np.uint64)
+        seeds = np.array([spec.init_seed for spec in self.specs], np.uint64)
         table = parameter_table(self.specs[0].model)
         for column, tensor in zip(self._tables.std.T, table, strict=True):
             where = self._flat.view(tensor.name, self._params)  # [M, rows, columns]

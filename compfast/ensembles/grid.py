@@ -30,7 +30,7 @@ def sweep_paths(task: str) -> tuple[str, ...]:
     own = cfg.sections(task)
     paths = (f"{section}.{name}" for section in SWEPT_SECTIONS for name in cfg.names(own[section]))
     never = {"task.name", *(f"training.{name}" for name in RUN_WIDE)}
-    return ("seed", *(path for path in paths if path not in never))
+    return (*cfg.SEEDS, *(path for path in paths if path not in never))
 
 
 def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]:
@@ -183,6 +183,8 @@ class _Builder:
         return MemberSpec(
             member=member,
             seed=point.get("seed", 0),
+            own_init_seed=point.get("init_seed"),
+            own_data_seed=point.get("data_seed"),
             evaluation=self.config.evaluation,
             **section,
         )

@@ -1,9 +1,9 @@
 """The members table: one row a member, its spec, what it answered and where it stands.
 
-Columns: member, gamma, seed, the other fields of the spec, verdict, seen, the candidates, other,
-steps, group, row. A field goes by its bare name (layers, lr, weight_decay); the exceptions are
-`task` (task.name), `total_steps` (training.steps, since `steps` counts the steps done) and the
-exam's settings, which carry their section ("evaluation.fitted"). Lists are JSON text.
+Columns: member, gamma, seed, init_seed, data_seed, the other fields of the spec, verdict, seen, the
+candidates, other, steps, group, row. A field goes by its bare name (layers, lr, weight_decay); the
+exceptions are `task` (task.name), `total_steps` (training.steps, since `steps` counts the steps
+done) and the exam's settings, which carry their section ("evaluation.fitted"). Lists are JSON text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from compfast.config import MemberSpec
+from compfast.config import SEEDS, MemberSpec
 
 _SECTIONS = ("task", "model", "init", "optimizer", "training", "evaluation")
 _RENAMED = {"task.name": "task", "training.steps": "total_steps", "init.gamma": "gamma"}
@@ -34,7 +34,8 @@ def spec_columns(specs: Sequence[MemberSpec]) -> pl.DataFrame:
     """The specs as columns, in the order given; a field that is None everywhere is float."""
     rows: list[dict[str, Any]] = []
     for spec in specs:
-        row: dict[str, Any] = {"member": spec.member, "gamma": spec.init.gamma, "seed": spec.seed}
+        row: dict[str, Any] = {"member": spec.member, "gamma": spec.init.gamma}
+        row |= {name: getattr(spec, name) for name in SEEDS}
         for section in _SECTIONS:
             part = getattr(spec, section)
             for field in dataclasses.fields(part):

@@ -40,7 +40,7 @@ def initial_parameters(spec: MemberSpec, std: Float64) -> dict[str, Float32]:
 
 def initial_values(tensor: Tensor, spec: MemberSpec, std: float = 0.0) -> Float32:
     """One tensor of `initial_parameters`; `std` counts for normal ones only."""
-    stream = (spec.seed, philox.INIT, tensor.id, 0)
+    stream = (spec.init_seed, philox.INIT, tensor.id, 0)
     if tensor.init == "normal":
         flat = (std * philox.normals(*stream, tensor.size)).astype(np.float32)
     elif tensor.init == "bias" and spec.init.bias == "uniform":

@@ -141,7 +141,9 @@ class CudaEngine:
         made["targets"] = zeros((count, self._batch), torch.int32)
         made["step"] = zeros((count,), torch.int64)
         made["status"] = zeros((count,), torch.uint8)
-        seeds = np.array([spec.seed for spec in self._specs], np.int64)  # below 2^53: uint64's bits
+        seeds = np.array(
+            [spec.data_seed for spec in self._specs], np.int64
+        )  # below 2^53: uint64's bits
         made["seeds"] = self._copied(seeds, torch.int64)
         for name in ("lr", "weight_decay", "clip"):
             values = np.array([getattr(s.optimizer, name) for s in self._specs], np.float64)

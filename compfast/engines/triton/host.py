@@ -32,9 +32,9 @@ class HostBatches:
         drawn: dict[tuple[int, int], Any] = {}
         rows = []
         for spec, step in zip(self._specs, np.minimum(steps, last).tolist(), strict=True):
-            key = (spec.seed, step)
+            key = (spec.data_seed, step)
             if key not in drawn:
-                drawn[key] = self._task.batch(spec.seed, step, size)
+                drawn[key] = self._task.batch(spec.data_seed, step, size)
             rows.append(drawn[key])
         for target, arrays in zip(
             (self._tokens, self._targets), zip(*rows, strict=True), strict=True

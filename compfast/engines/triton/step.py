@@ -139,7 +139,7 @@ class Step:
         device, table = self.live.device, dict(stream)
         for name in ("pairs", "combos"):
             table[name] = torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
-        seeds = torch.tensor([spec.seed for spec in specs], dtype=torch.int64, device=device)
+        seeds = torch.tensor([spec.data_seed for spec in specs], dtype=torch.int64, device=device)
         p = self.program
         now = self.members.step
         return anchor.draw(table, seeds, now, p.tokens, p.targets, self.live, p.embed)
