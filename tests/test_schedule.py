@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from compfast.config import Config, OptimizerConfig, TrainingConfig, settings
+from compfast.config.sections import SCHEDULES
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables, schedule_tables
 from compfast.errors import UsageError
@@ -37,9 +39,10 @@ def test_cosine_with_warmup_and_floor() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "paper"])
-def test_very_short_runs_are_finite(steps: int, warmup: float, schedule: str) -> None:
-    optimizer = OptimizerConfig(schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_very_short_runs_are_finite(steps: int, warmup: float, schedule: Any) -> None:
+    points = ((0.0, 0.5), (0.6, 1.0)) if schedule == "points" else ()
+    optimizer = OptimizerConfig(schedule=schedule, warmup=warmup, points=points)
     for table in schedule_tables(optimizer, steps):
         assert table.shape == (steps,)
         assert np.isfinite(table).all()
@@ -92,3 +95,47 @@ def test_tables_of_a_group() -> None:
     other = dataclasses.replace(specs[0], optimizer=OptimizerConfig(warmup=0.5))
     with pytest.raises(UsageError, match="one schedule"):
         make_tables([*specs, other])
+
+
+def test_linear() -> None:
+    scale = schedule_tables(OptimizerConfig(schedule="linear", warmup=0.1, floor=0.2), 101)[0]
+    assert scale[:10] == pytest.approx(np.arange(1, 11) / 10, rel=1e-15)
+    assert scale[9:] == pytest.approx(1 - 0.8 * np.arange(92) / 91, rel=1e-14)
+
+
+@pytest.mark.parametrize("steps", [100, 333, 1000])
+def test_one_cycle_is_pytorchs(steps: int) -> None:
+    torch = pytest.importorskip("torch")
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=1.0)
+    peak = {"max_lr": 1.0, "total_steps": steps, "pct_start": 0.02, "cycle_momentum": False}
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, **peak, div_factor=100, final_div_factor=0.05, anneal_strategy="cos"
+    )
+    own = OptimizerConfig(schedule="one_cycle", warmup=0.02, start=0.01, floor=0.2)
+    scale = schedule_tables(own, steps)[0]
+    for t in range(steps):
+        assert scale[t] == pytest.approx(cycle.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        if t < steps - 1:
+            cycle.step()
+
+
+def test_points_are_joined_by_lines() -> None:
+    points = ((0.25, 0.0), (0.5, 2.0), (0.75, 1.0))
+    scale = schedule_tables(OptimizerConfig(schedule="points", points=points), 8)[0]
+    assert scale.tolist() == [0.0, 0.0, 0.0, 1.0, 2.0, 1.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"schedule": "points"}, "needs at least one"),
+        ({"points": ((0.0, 1.0),)}, "the others none"),
+        ({"schedule": "points", "points": ((0.5, 1.0), (0.2, 1.0))}, "must rise"),
+        ({"schedule": "points", "points": ((0.0, -1.0),)}, "at least 0"),
+    ],
+)
+def test_points_that_are_no_schedule_are_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        OptimizerConfig(**fields)

@@ -8,6 +8,7 @@ A field whose value is `None` is derived by `config.resolve` (its comment says f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from compfast.config.section import (
 from compfast.errors import UsageError
 
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
+SCHEDULES = ("constant", "linear", "cosine", "one_cycle", "paper", "points")
 _MOST_GAMMA = 32  # d_in^32 is a float64 for every width
 
 
@@ -122,9 +124,11 @@ class OptimizerConfig(Section):
     beta2: float = 0.999
     eps: float = 1e-8
     decay: Literal["all", "matrices"] = "all"  # [Z24]: all parameters
-    schedule: Literal["constant", "cosine", "paper"] = "cosine"
+    schedule: Literal["constant", "linear", "cosine", "one_cycle", "paper", "points"] = "cosine"
     warmup: float = 0.05  # fraction of the steps; paper: 10 of 210 epochs
-    floor: float = 0.05  # cosine ends at floor * lr
+    floor: float = 0.05  # cosine, linear and one_cycle end at floor * lr
+    start: float = 0.01  # one_cycle begins at start * lr: 2406.03072 code, lr / 100
+    points: tuple[tuple[float, float], ...] = ()  # schedule "points": (fraction, factor of lr)
     base_lr: float = 1e-5  # schedule "paper": warm-up starts and cosine ends here [Z24]
 
     def _check(self) -> None:
@@ -132,14 +136,29 @@ class OptimizerConfig(Section):
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be in [0, 1)")
-        for name in ("warmup", "floor"):
+        for name in ("warmup", "floor", "start"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
         choice(
             "optimizer",
             self,
             decay=("all", "matrices"),
-            schedule=("constant", "cosine", "paper"),
+            schedule=SCHEDULES,
+        )
+        require(
+            (self.schedule == "points") == bool(self.points),
+            f"optimizer.schedule is {self.schedule!r} with {len(self.points)} optimizer.points;"
+            ' schedule "points" needs at least one, the others none',
+        )
+        fractions = [fraction for fraction, _ in self.points]
+        require(
+            fractions == sorted(set(fractions)) and all(0 <= f <= 1 for f in fractions),
+            f"optimizer.points is {self.points}; their fractions must rise from at least 0 to at"
+            " most 1",
+        )
+        require(
+            all(math.isfinite(factor) and factor >= 0 for _, factor in self.points),
+            f"optimizer.points is {self.points}; their factors must be finite and at least 0",
         )
 
 

@@ -6,6 +6,11 @@ W = round(warmup * S):
     constant  scale = 1.
     cosine    t < W: scale = (t + 1) / W; then from 1 at t = max(W - 1, 0) along half a cosine
               to `floor` at t = S - 1.
+    linear    as cosine, with a straight line.
+    one_cycle from `start` along half a cosine to 1 at t = warmup S - 1, then along another one to
+              `floor` at t = S - 1: PyTorch's OneCycleLR, which arXiv 2406.03072's code uses with
+              warmup .02, start .01 and floor .2.
+    points    (fraction, factor) pairs: straight lines between them over t / S, level outside.
     paper     t < W: s = t / W; then s = (1 + cos(pi (t - W) / (S - W))) / 2, as PyTorch's
               CosineAnnealingLR: it would reach 0 at t = S. scale = s, offset = base_lr (1 - s),
               so the rate goes base_lr -> lr -> base_lr (arXiv 2405.05409).
@@ -15,7 +20,8 @@ Cosines and powers come from fixed sequences, so the tables have the same bits o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -53,12 +59,7 @@ def schedule_tables(
     Raises OutOfMemory for more steps than memory has room for.
     """
     require_room(8 * 8 * steps)  # and what they are made of
-    if optimizer.schedule == "cosine":
-        scale = _cosine(optimizer, steps)
-    elif optimizer.schedule == "paper":
-        scale = _paper(optimizer, steps)
-    else:
-        scale = np.ones(steps)
+    scale = _SCALES[optimizer.schedule](optimizer, steps)
     offset = np.zeros(steps)
     if optimizer.schedule == "paper":
         offset = optimizer.base_lr * (1.0 - scale)
@@ -87,16 +88,50 @@ def make_tables(specs: Sequence[MemberSpec]) -> Tables:
 
 def _schedule_key(spec: MemberSpec) -> tuple[object, ...]:
     o = spec.optimizer
-    return spec.training.steps, o.schedule, o.warmup, o.floor, o.base_lr, o.beta1, o.beta2
+    shape = o.schedule, o.warmup, o.floor, o.start, o.points, o.base_lr
+    return spec.training.steps, *shape, o.beta1, o.beta2
+
+
+def _constant(optimizer: OptimizerConfig, steps: int) -> Float64:
+    return np.ones(steps)
 
 
 def _cosine(optimizer: OptimizerConfig, steps: int) -> Float64:
+    return _descent(optimizer, steps, _half_cosine)
+
+
+def _linear(optimizer: OptimizerConfig, steps: int) -> Float64:
+    return _descent(optimizer, steps, lambda progress: 1.0 - np.clip(progress, 0.0, 1.0))
+
+
+def _descent(
+    optimizer: OptimizerConfig, steps: int, shape: Callable[[Float64], Float64]
+) -> Float64:
+    """A straight warm-up, then from 1 to `floor` as `shape` goes from 1 to 0."""
     warmup = round(optimizer.warmup * steps)
     peak = max(warmup - 1, 0)
     t = np.arange(steps, dtype=np.float64)
-    decay = _half_cosine((t - peak) / max(steps - 1 - peak, 1))
+    decay = shape((t - peak) / max(steps - 1 - peak, 1))
     scale = optimizer.floor + (1.0 - optimizer.floor) * decay
     return np.where(t < warmup, (t + 1.0) / max(warmup, 1), scale)
+
+
+def _one_cycle(optimizer: OptimizerConfig, steps: int) -> Float64:
+    peak = max(optimizer.warmup * steps - 1.0, 0.0)
+    t = np.arange(steps, dtype=np.float64)
+    low, high = optimizer.start, optimizer.floor
+    rise = 1.0 + (low - 1.0) * _half_cosine(t / max(peak, 1e-9))
+    fall = high + (1.0 - high) * _half_cosine((t - peak) / max(steps - 1.0 - peak, 1.0))
+    return np.where(t <= peak, rise if peak > 0 else 1.0, fall)
+
+
+def _points(optimizer: OptimizerConfig, steps: int) -> Float64:
+    t = np.arange(steps, dtype=np.float64) / steps
+    scale = np.full(steps, optimizer.points[0][1])
+    for (x0, y0), (x1, y1) in itertools.pairwise(optimizer.points):
+        scale = np.where(t >= x0, y0 + (y1 - y0) * ((t - x0) / (x1 - x0)), scale)
+    last, end = optimizer.points[-1]
+    return np.where(t >= last, end, scale)
 
 
 def _paper(optimizer: OptimizerConfig, steps: int) -> Float64:
@@ -104,6 +139,16 @@ def _paper(optimizer: OptimizerConfig, steps: int) -> Float64:
     t = np.arange(steps, dtype=np.float64)
     decay = _half_cosine((t - warmup) / max(steps - warmup, 1))
     return np.where(t < warmup, t / max(warmup, 1), decay)
+
+
+_SCALES = {
+    "constant": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+    "points": _points,
+    "paper": _paper,
+}
 
 
 def _half_cosine(progress: Float64) -> Float64:

@@ -16,6 +16,7 @@ FREE = frozenset(
         *("task.fixed_train_weight", "model.norm_eps"),
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.clip", "optimizer.beta1"),
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
+        *("optimizer.start", "optimizer.points"),
         *("optimizer.floor", "optimizer.base_lr"),
         *("training.steps", "training.batch_size", "training.log_every", "training.eval_every"),
         *("training.stop_loss", "training.stop_stable"),
