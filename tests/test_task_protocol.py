@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
-import textwrap
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,56 +20,19 @@ from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
 from compfast.tasks import Task, make_task, preset, start_of
 
-OWN = """
-    from __future__ import annotations
-
-    from dataclasses import dataclass
-
-    import numpy as np
-
-    from compfast.config import TaskSection
-    from compfast.streams import philox
-    from compfast.tasks.base import Task
-    from compfast.tasks.scoring import AnswerExam
-
-
-    @dataclass(frozen=True, slots=True)
-    class LastConfig(TaskSection):
-        name: str = "own_last:LastTask"
-        items: int = 8
-
-
-    class LastTask(Task[LastConfig]):
-        \"\"\"The target is the last token.\"\"\"
-
-        Config = LastConfig
-        candidates = ("last",)
-        length = 4
-
-        def __init__(self, config):
-            self.config = config
-            self.vocabulary = config.items
-
-        def batch(self, seed, step, size):
-            words = philox.words(seed, philox.TRAIN, step, 0, 0, size * 4)
-            tokens = philox.integers(words, self.config.items).astype(np.int32).reshape(size, 4)
-            return tokens, tokens[:, -1].copy()
-
-        def exam(self, evaluation):
-            tokens, targets = self.batch(2**40 + evaluation.eval_seed, 0, 20)
-            return AnswerExam(
-                tokens, slice(0, 10), slice(10, 20), targets[:10], {"last": targets[10:]}
-            )
-"""
+TUTORIAL = Path(__file__).parents[1] / "docs" / "tasks.md"
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A task in a module of the user's own."""
-    (tmp_path / "own_last.py").write_text(textwrap.dedent(OWN))
+    """The task of docs/tasks.md, in a module of the user's own."""
+    found = re.search(r"```python\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
+    assert found is not None
+    assert found[1].count("\n") <= 60
+    (tmp_path / "sums.py").write_text(found[1])
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "own_last", raising=False)
-    return "own_last:LastTask"
+    monkeypatch.delitem(sys.modules, "sums", raising=False)
+    return "sums:SumsTask"
 
 
 def _task(name: str) -> Task[Any]:
@@ -132,17 +95,34 @@ def test_every_preset_makes_members(name: str) -> None:
         assert config.task.describe(frozenset()).startswith(name)
 
 
-def test_a_task_of_ones_own_trains_and_loads(own: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    flags = ["--task", own, "--models", "4", "--gamma-range", "0.3:0.9", "--steps", "30"]
+@pytest.mark.parametrize("engine", ["native", "eager"])
+def test_a_task_of_ones_own_trains_and_loads(
+    own: str,
+    engine: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--task", own, "--models", "4", "--gamma-range", "0.3:0.9", "--steps", "20"]
     flags += ["--layers", "1", "--d-model", "8", "--heads", "1", "--batch-size", "8"]
-    flags += ["--set", "task.items=6", "--engine", "eager", "--eval-every", "10", "--quiet"]
-    assert ensemble.main([*flags, "--out", str(run)]) == 0
-    loaded = compfast.load(run)
-    assert loaded.config.task.name == own
-    assert loaded.members["items"].to_list() == [6] * 4
-    assert loaded.members["last"].null_count() == 0
-    assert (run / "report" / "index.html").exists()
+    flags += ["--set", "task.modulus=7", "--engine", engine, "--eval-every", "10"]
+    assert ensemble.main([*flags, "--out", str(tmp_path / "drawn")]) == 0
+    assert "batches from the host" not in capsys.readouterr().out
+
+    monkeypatch.setattr(task_class(own), "stream", lambda self: None)
+    make_task.cache_clear()
+    assert ensemble.main([*flags, "--out", str(tmp_path / "host")]) == 0
+    assert "batches from the host" in capsys.readouterr().out
+
+    drawn, host = (compfast.load(tmp_path / name) for name in ("drawn", "host"))
+    assert drawn.config.task.name == own
+    assert drawn.members["modulus"].to_list() == [7] * 4
+    assert drawn.members["difference"].null_count() == 0
+    assert (tmp_path / "host" / "report" / "index.html").exists()
+    assert drawn.metrics.equals(host.metrics)
+    for member in range(4):
+        one, other = drawn.params(member), host.params(member)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +155,7 @@ def test_installed_packages_bring_tasks(own: str, monkeypatch: pytest.MonkeyPatc
     entries = [metadata.EntryPoint("last", own, group)]
     monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
     assert "last" in known_tasks()
-    assert task_class("last").__name__ == "LastTask"
+    assert task_class("last").__name__ == "SumsTask"
 
     entries.append(metadata.EntryPoint("anchor", own, group))
     with pytest.raises(UsageError, match=r"anchor' is claimed by compfast\.tasks\.anchor and by"):

@@ -17,6 +17,7 @@ from compfast.ensembles.grid import member_count
 from compfast.ensembles.groups import member_groups
 from compfast.ensembles.schedule import make_tables
 from compfast.models.params import parameter_count
+from compfast.tasks import make_task
 
 # Parameters and both moments, held once by the engine and once more while a checkpoint is written.
 _COPIES = 6
@@ -34,6 +35,7 @@ class Plan:
     precision: str
     threads: int
     decided: str  # what set that number of threads; empty where the config did
+    host: bool  # batches come from the task in Python; no engine draws them
     bytes: int
     seconds: float  # of the whole run, from steps measured on this machine just now
 
@@ -45,10 +47,11 @@ class Plan:
         time_left = f"about {duration(seconds)}" if seconds >= 1 else duration(seconds)
         isa = f" ({self.isa})" if self.isa else ""
         decided = f" ({self.decided})" if self.decided else ""
+        host = ", batches from the host" if self.host else ""
         return (
             f"{self.members} member{'s' if self.members > 1 else ''},"
             f" {each} parameters each, {self.engine} engine{isa},"
-            f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}{decided},"
+            f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}{decided}{host},"
             f" about {_size(self.bytes)}, {time_left}"
         )
 
@@ -72,6 +75,7 @@ def plan(config: Config) -> Plan:
         precision=config.training.precision,
         threads=config.run.threads or cores.count,
         decided="" if config.run.threads else cores.decided,
+        host=any(make_task(specs[0].task).stream() is None for specs in groups),
         bytes=_resident() + 4 * _COPIES * numbers,
         seconds=seconds,
     )

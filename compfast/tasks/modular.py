@@ -71,11 +71,12 @@ class ModularTask(Task[ModularConfig]):
     candidates = ("generalised", "memorised")
     length = 3
     presets: ClassVar[Mapping[str, Settings]] = {
-        # Ours: the smallest network of a search by hand that finds the rule within minutes.
+        # Ours, tried by hand: remembered at large initial weights, the rule at smaller ones, within
+        # minutes; with decay 1 the rule is found everywhere.
         "modular": {
             "model": {"layers": 1, "d_model": 48, "heads": 2},
-            "optimizer": {"lr": 2e-3, "weight_decay": 1.0, "schedule": "constant"},
-            "training": {"steps": 6000, "batch_size": 128, "eval_every": 400},
+            "optimizer": {"lr": 2e-3, "weight_decay": 0.3, "schedule": "constant"},
+            "training": {"steps": 3000, "batch_size": 128, "eval_every": 400},
         },
     }
 
