@@ -51,8 +51,8 @@ class Plan:
         return (
             f"{self.members} member{'s' if self.members > 1 else ''},"
             f" {each} parameters each, {self.engine} engine{isa},"
-            f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}{decided}{host},"
-            f" about {_size(self.bytes)}, {time_left}"
+            f" {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}{decided}"
+            f"{host}, about {_size(self.bytes)}, {time_left}"
         )
 
 
