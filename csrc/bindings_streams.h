@@ -5,6 +5,7 @@
 
 #include "bindings_arrays.h"
 #include "tasks/anchor_checks.h"
+#include "tasks/chain_checks.h"
 #include "tasks/host_checks.h"
 #include "tasks/stream.h"
 #include "tasks/table_checks.h"
@@ -22,8 +23,10 @@ class Stream {
       table(d, batch, vocabulary);
     else if (kind == "host")
       host(d, batch, vocabulary);
+    else if (kind == "chain")
+      chain(d, batch, vocabulary);
     else
-      refuse("kind is '" + kind + "'; a stream is anchor, table or host");
+      refuse("kind is '" + kind + "'; a stream is anchor, table, chain or host");
   }
 
   // Steps [from, until) of the member in row `row` can be drawn.
@@ -66,6 +69,20 @@ class Stream {
     s.targets = keep(d, "targets", {s.slots, s.steps, s.batch});
     s.slot = keep(d, "slots", {-1}, s.members);
     read(d, "first", s.first);
+    check_stream(s, batch, vocabulary);
+    positions = s.positions;
+  }
+
+  void chain(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    ChainStream& s = record.chain;
+    record.kind = STREAM_CHAIN;
+    read(d, "states", s.states);
+    read(d, "order", s.order);
+    read(d, "seq_len", s.positions);
+    require_between("states of the chain", s.states, 2, vocabulary);
+    s.next = keep(d, "next", {-1, s.states - 1}, s.contexts);
+    require_between("contexts of the chain", s.contexts, 2, MOST_WIDTH);
+    s.start = keep(d, "start", {s.contexts - 1});
     check_stream(s, batch, vocabulary);
     positions = s.positions;
   }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,12 @@ class Exam(Protocol):
     def candidates(self) -> tuple[str, ...]:
         """Names of the scores that may become a verdict, in the order of the tables."""
 
-    def score(self, answers: NDArray[Any]) -> Scores:
-        """From the most likely next token after each input, [M, N]; members are independent."""
+    @property
+    def reads(self) -> Literal["answers", "logits"]:
+        """What it scores: the most likely next token [M, N], or logits [M, N, V]."""
+
+    def score(self, outputs: NDArray[Any], /) -> Scores:
+        """From what members say after the last token of each input; members are independent."""
 
 
 class Task(ABC, Generic[Own]):

@@ -124,6 +124,7 @@ class RuleExam:
     seen_targets: Int32  # [N_seen]
     targets: Int32  # [N_unseen]
 
+    reads: ClassVar[Literal["answers", "logits"]] = "answers"
     candidates: ClassVar[tuple[str, ...]] = ModularTask.candidates
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class AnswerExam:
     unseen: slice  # rows of the held-out group
     seen_targets: Int32  # [N_seen]
     answers: Mapping[str, Int32]  # candidate solution -> [N_unseen]; -1 where it has no answer
+
+    reads: ClassVar[Literal["answers", "logits"]] = "answers"
 
     @property
     def splits(self) -> dict[str, slice]:

@@ -181,7 +181,13 @@ class Progress:
 
     def _examine(self, engine: Engine, examined: Bool, regular: Bool) -> None:
         """New scores and verdicts of `examined`; `regular` exams count for stability."""
-        scores = self.exam.score(engine.predict(self.exam.tokens))
+        exam, everybody = self.exam, range(len(self.specs))
+        told: Any = (
+            engine.predict(exam.tokens)
+            if exam.reads == "answers"
+            else engine.logits(exam.tokens, everybody)
+        )
+        scores = exam.score(told)
         evaluation = self.specs[0].evaluation
         labels = solutions.verdicts(scores, evaluation, self.status == DIVERGED)
         codes = np.array([self.labels.index(str(label)) for label in labels])

@@ -3,18 +3,25 @@
 #pragma once
 
 #include "anchor.h"
+#include "chain.h"
 #include "host.h"
 #include "table.h"
 
 namespace compfast {
 
-enum StreamKind : int32_t { STREAM_ANCHOR = 0, STREAM_TABLE = 1, STREAM_HOST = 2 };
+enum StreamKind : int32_t {
+  STREAM_ANCHOR = 0,
+  STREAM_TABLE = 1,
+  STREAM_HOST = 2,
+  STREAM_CHAIN = 3
+};
 
 struct TaskStream {
   int32_t kind = STREAM_ANCHOR;
   AnchorStream anchor;
   TableStream table;
   HostStream host;
+  ChainStream chain;
 };
 
 // Sequences [begin, end) of training step `step` of the member in row `row` of its group, into
@@ -26,6 +33,8 @@ static inline void draw(const TaskStream& s, uint64_t seed, int64_t row, int64_t
     anchor_batch(s.anchor, seed, step, batch, begin, end, tokens, targets);
   else if (s.kind == STREAM_TABLE)
     table_batch(s.table, seed, step, batch, begin, end, tokens, targets);
+  else if (s.kind == STREAM_CHAIN)
+    chain_batch(s.chain, seed, step, begin, end, tokens, targets);
   else
     host_batch(s.host, row, step, begin, end, tokens, targets);
 }

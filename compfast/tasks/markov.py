@@ -1,0 +1,303 @@
+"""Markov chains: does a network use the symbols before, or only how often each one comes?
+
+Makkuva et al., arXiv 2402.04161, and arXiv 2406.03072. A binary chain goes from 0 to 1 with
+probability p and from 1 to 0 with q; a chain of V states stays with 1 - p and moves to each other
+one with p / (V - 1); a random one has every row uniform on the simplex. The network predicts each
+next symbol. `global` (bigram) predicts the chain's own transitions, `local` (unigram) the
+stationary law whatever came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compfast.config import EvaluationConfig, TaskSection
+from compfast.config.section import at_most, check_seed, positive, require
+from compfast.errors import UsageError
+from compfast.streams import philox
+from compfast.tasks.base import Float64, Int32, Scores, Settings, Task
+
+_UNIT = 2**30  # of a threshold: a probability of 0 or 1 is exact
+_MOST_CONTEXTS = 4096
+_MOST_STEPS, _SETTLED = 10_000, 1e-15  # of the search for a stationary law
+
+
+@dataclass(frozen=True, slots=True)
+class MarkovConfig(TaskSection):
+    """arXiv 2406.03072, section 2; (0.5, 0.8) is its pair with p + q > 1."""
+
+    name: str = "markov"
+    chain: Literal["binary", "switching", "random"] = "binary"
+    p: float = 0.5  # binary: P(1 | 0); switching: probability of leaving a state
+    q: float = 0.8  # binary: P(0 | 1)
+    states: int = 2  # V
+    order: int = 1  # k: random chains look back so far
+    chain_seed: int = 0  # of a random chain; the same for all members
+    start: Literal["stationary", "uniform"] = "stationary"  # law of the first symbols
+    seq_len: int = 256  # T; 1024 in the paper
+
+    def _check(self) -> None:
+        positive("task", self, "order", "seq_len")
+        at_most("task", self, states=1024, order=12, seq_len=2**16)
+        require(self.states >= 2, f"task.states is {self.states}; it must be at least 2")
+        for name in ("p", "q"):
+            value = getattr(self, name)
+            require(0 < value <= 1, f"task.{name} is {value}; it must be above 0 and at most 1")
+        require(
+            self.chain != "binary" or self.states == 2,
+            f"task.states is {self.states}; a binary chain has 2",
+        )
+        require(
+            self.chain == "random" or self.order == 1,
+            f"task.order is {self.order}; a {self.chain} chain has order 1",
+        )
+        require(
+            self.states**self.order <= _MOST_CONTEXTS and self.order <= self.seq_len,
+            f"task.states {self.states} and task.order {self.order} make"
+            f" {self.states**self.order} contexts; at most {_MOST_CONTEXTS} are taken, and an order"
+            " of at most task.seq_len",
+        )
+        check_seed("task.chain_seed", self.chain_seed)
+
+    def describe(self, varied: frozenset[str]) -> str:
+        """E.g. "markov, binary, p 0.5, q 0.8"."""
+        shown = {"binary": ("p", "q"), "switching": ("states", "p"), "random": ("states", "order")}
+        said = [self.name, self.chain]
+        said += [f"{n} {getattr(self, n)}" for n in shown[self.chain] if n not in varied]
+        return ", ".join(said)
+
+
+class MarkovTask(Task[MarkovConfig]):
+    """`kernel` [contexts, V] and `stationary` [contexts] are what the thresholds make of them.
+
+    Raises UsageError for a chain whose stationary law is its kernel's every row: then `global`
+    and `local` are one.
+    """
+
+    Config = MarkovConfig
+    candidates = ("global", "local")
+    presets: ClassVar[Mapping[str, Settings]] = {
+        # Ours, for minutes on a CPU; optimiser and schedule of 2406.03072's code.
+        "markov": {
+            "model": {
+                "layers": 1,
+                "d_model": 8,
+                "heads": 1,
+                "d_ff": 32,
+                "loss_positions": "all",
+                "attention_bias": False,
+                "ffn_bias": False,
+                "tied_head": True,
+            },
+            "optimizer": {
+                "lr": 2e-3,
+                "weight_decay": 1e-3,
+                "decay": "matrices",
+                "clip": 0.0,
+                "beta2": 0.95,
+                "schedule": "one_cycle",
+                "warmup": 0.02,
+                "floor": 0.2,
+            },
+            "training": {"steps": 1000, "batch_size": 16, "log_every": 50, "eval_every": 100},
+        },
+        "markov-paper": {
+            "task": {"seq_len": 1024},
+            "model": {
+                "layers": 1,
+                "d_model": 8,
+                "heads": 1,
+                "d_ff": 32,
+                "loss_positions": "all",
+                "attention_bias": False,
+                "ffn_bias": False,
+                "tied_head": True,
+            },
+            "optimizer": {
+                "lr": 2e-3,
+                "weight_decay": 1e-3,
+                "decay": "matrices",
+                "clip": 0.0,
+                "beta2": 0.95,
+                "schedule": "one_cycle",
+                "warmup": 0.02,
+                "floor": 0.2,
+            },
+            "training": {"steps": 8000, "batch_size": 16},
+        },
+    }
+
+    def __init__(self, config: MarkovConfig) -> None:
+        self.config, self.length = config, config.seq_len
+        self.vocabulary = config.states
+        self._next = _thresholds(_kernel(config))
+        self.kernel = _law(self._next)
+        self.stationary = _stationary(config, self.kernel)
+        uniform = np.full(len(self.kernel), 1 / len(self.kernel))
+        start = self.stationary if config.start == "stationary" else uniform
+        self._start = _thresholds(start[None])[0]
+        self.symbols = self.stationary.reshape(-1, config.states).sum(axis=0)  # [V]
+        if np.abs(self.kernel - self.symbols).max() < 1e-6:
+            raise UsageError(
+                f"{config.describe(frozenset())}: the next symbol does not depend on the last one,"
+                " so there is nothing to tell apart"
+            )
+
+    @property
+    def bigram_loss(self) -> float:
+        """Entropy rate in nats: the least loss of a network that sees what came before."""
+        return float(self.stationary @ _entropy(self.kernel))
+
+    @property
+    def unigram_loss(self) -> float:
+        """Entropy of the stationary law of a symbol, in nats."""
+        return float(_entropy(self.symbols[None])[0])
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
+        symbols = self._drawn(seed, philox.TRAIN, step, size)
+        return symbols[:, :-1].copy(), symbols[:, -1].copy()
+
+    def stream(self) -> dict[str, Any]:
+        return {
+            "kind": "chain",
+            "start": self._start,  # int32 [contexts - 1]
+            "next": self._next,  # int32 [contexts, V - 1]
+            "states": self.config.states,
+            "order": self.config.order,
+            "seq_len": self.length,
+        }
+
+    def exam(self, evaluation: EvaluationConfig) -> ChainExam:
+        """Fresh sequences; what follows each is held against the exact laws."""
+        count = evaluation.unseen_items
+        symbols = self._drawn(evaluation.eval_seed, philox.EVAL, 0, count)
+        context = np.zeros(count, np.int64)
+        for symbol in symbols[:, -1 - self.config.order : -1].T:
+            context = context * self.config.states + symbol
+        return ChainExam(symbols[:, :-1].copy(), context, self.kernel, self.symbols)
+
+    def _drawn(self, seed: int, purpose: int, step: int, count: int) -> Int32:
+        """Symbols [count, T + 1]; sequence b owns W words from b W on."""
+        order, states = self.config.order, self.config.states
+        width = (self.length - order + 5) // 4 * 4
+        words = philox.words(seed, purpose, step, 0, 0, count * width).reshape(count, width)
+        u = (words >> np.uint32(2)).astype(np.int32)
+        context = (u[:, :1] >= self._start).sum(axis=1)
+        symbols = np.zeros((count, self.length + 1), np.int32)
+        rest = context
+        for i in reversed(range(order)):
+            symbols[:, i], rest = rest % states, rest // states
+        for at in range(order, self.length + 1):
+            symbol = (u[:, at - order + 1, None] >= self._next[context]).sum(axis=1)
+            context = (context * states + symbol) % len(self._next)
+            symbols[:, at] = symbol
+        return symbols
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChainExam:
+    """What members predict after each of N sequences, from their logits."""
+
+    tokens: Int32  # [N, T]
+    context: NDArray[np.int64]  # [N] the last symbols as one number
+    kernel: Float64  # [contexts, V]
+    symbols: Float64  # [V] stationary law of a symbol
+
+    reads: ClassVar[Literal["answers", "logits"]] = "logits"
+    candidates: ClassVar[tuple[str, ...]] = MarkovTask.candidates
+
+    @property
+    def splits(self) -> dict[str, slice]:
+        return {"unseen": slice(0, len(self.tokens))}
+
+    def score(self, logits: NDArray[Any]) -> Scores:
+        """From logits [M, N, V] at the last position.
+
+        With q the member's prediction after an item, k the chain's own and s the stationary law,
+        a candidate's score is 1 less the mean total variation of q from it, in units of that
+        between k and s, clipped to [0, 1]. `seen` is how much of the stationary law's perplexity
+        a member reaches: exp(H(s) - loss), at most 1; the loss is exact, over k.
+        """
+        values = np.asarray(logits[..., : len(self.symbols)], np.float64)
+        others = np.asarray(logits, np.float64)
+        top = others.max(axis=-1, keepdims=True)
+        norm = top + np.log(np.exp(others - top).sum(axis=-1, keepdims=True))
+        log_q = values - norm
+        k, q = self.kernel[self.context], np.exp(log_q)  # [N, V], [M, N, V]
+        unit = np.abs(k - self.symbols).sum(axis=-1).mean()
+        from_kernel = np.abs(q - k).sum(axis=-1).mean(axis=-1)
+        from_law = np.abs(q - self.symbols).sum(axis=-1).mean(axis=-1)
+        loss = -(k * log_q).sum(axis=-1).mean(axis=-1)
+        law = np.where(self.symbols > 0, self.symbols, 1.0)
+        entropy = -(self.symbols * np.log(law)).sum()
+        return Scores(
+            np.minimum(np.exp(entropy - loss), 1.0),
+            {
+                "global": np.clip(1 - from_kernel / unit, 0, 1),
+                "local": np.clip(1 - from_law / unit, 0, 1),
+            },
+            np.zeros(len(values)),
+        )
+
+
+def _kernel(config: MarkovConfig) -> Float64:
+    """Rows of transition probabilities, [contexts, V]."""
+    p, q, v = config.p, config.q, config.states
+    if config.chain == "binary":
+        return np.array([[1 - p, p], [q, 1 - q]])
+    if config.chain == "switching":
+        return np.where(np.eye(v, dtype=bool), 1 - p, p / (v - 1))
+    contexts = v**config.order
+    u = philox.uniforms(philox.words(config.chain_seed, philox.AUX, 0, 0, 0, contexts * v))
+    spacings = np.sort(u.astype(np.float64).reshape(contexts, v)[:, 1:], axis=1)
+    edges = np.concatenate([np.zeros((contexts, 1)), spacings, np.ones((contexts, 1))], axis=1)
+    return np.diff(edges, axis=1)
+
+
+def _thresholds(rows: Float64) -> Int32:
+    """Cumulative probabilities in units of 2^-30, int32 [.., V - 1]."""
+    cumulative = np.cumsum(rows, axis=1)[:, :-1]
+    return np.ascontiguousarray(np.clip(np.rint(cumulative * _UNIT), 0, _UNIT).astype(np.int32))
+
+
+def _law(thresholds: Int32) -> Float64:
+    """The probabilities that these thresholds draw with."""
+    rows = len(thresholds)
+    ends = np.zeros((rows, 1)), np.full((rows, 1), _UNIT)
+    law: Float64 = np.diff(np.concatenate([ends[0], thresholds, ends[1]], axis=1), axis=1) / _UNIT
+    return law
+
+
+def _stationary(config: MarkovConfig, kernel: Float64) -> Float64:
+    """The stationary law of contexts, [contexts]: the same bits on every CPU.
+
+    In closed form but for random chains; theirs is found by steps of the lazy chain, whose sums
+    have a fixed order (a linear solver's do not).
+    """
+    contexts, v = kernel.shape
+    if config.chain == "binary":
+        return np.array([config.q, config.p]) / (config.p + config.q)
+    law = np.full(contexts, 1 / contexts)
+    if config.chain == "switching":
+        return law
+    origin = np.repeat(np.arange(contexts), v)
+    target = (origin * v + np.tile(np.arange(v), contexts)) % contexts
+    for _ in range(_MOST_STEPS):
+        moved = np.bincount(target, law[origin] * kernel.ravel(), contexts)
+        settled = float(np.abs(moved - law).max()) < _SETTLED
+        law = (law + moved) / 2
+        if settled:
+            break
+    return law
+
+
+def _entropy(rows: Float64) -> Float64:
+    """Entropy of each row in nats."""
+    inside = np.where(rows > 0, rows, 1.0)
+    result: Float64 = -(rows * np.log(inside)).sum(axis=1)
+    return result
