@@ -169,11 +169,7 @@ def test_the_network_is_what_the_extension_says(shape: dict[str, int]) -> None:
     assert [spec.seed for spec in specs] == [0, 1, 2]
 
 
-def test_one_network_or_several_or_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        sys.modules, "compfast._cuda", types.SimpleNamespace(shape=lambda: COMPILED)
-    )
-    assert gpu_card.compiled_for() == [COMPILED]
+def test_several_networks_or_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     both = types.SimpleNamespace(shapes=lambda: [DEFAULT, COMPILED])
     monkeypatch.setitem(sys.modules, "compfast._cuda", both)
     assert gpu_card.compiled_for() == [DEFAULT, COMPILED]
