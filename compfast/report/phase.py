@@ -198,7 +198,7 @@ def _legend(figure: Figure, summary: Summary, names: tuple[str, ...], curves: bo
     ]
     if "seen" in found:
         paint = style.colour("seen", names)
-        handles.append(Line2D([], [], color=paint, ls=(0, (2.5, 1.2)), lw=1.7, label="seen pairs"))
+        handles.append(Line2D([], [], color=paint, ls=(0, (2.5, 1.2)), lw=1.7, label="seen"))
     figure.legend(handles=handles, loc="outside right center", handlelength=1.6)
 
 
@@ -211,8 +211,8 @@ def _reading(
     else:
         said = [
             "Top strip: all members of a gamma, cut by verdict. Shares: 95 % Wilson intervals"
-            " over the seeds. Agreements: means and the middle half of the seeds; seen: trained"
-            " pairs with test-side keys."
+            " over the seeds. Agreements: means and the middle half of the seeds; seen: how well"
+            " members do on what they were trained for."
         ]
         if axes:
             said.append("Hatched: at least half of the members underfit.")
