@@ -87,9 +87,9 @@ def parser(prog: str = PROGRAM) -> Parser:
     result = Parser(
         prog=prog,
         description="Train many small transformers at once and say which solution each learned.",
-        epilog="LIST is X, X,Y,Z, A-B or LO:HI:N. Settings: preset < --config < flags. Exit codes:"
-        " 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every member"
-        " diverged, 1 a bug.",
+        epilog="LIST is X, X,Y,Z, A-B, LO:HI:N or log:LO:HI:N. Settings: preset < --config < flags."
+        " Exit codes: 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every"
+        " member diverged, 1 a bug.",
         allow_abbrev=False,
     )
     ensemble = result.add_argument_group("ensemble")

@@ -133,7 +133,7 @@ def snapshots(arguments: argparse.Namespace, last: int) -> tuple[int, ...] | Non
     text = arguments.snapshots
     if text is None:
         return None
-    if not text.startswith("log:"):
+    if not text.startswith("log:") or text.count(":") == 3:
         steps = parse_values("--snapshots", text, int)
         if min(steps) < 0 or max(steps) > last:
             raise UsageError(f"--snapshots is {text!r}; steps must be between 0 and {last}")
