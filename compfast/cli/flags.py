@@ -98,6 +98,13 @@ def parser(prog: str = PROGRAM) -> Parser:
     ensemble.add_argument("--seeds", metavar="K", help="seeds a gamma; default: 16, fewer if few")
     ensemble.add_argument("--seed", metavar="S", help="the first seed; default: 0")
     ensemble.add_argument(
+        "--sample",
+        metavar="N",
+        help="draw N members from LO:HI and log:LO:HI ranges and LISTs, --gamma-range among them,"
+        " each with a seed of its own (--seeds K: K seeds each)",
+    )
+    ensemble.add_argument("--sample-seed", metavar="S", help="of the drawing; default: 0")
+    ensemble.add_argument(
         "--variant", metavar="NAME", help="a named form of the task, e.g. both-unseen"
     )
     ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica, paper, ...")

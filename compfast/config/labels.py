@@ -41,6 +41,13 @@ def listed(values: Sequence[Any], most: int = 6, least: int = 4) -> str:
     return f"{texts[0]} to {texts[-1]}" if len(texts) > most else ", ".join(texts)
 
 
+def extent(values: Sequence[Any], least: int = 4) -> str:
+    """Distinct values in one line, in ascending order where they have one (`listed`)."""
+    distinct = list(dict.fromkeys(values))
+    comparable = all(isinstance(value, (int, float)) for value in distinct)
+    return listed(sorted(distinct) if comparable else distinct, least=least)
+
+
 def _word(value: Any) -> str:
     if value is None:
         return "none"

@@ -120,26 +120,28 @@ def gammas_and_seeds(
 
 
 def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec]:
-    """Every member of `config`: the Cartesian product of its sweep, last axis fastest.
+    """Every member of `config`: its sample's points times its sweep's axes, the last one fastest.
 
     With `chosen` (step 1), only those of them. Models are resolved. Raises UsageError for a sweep
     path that members cannot differ in, and whatever a section refuses.
     """
     allowed = sweep_paths(config.task.name)
-    for path, _ in config.sweep:
-        if path not in allowed:
-            raise UsageError(
-                f"sweep path {path!r} is not one that members can differ in; allowed:"
-                f" {', '.join(allowed)}"
-            )
-    paths = [path for path, _ in config.sweep]
+    for home, axes in (("sweep", config.sweep), ("sample", config.sample)):
+        for path, _ in axes:
+            if path not in allowed:
+                raise UsageError(
+                    f"{home} path {path!r} is not one that members can differ in; allowed:"
+                    f" {', '.join(allowed)}"
+                )
+    drawn, swept = ([path for path, _ in axes] for axes in (config.sample, config.sweep))
     build = _Builder(config)
     points = range(member_count(config)) if chosen is None else chosen
     _refuse_many("the sweep", len(points))
-    product = itertools.product(*(values for _, values in config.sweep))
+    rows = list(zip(*(values for _, values in config.sample), strict=True)) or [()]
+    product = itertools.product(rows, *(values for _, values in config.sweep))
     return [
-        build.spec(member, dict(zip(paths, point, strict=True)))
-        for member, point in zip(
+        build.spec(member, dict(zip((*drawn, *swept), (*row, *place), strict=True)))
+        for member, (row, *place) in zip(
             points, itertools.islice(product, points.start, points.stop), strict=True
         )
     ]
@@ -152,6 +154,11 @@ def _refuse_many(what: str, count: int) -> None:
 
 def member_count(config: Config) -> int:
     """Members of `config`, all shards together."""
+    return config.points * sweep_size(config)
+
+
+def sweep_size(config: Config) -> int:
+    """Members of each point of the sample, or of the whole ensemble without one."""
     return math.prod(len(values) for _, values in config.sweep)
 
 
