@@ -15,11 +15,11 @@ from small_runs import assert_same_run, interrupted_at, saved_arrays, small_conf
 
 import compfast
 from compfast.config import Config, settings
+from compfast.config.plugins import known_tasks
 from compfast.ensemble import main
 from compfast.ensembles.grid import member_count, member_specs, sweep_paths
 from compfast.ensembles.sampling import Range, draw
 from compfast.errors import UsageError
-from compfast.tasks import known_tasks
 
 CHOICES: dict[str, Any] = {
     "optimizer.lr": "log:1e-4:1e-2",
@@ -31,7 +31,7 @@ EXPECTED: dict[str, Any] = {  # of 3 points, seed 7; no version may draw others
     "init.gamma": (0.895508723822, 0.83240448588, 0.869085462089),
     "model.layers": (2, 3, 3),
 }
-POINTS: dict[str, Any] = {
+POINTS: Any = {
     "optimizer.lr": (1e-3, 4e-3, 2e-3),
     "init.gamma": (0.3, 0.9, 0.3),
     "seed": (5, 6, 7),
@@ -91,7 +91,8 @@ def test_what_is_no_choice_is_refused(choice: Any) -> None:
 
 
 def test_points_are_zipped_and_outermost() -> None:
-    config = Config(sample=POINTS, sweep={"model.layers": (1, 2)})
+    layers: Any = {"model.layers": (1, 2)}
+    config = Config(sample=POINTS, sweep=layers)
     assert member_count(config) == 6
     specs = member_specs(config)
     got = [(s.member, s.optimizer.lr, s.init.gamma, s.seed, s.model.layers) for s in specs]
@@ -99,13 +100,14 @@ def test_points_are_zipped_and_outermost() -> None:
     assert got == [(2 * i + j, *row, n) for i, row in enumerate(rows) for j, n in enumerate((1, 2))]
     assert member_specs(config, range(3, 5)) == specs[3:5]
     assert [s.seed for s in member_specs(Config(sample=POINTS))] == [5, 6, 7]
-    shared = Config(sample={"optimizer.lr": POINTS["optimizer.lr"]})
-    assert [s.seed for s in member_specs(shared)] == [0, 0, 0]
+    shared: Any = {"optimizer.lr": POINTS["optimizer.lr"]}
+    assert [s.seed for s in member_specs(Config(sample=shared))] == [0, 0, 0]
 
 
 def test_a_config_without_a_sample_is_written_as_before() -> None:
     assert "sample" not in settings.to_dict(Config())
-    config = Config(sample={**POINTS, "init.gamma_qk": (None, 0.5, None)})
+    points: Any = {**POINTS, "init.gamma_qk": (None, 0.5, None)}
+    config = Config(sample=points)
     written = json.loads(json.dumps(settings.to_dict(config)))
     assert written["sample"]["init.gamma_qk"] == [None, 0.5, None]
     assert settings.from_dict(written) == config
@@ -134,8 +136,9 @@ def test_what_is_no_sample_is_refused(changes: dict[str, Any], words: str) -> No
 
 
 def test_a_field_that_members_share_is_refused() -> None:
+    steps: Any = {"training.steps": (3, 4)}
     with pytest.raises(UsageError, match=r"sample path 'training\.steps'"):
-        member_specs(Config(sample={"training.steps": (3, 4)}))
+        member_specs(Config(sample=steps))
 
 
 LINE = ["--sample", "3", "--sample-seed", "7", "--lr", "log:1e-4:1e-2"]
@@ -210,11 +213,12 @@ def test_what_cannot_be_drawn_is_refused(
 
 
 def _config(**run: Any) -> Config:
-    sample = {"model.layers": (1, 2, 1, 1), "optimizer.lr": (1e-3, 3e-3, 1e-3, 2e-3)}
-    return dataclasses.replace(
-        small_config(sweep=(("seed", (0, 1)),), run=run),
-        sample={**sample, "init.gamma": (0.3, 0.5, 0.7, 0.4)},
-    )
+    sample: Any = {
+        "model.layers": (1, 2, 1, 1),
+        "optimizer.lr": (1e-3, 3e-3, 1e-3, 2e-3),
+        "init.gamma": (0.3, 0.5, 0.7, 0.4),
+    }
+    return dataclasses.replace(small_config(sweep=(("seed", (0, 1)),), run=run), sample=sample)
 
 
 @pytest.mark.usefixtures("fast_disk")
@@ -228,7 +232,8 @@ def test_a_member_of_a_sample_is_the_member_alone(tmp_path: Path) -> None:
     assert_same_run(whole, merged)
     stopped = interrupted_at(tmp_path / "stopped", _config(), 20)
     assert_same_run(whole, compfast.train(_config(), stopped.path, resume=True))
-    other = dataclasses.replace(_config(), sample={"init.gamma": (0.3, 0.5, 0.7, 0.4)})
+    gammas: Any = {"init.gamma": (0.3, 0.5, 0.7, 0.4)}
+    other = dataclasses.replace(_config(), sample=gammas)
     with pytest.raises(UsageError, match=r"\[sample\]: model\.layers x .*, not init\.gamma"):
         compfast.train(other, stopped.path, resume=True)
     spec = member_specs(_config())[3]
