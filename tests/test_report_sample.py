@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from made_runs import MadeRun, made_run, sampled_run, swept_run
 from matplotlib.figure import Figure
@@ -87,6 +88,7 @@ def test_what_is_binned(sample: Any, sweep: Any, column: str | None) -> None:
 
 def test_seeds_of_a_point_are_all_in_its_bin() -> None:
     run = sampled_run(draw(32, 1, CHOICES), seeds=3)
+    assert values(run.members, run.config, "init.gamma") == run.members["gamma"].to_list()
     _, found = rows(run.members, run.config)
     assert sum(int(row[1]) for row in found) == 96
     assert all(int(row[1]) % 3 == 0 for row in found)
@@ -133,6 +135,24 @@ def test_every_member_is_a_dot_of_its_verdict_s_shape() -> None:
         assert np.array_equal(np.asarray(dots.get_xdata()), own["gamma"].to_numpy()), label
         drawn = values(own, run.config, "optimizer.lr")
         assert np.asarray(dots.get_ydata()).tolist() == drawn, label
+
+
+def test_an_agreement_is_an_axis_also_where_members_diverged() -> None:
+    run = sampled_run(draw(20, 1, {"init.gamma": "0.1:1.5"}), seeds=2)
+    gone = pl.when(pl.col("member") < 2)
+    members = run.members.with_columns(
+        gone.then(None).otherwise(pl.col("inferential")).alias("inferential"),
+        gone.then(pl.lit("diverged")).otherwise(pl.col("verdict")).alias("verdict"),
+    )
+    bins = bins_of(run.config)
+    assert bins is not None
+    first = scatter.draw(members, run.config, bins, "native").axes[0]
+    assert first.get_ylabel() == "inferential agreement"
+    heights = np.concatenate([np.asarray(dots.get_ydata()) for dots in first.lines])
+    assert np.isnan(heights).sum() == 2
+    assert sorted(heights[np.isfinite(heights)]) == sorted(members["inferential"].drop_nulls())
+    across = np.concatenate([np.asarray(dots.get_xdata()) for dots in first.lines])
+    assert len(set(across.tolist())) == 40  # the seeds of a point stand side by side
 
 
 def test_no_two_verdicts_share_a_shape() -> None:

@@ -22,7 +22,7 @@ from compfast.report import table
 
 GAMMA, SEED = "init.gamma", "seed"
 _POINTS, _MOST = 16, 10  # points that a bin has on average at least, and bins
-_WIDE = 30.0  # ratio of the ends, from which on numbers may be shown in log
+_WIDE = 10.0  # ratio of the ends, from which on numbers may be shown in log
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,9 @@ def bins_of(config: Config) -> Bins | None:
 
 
 def numeric(column: tuple[Any, ...]) -> bool:
-    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in column)
+    """Whether all values are numbers that have a place on an axis."""
+    plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in column)
+    return plain and bool(np.isfinite(np.array(column, np.float64)).all())
 
 
 def wide(column: tuple[Any, ...]) -> bool:

@@ -44,13 +44,15 @@ def draw(members: pl.DataFrame, config: Config, bins: Bins, engine: str) -> Figu
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4 * len(heights)), layout=layout)
     panels = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     for axes, path in zip(panels, shown, strict=False):
-        _place(axes, members, names, x, drawn[path])
+        _dots(axes, members, names, x, _heights(axes, drawn[path]))
         axes.set_ylabel(style.field_name(path))
+    missing = 0
     if not shown:
         score = next((name for name in (*names, "seen") if name in members.columns), None)
-        agreement = members[score].cast(pl.Float64).to_list() if score else [0.0] * len(x)
-        _place(panels[0], members, names, x, [np.nan if v is None else v for v in agreement])
+        agreement = members[score].cast(pl.Float64).to_numpy() if score else np.zeros(len(x))
+        _dots(panels[0], members, names, x, agreement)
         panels[0].set(ylabel=f"{score} agreement", ylim=(-0.03, 1.03))
+        missing = int((~np.isfinite(agreement)).sum())
     summary = summarise(binned(members, config, bins), names)
     shares(panels[-1], summary, bins, names)
     panels[-1].set_xlabel(style.field_name(bins.path))
@@ -66,6 +68,8 @@ def draw(members: pl.DataFrame, config: Config, bins: Bins, engine: str) -> Figu
     ]
     figure.legend(handles=handles, loc="outside right upper", handlelength=1.2)
     said = f"{style.caption(config, members, engine)} {_reading(config, bins, len(shown))}"
+    if missing:
+        said += f" {missing} members have no agreement, and no dot."
     figure.text(0.01, -0.015, style.wrapped(said, _WIDTH), va="top", fontsize=7.5, color="#404040")
     return figure
 
@@ -88,11 +92,13 @@ def shares(axes: Axes, summary: Summary, bins: Bins, names: tuple[str, ...]) -> 
     """
     rows = summary.gamma.astype(int)
     left, right = bins.edges[:-1][rows], bins.edges[1:][rows]
-    middle = np.sqrt(left * right) if bins.log else (left + right) / 2
-    for label, counts in summary.counts.items():
+    found = [label for label, counts in summary.counts.items() if counts.any()]
+    for turn, label in enumerate(found, 1):
+        counts = summary.counts[label]
         there = counts > 0
-        if not there.any():
-            continue
+        # side by side, since equal shares would hide each other
+        part = turn / (len(found) + 1)
+        place = left * (right / left) ** part if bins.log else left + (right - left) * part
         main, colour = label in (UNDERFIT, *names), paint(label, names)
         share = summary.share(label)
         if main:
@@ -102,33 +108,35 @@ def shares(axes: Axes, summary: Summary, bins: Bins, names: tuple[str, ...]) -> 
                 align="edge", color=colour, alpha=0.18, linewidth=0,
             )  # fmt: skip
         axes.hlines(share[there], left[there], right[there], color=colour, lw=1.6 if main else 0.9)
-        axes.plot(middle[there], share[there], ls="", marker=marker(label, names), color=colour)
+        axes.plot(place[there], share[there], ls="", marker=marker(label, names), color=colour)
     for edge in bins.edges[1:-1]:
         axes.axvline(edge, color="#e0e0e0", lw=0.6, zorder=0)
     axes.set(ylim=(-0.03, 1.03), ylabel="share in each bin")
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
 
 
-def _place(
+def _heights(axes: Axes, drawn: list[Any]) -> NDArray[np.float64]:
+    """Where the dots of one panel stand; few values, or such as are no numbers, are rows."""
+    if levels := _levels(drawn):
+        # a fixed, even spread: the height of a dot in its row means nothing
+        spread = 0.5 * ((0.618034 * np.arange(len(drawn))) % 1 - 0.5)
+        axes.set_yticks(range(len(levels)), labels(levels))
+        axes.set_ylim(-0.5, len(levels) - 0.5)
+        axes.tick_params(axis="y", length=0)
+        return np.array([levels.index(value) for value in drawn], np.float64) + spread
+    if wide(tuple(drawn)):
+        axes.set_yscale("log")
+    return np.array(drawn, np.float64)
+
+
+def _dots(
     axes: Axes,
     members: pl.DataFrame,
     names: tuple[str, ...],
     x: NDArray[np.float64],
-    drawn: list[Any],
+    y: NDArray[np.float64],
 ) -> None:
-    """The dots of one panel; few values, or such as are no numbers, are rows of dots."""
     verdict = members["verdict"].to_numpy()
-    if levels := _levels(drawn):
-        # a fixed, even spread: the height of a dot in its row means nothing
-        spread = 0.5 * ((0.618034 * np.arange(len(drawn))) % 1 - 0.5)
-        y = np.array([levels.index(value) for value in drawn], np.float64) + spread
-        axes.set_yticks(range(len(levels)), labels(levels))
-        axes.set_ylim(-0.5, len(levels) - 0.5)
-        axes.tick_params(axis="y", length=0)
-    else:
-        y = np.array(drawn, np.float64)
-        if wide(tuple(drawn)):
-            axes.set_yscale("log")
     size = float(np.clip(60 / np.sqrt(len(x)), 2.5, 5.5))
     for label in (UNDERFIT, MIXED, OTHER, DIVERGED, *names):
         own = verdict == label
