@@ -112,3 +112,32 @@ def swept_run(sweep: Mapping[str, Sequence[Any]], **columns: Any) -> MadeRun:
             }
         )
     return MadeRun(pl.DataFrame(rows), config, {"engine": "native"})
+
+
+def sampled_run(sample: Mapping[str, Sequence[Any]], seeds: int = 0) -> MadeRun:
+    """Any sample: underfit at a learning rate below 2e-4, else inferential below gamma 0.7.
+
+    With `seeds`, so many a point; a member's `seen` is a hundredth of its point.
+    """
+    sweep = {"seed": list(range(seeds))} if seeds else {}
+    config = settings.from_dict({"sweep": sweep, "sample": sample})
+    columns = dict(config.sample)
+    rows: list[dict[str, Any]] = []
+    for point in range(config.points):
+        for seed in range(max(seeds, 1)):
+            gamma = columns.get("init.gamma", [config.init.gamma] * config.points)[point]
+            lr = columns.get("optimizer.lr", [1e-3] * config.points)[point]
+            inferential = gamma < 0.7
+            verdict = "inferential" if inferential else "symmetric"
+            rows.append(
+                {
+                    "member": len(rows),
+                    "gamma": gamma,
+                    "seed": columns["seed"][point] if "seed" in columns else seed,
+                    "verdict": "underfit" if lr < 2e-4 else verdict,
+                    "seen": point / 100,
+                    "inferential": 0.9 if inferential else 0.1,
+                    "symmetric": 0.1 if inferential else 0.9,
+                }
+            )
+    return MadeRun(pl.DataFrame(rows), config, {"engine": "native"})

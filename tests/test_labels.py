@@ -10,7 +10,7 @@ from made_runs import made_run
 
 from compfast.cli.plan import grid_line
 from compfast.config import settings
-from compfast.config.labels import labels, listed, numbers
+from compfast.config.labels import extent, labels, listed, numbers
 from compfast.report import table
 from compfast.runs.description import difference
 
@@ -90,3 +90,18 @@ def test_sweeps_that_differ_are_told_apart(sweep: dict[str, list[float]], said: 
 def test_a_long_list_is_given_by_its_ends() -> None:
     assert listed([0.1 * i for i in range(1, 8)]) == "0.1 to 0.7"
     assert listed([None, 2, 3]) == "none, 2, 3"
+
+
+def test_an_extent_is_the_distinct_values_or_the_ends_of_many_numbers() -> None:
+    assert extent([3, 1, 3, 2]) == "1, 2, 3"
+    assert extent(["pre", "post", "pre"]) == "pre, post"
+    assert extent([0.3, *(0.1 + i / 1e6 for i in range(9)), 0.25]) == "0.1 to 0.3"
+
+
+def test_the_plan_says_how_many_points_a_sample_has() -> None:
+    sample = {"optimizer.lr": [3e-3, 1e-3], "model.layers": [2, 2]}
+    config = settings.from_dict({"sample": sample, "sweep": {"seed": [0, 1, 2]}})
+    assert grid_line(config) == (
+        "grid: 2 points of optimizer.lr (0.001, 0.003), model.layers (2) x 3 of seed (0, 1, 2)"
+        " = 6 members"
+    )

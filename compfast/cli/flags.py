@@ -91,9 +91,9 @@ def parser(prog: str = PROGRAM) -> Parser:
     result = Parser(
         prog=prog,
         description="Train many small transformers at once and say which solution each learned.",
-        epilog="LIST is X, X,Y,Z, A-B or LO:HI:N. Settings: preset < --config < flags. Exit codes:"
-        " 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every member"
-        " diverged, 1 a bug.",
+        epilog="LIST is X, X,Y,Z, A-B, LO:HI:N or log:LO:HI:N. Settings: preset < --config < flags."
+        " Exit codes: 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every"
+        " member diverged, 1 a bug.",
         allow_abbrev=False,
     )
     ensemble = result.add_argument_group("ensemble")
@@ -101,6 +101,13 @@ def parser(prog: str = PROGRAM) -> Parser:
     ensemble.add_argument("--gamma-range", metavar="LO:HI", help="exponents of the initial std")
     ensemble.add_argument("--seeds", metavar="K", help="seeds a gamma; default: 16, fewer if few")
     ensemble.add_argument("--seed", metavar="S", help="the first seed; default: 0")
+    ensemble.add_argument(
+        "--sample",
+        metavar="N",
+        help="draw N members from LO:HI and log:LO:HI ranges and LISTs, --gamma-range among them,"
+        " each with a seed of its own (--seeds K: K seeds each)",
+    )
+    ensemble.add_argument("--sample-seed", metavar="S", help="of the drawing; default: 0")
     ensemble.add_argument(
         "--variant", metavar="NAME", help="a named form of the task, e.g. both-unseen"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compfast.cli.output import duration
 from compfast.config import Config, MemberSpec
-from compfast.config.labels import listed
+from compfast.config.labels import extent, listed
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.cores import usable_cores
 from compfast.ensembles.grid import member_count
@@ -84,6 +84,9 @@ def plan(config: Config) -> Plan:
 def grid_line(config: Config) -> str:
     """The axes of the sweep, outermost first."""
     parts = []
+    if config.sample:
+        drawn = (f"{path} ({extent(values)})" for path, values in config.sample)
+        parts.append(f"{config.points} points of {', '.join(drawn)}")
     for path, values in config.sweep:
         parts.append(f"{len(values)} of {path} ({listed(values)})")
     total = member_count(config)

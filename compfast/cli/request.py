@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compfast.cli import written
+from compfast.cli import sampled, written
+from compfast.cli.counts import count
 from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, text_of
+from compfast.cli.sampled import GAMMA, SEED
 from compfast.config import DEFAULT_TASK, MAX_SEED, SEEDS, Config, field_hint, settings
 from compfast.config.plugins import task_class
 from compfast.config.settings import Settings
@@ -18,48 +20,70 @@ from compfast.ensembles.grid import (
     MOST_MEMBERS,
     gamma_axis,
     gammas_and_seeds,
-    number,
     parse_range,
     parse_values,
 )
 from compfast.errors import UsageError
 from compfast.tasks import preset, start_of
 
-GAMMA, SEED = "init.gamma", "seed"
-
 
 @dataclass(slots=True)
 class Given:
-    """What flags say of single fields and of axes, and which flag said it."""
+    """What flags say of single fields, axes and ranges to draw from, and which flag said it."""
 
-    settings: Settings = field(default_factory=lambda: {"sweep": {}})
+    settings: Settings = field(default_factory=lambda: {"sweep": {}, "sample": {}})
     origin: dict[str, str] = field(default_factory=dict)  # field -> the flag as it was written
 
     def put(self, path: str, value: Any, shown: str) -> None:
         section, _, name = path.partition(".")
-        self.settings["sweep"].pop(path, None)
+        self._forget(path)
         self.settings.setdefault(section, {})[name] = value
         self.origin[path] = shown
 
     def put_axis(self, path: str, values: Any, shown: str) -> None:
-        section, _, name = path.partition(".")
-        self.settings.get(section, {}).pop(name, None)
+        self._forget(path)
         self.settings["sweep"][path] = list(values)
         self.origin[path] = shown
+
+    def put_range(self, path: str, text: str, shown: str) -> None:
+        self._forget(path)
+        self.settings["sample"][path] = text
+        self.origin[path] = shown
+
+    def _forget(self, path: str) -> None:
+        section, _, name = path.partition(".")
+        self.settings["sweep"].pop(path, None)
+        self.settings["sample"].pop(path, None)
+        self.settings.get(section, {}).pop(name, None)
 
 
 def new_config(arguments: argparse.Namespace) -> Config:
     """The config of a new run; raises UsageError."""
     start = base(arguments)
-    data = settings.apply(start, given(arguments, settings.task_name(start)).settings)
+    task = settings.task_name(start)
+    flags = given(arguments, task).settings
+    data, ranges = sampled.split_ranges(settings.apply(start, flags))
     shared = settings.from_dict(data)
     axes = dict(shared.sweep) if data.get("sweep") else {}
+    drawn = sampled.columns(arguments, task, ranges, axes)
+    if arguments.sample is not None and not drawn:
+        raise UsageError(
+            f"--sample is {arguments.sample}, but nothing is given to draw from, such as"
+            " --gamma-range 0.1:1.5 or --lr log:1e-4:1e-2"
+        )
+    if drawn and shared.sample:
+        raise UsageError(f"--sample is {arguments.sample}, but the settings file holds points")
+    sample = drawn or dict(shared.sample)
+    axes = {path: levels for path, levels in axes.items() if path not in drawn}
     gammas, seeds = axes.pop(GAMMA, None), axes.pop(SEED, None)
-    gammas, seeds = _inner_axes(arguments, axes, gammas, seeds)
-    sweep = [*axes.items(), *([(GAMMA, gammas)] if gammas else []), (SEED, seeds)]
+    gammas, seeds = _inner_axes(arguments, axes, gammas, seeds, sample)
+    if seeds is None and drawn:
+        sample[SEED] = _seeds(arguments, len(next(iter(drawn.values()))))
+    inner = ((GAMMA, gammas), (SEED, seeds))
+    sweep = (*axes.items(), *((path, levels) for path, levels in inner if levels))
     steps = snapshots(arguments, shared.training.steps)
     run = shared.run if steps is None else dataclasses.replace(shared.run, snapshots=steps)
-    return dataclasses.replace(shared, run=run, sweep=tuple(sweep))
+    return dataclasses.replace(shared, run=run, sweep=sweep, sample=tuple(sample.items()))
 
 
 def base(arguments: argparse.Namespace) -> Settings:
@@ -94,7 +118,7 @@ def _task_flag(arguments: argparse.Namespace) -> str | None:
 
 
 def given(arguments: argparse.Namespace, task: str) -> Given:
-    """What the flags say, apart from --models, --gamma-range, --seeds, --seed, --snapshots.
+    """What the flags say, apart from those that count members and draw points, and --snapshots.
 
     `task` is the name of the task whose fields [task] has.
     """
@@ -107,6 +131,10 @@ def given(arguments: argparse.Namespace, task: str) -> Given:
         for name, value in variants[arguments.variant].items():
             result.put(f"task.{name}", value, f"--variant {arguments.variant}")
     for text in arguments.set:
+        path, value = written.set_parts(text)
+        if sampled.range_of(arguments, path, path, value, task):
+            result.put_range(path, value, f"--set {text}")
+            continue
         path, value, many = written.parse_set(text, task)
         put = result.put_axis if many else result.put
         put(path, value, f"--set {text}")
@@ -116,7 +144,9 @@ def given(arguments: argparse.Namespace, task: str) -> Given:
             result.put(path, _field(flag, path, text, task), f"{flag} {text}")
     for flag, (path, kind) in LIST_FLAGS.items():
         text = text_of(arguments, flag)
-        if text is not None:
+        if text is not None and sampled.range_of(arguments, flag, path, text, task):
+            result.put_range(path, text, f"{flag} {text}")
+        elif text is not None:
             seed = path in SEEDS  # one value of it is an axis too
             if not seed:
                 field_hint(path, task)
@@ -135,7 +165,7 @@ def snapshots(arguments: argparse.Namespace, last: int) -> tuple[int, ...] | Non
     text = arguments.snapshots
     if text is None:
         return None
-    if not text.startswith("log:"):
+    if not text.startswith("log:") or text.count(":") == 3:
         steps = parse_values("--snapshots", text, int)
         if min(steps) < 0 or max(steps) > last:
             raise UsageError(f"--snapshots is {text!r}; steps must be between 0 and {last}")
@@ -143,19 +173,6 @@ def snapshots(arguments: argparse.Namespace, last: int) -> tuple[int, ...] | Non
     n = count(text[4:], "--snapshots log:N", least=2, below=100_001)
     assert n is not None
     return tuple(sorted({round(last ** (i / (n - 1))) for i in range(n)}))
-
-
-def count(text: str | None, flag: str, least: int = 1, below: int | None = None) -> int | None:
-    """A whole number of at least `least` (and less than `below`)."""
-    if text is None:
-        return None
-    allowed = f"a whole number of at least {least}" + (f" and below {below}" if below else "")
-    value = number(text.strip(), int)
-    if not isinstance(value, int):
-        raise UsageError(f"{flag} is {text!r}; it must be {allowed}")
-    if value < least or (below is not None and value >= below):
-        raise UsageError(f"{flag} is {text}; it must be {allowed}")
-    return value
 
 
 def gamma_range(text: str) -> tuple[float, float]:
@@ -186,37 +203,52 @@ def _inner_axes(
     axes: Mapping[str, tuple[Any, ...]],
     gammas: tuple[float, ...] | None,
     seeds: tuple[int, ...] | None,
-) -> tuple[tuple[float, ...] | None, tuple[int, ...]]:
-    """The axes of gamma and seed, from the flags and from what a settings file sweeps."""
+    sample: Mapping[str, tuple[Any, ...]],
+) -> tuple[tuple[float, ...] | None, tuple[int, ...] | None]:
+    """The axes of gamma and seed, from the flags and from what a settings file sweeps.
+
+    No axis of seeds (None) where the points of a sample have, or are to have, their own.
+    """
     models = count(arguments.models, "--models")
     first = count(arguments.seed, "--seed", least=0, below=MAX_SEED)
     wanted = count(arguments.seeds, "--seeds", below=MOST_MEMBERS + 1)
     if wanted is None and seeds is not None:
         wanted = len(seeds)
-    other = math.prod(len(values) for values in axes.values())
-    if arguments.gamma_range is not None:
+    if SEED in sample and (first is not None or wanted is not None):
+        raise UsageError("the settings file's points have seeds; --seed and --seeds are not needed")
+    other = math.prod(len(values) for values in (*axes.values(), *list(sample.values())[:1]))
+    if arguments.gamma_range is not None and arguments.sample is None:
         gammas, wanted = _spanned(arguments, models, other, wanted)
     elif models is not None:
-        if gammas is None:
+        if gammas is None and not sample:
             raise UsageError("--models needs --gamma-range LO:HI, e.g. --gamma-range 0.1:1.5")
-        each = other * len(gammas) * (wanted or 1)
+        each = other * len(gammas or (0,)) * (wanted or 1)
         if models % each or (wanted and models != each):
             what = f"make {each}" if wanted else f"need a multiple of {each}"
             raise UsageError(f"--models is {models}, but the gammas, seeds and lists {what}")
-        wanted = wanted or models // each
-    elif not axes and gammas is None and wanted is None:
+        if not sample or models > each:
+            wanted = wanted or models // each
+    elif not axes and not sample and gammas is None and wanted is None:
         raise UsageError(
             "nothing says what to train; give --models N and --gamma-range LO:HI, e.g."
             " --models 512 --gamma-range 0.1:1.5"
         )
-    last = (first or 0) + (wanted or 1) - 1
-    if last >= MAX_SEED:
-        raise UsageError(
-            f"--seed {first} with {wanted} seeds reaches seed {last}; seeds must be below 2^53"
-        )
+    if wanted is None and (arguments.sample is not None or SEED in sample):
+        return gammas, None
     if seeds is not None and first is None and len(seeds) == (wanted or 1):
         return gammas, seeds
-    return gammas, tuple(range(first or 0, (first or 0) + (wanted or 1)))
+    return gammas, _seeds(arguments, wanted or 1)
+
+
+def _seeds(arguments: argparse.Namespace, many: int) -> tuple[int, ...]:
+    """So many seeds, from --seed on."""
+    first = count(arguments.seed, "--seed", least=0, below=MAX_SEED) or 0
+    last = first + many - 1
+    if last >= MAX_SEED:
+        raise UsageError(
+            f"--seed {first} with {many} seeds reaches seed {last}; seeds must be below 2^53"
+        )
+    return tuple(range(first, first + many))
 
 
 def _spanned(

@@ -18,10 +18,10 @@ _LONGEST = 300  # characters of another library's reason
 def show(run: Run, output: Output) -> None:
     """Print the table by gamma and its sentences, draw the report, print its paths."""
     from compfast.report import write_report
-    from compfast.report.table import rows_by_gamma, sentences, split
+    from compfast.report.bins import remarks, rows
 
-    lines = aligned(*rows_by_gamma(run.members, split(run.config).shown))
-    for line in [*lines, *sentences(run.members, run.config)]:
+    lines = aligned(*rows(run.members, run.config))
+    for line in [*lines, *remarks(run.members, run.config)]:
         output.say(line)
     with only_the_report(run.path):
         for path in write_report(run, run.path / "report"):

@@ -62,7 +62,7 @@ def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
     flags = request.given(arguments, settings.task_name(start))
     data = settings.apply(start, flags.settings)
     config = settings.from_dict(data)
-    many = [path for path, _ in config.sweep if not path.startswith(_HARMLESS)]
+    many = [path for path, _ in (*config.sweep, *config.sample) if not path.startswith(_HARMLESS)]
     if many:
         raise UsageError(f"{many[0]} has several values; the roofline is that of one network")
     cores = usable_cores()

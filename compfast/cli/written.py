@@ -39,8 +39,8 @@ def read(path: str, text: str, task: str, name: str | None = None) -> tuple[Any,
     """(value, many): what `text` says for a field; text that is no such value comes back as it is.
 
     `many` tells a list of values to sweep over, in one of the forms X,Y,Z, [X, Y, Z], A-B (whole
-    numbers) and LO:HI:N, from one value. Raises UsageError for a field that there is not, and for
-    a range that is none, calling it `name`.
+    numbers), LO:HI:N and log:LO:HI:N, from one value. Raises UsageError for a field that there is
+    not, and for a range that is none, calling it `name`.
     """
     hint, text = values.inner(field_hint(path, task)), text.strip()
     if settings.is_list_field(path, task):

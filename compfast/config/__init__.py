@@ -1,6 +1,15 @@
 """Configuration as data: frozen dataclasses, one comment a field, validated on construction."""
 
-from compfast.config.ensemble import SEEDS, Axis, Config, MemberSpec, axis, resolve, sweep_pairs
+from compfast.config.ensemble import (
+    SEEDS,
+    Axis,
+    Config,
+    MemberSpec,
+    axis,
+    column,
+    resolve,
+    sweep_pairs,
+)
 from compfast.config.section import MAX_SEED, Section, TaskSection, hints, names
 from compfast.config.sections import (
     DEFAULT_TASK,
@@ -34,6 +43,7 @@ __all__ = [
     "TaskSection",
     "TrainingConfig",
     "axis",
+    "column",
     "field_hint",
     "hints",
     "names",

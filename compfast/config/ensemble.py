@@ -37,8 +37,11 @@ class Config:
     a section object counts as it is. `sweep` is an ordered list of axes, outermost first, or a
     mapping, e.g.
     {"model.layers": (2, 3), "init.gamma": np.linspace(0.1, 0.5, 5), "seed": range(3)}.
-    Members are the Cartesian product in that order, so the last axis varies fastest. Raises
-    UsageError for what no field takes, naming the field.
+    Members are the Cartesian product in that order, so the last axis varies fastest. `sample` is
+    one axis more, outermost, of points that differ in several fields at once: columns of equal
+    length, whose i-th values are point i's, e.g. {"optimizer.lr": (1e-3, 4e-3), "seed": (0, 1)}
+    (compfast.ensembles.sampling draws some). Raises UsageError for what no field takes, naming
+    the field.
     """
 
     # The tiny network, whose map over gamma shows every zone; ours, found by
@@ -51,6 +54,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
+    sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
         task = _task(self.task)
@@ -59,10 +63,33 @@ class Config:
             if name != "task":
                 object.__setattr__(self, name, _section(name, getattr(self, name), kind))
         axes = tuple(axis(path, points, task.name) for path, points in sweep_pairs(self.sweep))
-        object.__setattr__(self, "sweep", axes)
-        paths = [path for path, _ in axes]
-        if len(set(paths)) != len(paths):
-            raise UsageError(f"sweep axes {paths} name a field twice")
+        columns = tuple(
+            column(path, points, task.name) for path, points in sweep_pairs(self.sample, "sample")
+        )
+        # The one seed that a sweep has by default makes way for the points' own.
+        default = axes == (("seed", (0,)),) and "seed" in dict(columns)
+        object.__setattr__(self, "sweep", () if default else axes)
+        object.__setattr__(self, "sample", columns)
+        _check_together(self.sweep, columns)
+
+    @property
+    def points(self) -> int:
+        """Points of the sample; 1 where there is none."""
+        return len(self.sample[0][1]) if self.sample else 1
+
+
+def _check_together(axes: tuple[Axis, ...], columns: tuple[Axis, ...]) -> None:
+    paths = [path for path, _ in axes]
+    if len(set(paths)) != len(paths):
+        raise UsageError(f"sweep axes {paths} name a field twice")
+    drawn = [path for path, _ in columns]
+    twice = next((p for i, p in enumerate(drawn) if p in paths or p in drawn[:i]), None)
+    if twice is not None:
+        raise UsageError(f"sample.{twice} is not allowed; {twice} has values already")
+    lengths = {path: len(points) for path, points in columns}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{n} of {path}" for path, n in lengths.items())
+        raise UsageError(f"sample has columns of different lengths: {said}")
 
 
 def axis(path: str, points: Any, task: str) -> Axis:
@@ -70,31 +97,44 @@ def axis(path: str, points: Any, task: str) -> Axis:
 
     `task` is the name of the task whose fields may be swept.
     """
-    if path.partition(".")[0] == "run":
-        raise UsageError(f"sweep.{path} is not allowed; [run] holds nothing that members differ in")
-    if path == "task.name":
-        raise UsageError("sweep.task.name is not allowed; tasks have fields of their own")
-    try:
-        hint = int if path in SEEDS else field_hint(path, task)
-    except UsageError as error:
-        raise UsageError(f"sweep: {error}") from None
-    listed = values.plain(points)
-    if not isinstance(listed, list):
-        raise UsageError(f"sweep.{path} is {points!r}; it must be a list of values")
-    converted = tuple(values.convert(f"sweep.{path}", point, hint) for point in listed)
-    for point in converted if path in SEEDS else ():
-        check_seed(f"sweep.{path}", point)
-    if not converted:
-        raise UsageError(f"sweep axis {path} is empty; it needs at least one value")
+    converted = _converted("sweep", path, points, task)
     if len(set(converted)) != len(converted):
         raise UsageError(f"sweep axis {path} has equal values: {converted}")
     return path, converted
 
 
-def sweep_pairs(sweep: Any) -> Iterator[tuple[str, Any]]:
+def column(path: str, points: Any, task: str) -> Axis:
+    """A field of a sample and its value in each point, converted; equal values are allowed."""
+    return path, _converted("sample", path, points, task)
+
+
+def _converted(home: str, path: str, points: Any, task: str) -> tuple[Any, ...]:
+    if path.partition(".")[0] == "run":
+        raise UsageError(
+            f"{home}.{path} is not allowed; [run] holds nothing that members differ in"
+        )
+    if path == "task.name":
+        raise UsageError(f"{home}.task.name is not allowed; tasks have fields of their own")
+    try:
+        hint = int if path in SEEDS else field_hint(path, task)
+    except UsageError as error:
+        raise UsageError(f"{home}: {error}") from None
+    listed = values.plain(points)
+    if not isinstance(listed, list):
+        raise UsageError(f"{home}.{path} is {points!r}; it must be a list of values")
+    converted = tuple(values.convert(f"{home}.{path}", point, hint) for point in listed)
+    for point in converted if path in SEEDS else ():
+        check_seed(f"{home}.{path}", point)
+    if not converted:
+        raise UsageError(f"{home} axis {path} is empty; it needs at least one value")
+    return converted
+
+
+def sweep_pairs(sweep: Any, home: str = "sweep") -> Iterator[tuple[str, Any]]:
     """(path, values) of a mapping or a list of pairs; a table of fields counts as its fields.
 
-    {"init": {"gamma": [...]}} is {"init.gamma": [...]}, which TOML writes in both ways.
+    {"init": {"gamma": [...]}} is {"init.gamma": [...]}, which TOML writes in both ways. `home`
+    is what an error's sentence calls the whole.
     """
     try:
         pairs = sweep.items() if isinstance(sweep, Mapping) else [(p, v) for p, v in sweep]
@@ -103,7 +143,7 @@ def sweep_pairs(sweep: Any) -> Iterator[tuple[str, Any]]:
     for path, points in pairs:
         if not isinstance(path, str):
             raise UsageError(
-                f'sweep is {sweep!r}; it must be a table of "section.field" = [values]'
+                f'{home} is {sweep!r}; it must be a table of "section.field" = [values]'
             )
         if isinstance(points, Mapping):
             yield from ((f"{path}.{name}", inner) for name, inner in points.items())

@@ -41,6 +41,16 @@ def listed(values: Sequence[Any], most: int = 6, least: int = 4) -> str:
     return f"{texts[0]} to {texts[-1]}" if len(texts) > most else ", ".join(texts)
 
 
+def extent(values: Sequence[Any], most: int = 6, least: int = 4) -> str:
+    """Distinct values in one line; of more than `most` numbers the least and the greatest."""
+    distinct = list(dict.fromkeys(values))
+    if all(isinstance(value, (int, float)) for value in distinct):
+        distinct.sort()
+        if len(distinct) > most:
+            return " to ".join(labels((distinct[0], distinct[-1]), least))
+    return listed(distinct, most, least)
+
+
 def _word(value: Any) -> str:
     if value is None:
         return "none"

@@ -20,6 +20,7 @@ from compfast.config import (
     Axis,
     Config,
     axis,
+    column,
     field_hint,
     sweep_pairs,
     values,
@@ -33,25 +34,27 @@ else:
     import tomli as tomllib
 
 Settings = dict[str, Any]
+AXES = ("sweep", "sample")  # the keys beside the sections: what members differ in
 
 
 def from_dict(data: Mapping[str, Any]) -> Config:
     """The `Config` that `data` describes; what is not given keeps its default.
 
-    Keys: the sections of SECTIONS, and `sweep` (a mapping, or a list of pairs, from
-    "section.field" or "seed" to a list of values; outermost axis first). Raises UsageError for
-    an unknown key, a wrong type or a value that is not allowed.
+    Keys: the sections of SECTIONS, and `sweep` and `sample` (each a mapping, or a list of pairs,
+    from "section.field" or "seed" to a list of values; of a sweep the outermost axis first).
+    Raises UsageError for an unknown key, a wrong type or a value that is not allowed.
     """
     arguments: dict[str, Any] = {}
     task = task_name(data)
     for section, value in data.items():
-        if section == "sweep":
-            arguments["sweep"] = tuple(_axis(*pair, task) for pair in sweep_pairs(value))
+        if section in AXES:
+            pairs = sweep_pairs(value, section)
+            arguments[section] = tuple(_axis(section, *pair, task) for pair in pairs)
         elif section in SECTIONS:
             arguments[section] = _section(section, value, task)
         else:
             raise UsageError(
-                values.unknown(f"[{section}]", section, (*SECTIONS, "sweep"), "sections")
+                values.unknown(f"[{section}]", section, (*SECTIONS, *AXES), "sections")
             )
     return Config(**arguments)
 
@@ -66,9 +69,15 @@ def task_name(data: Mapping[str, Any]) -> str:
 
 
 def to_dict(config: Config) -> Settings:
-    """Plain data (lists instead of tuples) that `from_dict` turns into an equal config."""
+    """Plain data (lists instead of tuples) that `from_dict` turns into an equal config.
+
+    A config without a sample has no key of it, as those that were written before there were any.
+    """
     data = {section: _plain(dataclasses.asdict(getattr(config, section))) for section in SECTIONS}
-    return {**data, "sweep": {path: _plain(points) for path, points in config.sweep}}
+    data["sweep"] = {path: _plain(points) for path, points in config.sweep}
+    if config.sample:
+        data["sample"] = {path: _plain(points) for path, points in config.sample}
+    return data
 
 
 def load_toml(path: str | Path) -> Settings:
@@ -83,19 +92,22 @@ def load_toml(path: str | Path) -> Settings:
         raise UsageError(f"the settings file {path} cannot be read: {reason}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the settings file {path} is not TOML: {error}") from error
-    if isinstance(data.get("sweep"), dict):
-        pairs = list(sweep_pairs(data["sweep"]))
-        data["sweep"] = dict(pairs)
-        if len(pairs) != len(data["sweep"]):
-            raise UsageError(f"the settings file {path} sweeps over a field twice")
+    for home in AXES:
+        if isinstance(data.get(home), dict):
+            pairs = list(sweep_pairs(data[home], home))
+            data[home] = dict(pairs)
+            if len(pairs) != len(data[home]):
+                verb = "sweeps over" if home == "sweep" else "samples"
+                raise UsageError(f"the settings file {path} {verb} a field twice")
     return data
 
 
 def apply(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Settings:
     """`base` with everything that `overlay` gives replaced; neither is changed.
 
-    A single value in the overlay also removes the base's sweep over that field, and a sweep over
-    a field replaces the base's sweep over it where it stands.
+    What the overlay says of a field, as one value, a sweep or a sample's column, also removes
+    what the base's sweep and sample say of it; a sweep over a field replaces the base's sweep
+    over it where it stands.
     """
     merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.items()}
     for section, fields in overlay.items():
@@ -103,11 +115,12 @@ def apply(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Settings:
             merged[section] = fields
             continue
         merged[section] = {**merged.get(section, {}), **fields}
-        if section != "sweep" and isinstance(merged.get("sweep"), Mapping):
-            axes = overlay.get("sweep", {})
-            for name in fields:
-                if f"{section}.{name}" not in axes:
-                    merged["sweep"].pop(f"{section}.{name}", None)
+        said = [name if section in AXES else f"{section}.{name}" for name in fields]
+        for home in AXES:
+            if home != section and isinstance(merged.get(home), Mapping):
+                for path in said:
+                    if path not in overlay.get(home, {}):
+                        merged[home].pop(path, None)
     return merged
 
 
@@ -137,10 +150,10 @@ def _section(section: str, value: Any, task: str) -> Any:
     return {name: _spelt(f"{section}.{name}", inner, task) for name, inner in value.items()}
 
 
-def _axis(path: str, points: Any, task: str) -> Axis:
+def _axis(home: str, path: str, points: Any, task: str) -> Axis:
     if path not in SEEDS and isinstance(points, (list, tuple)) and path.partition(".")[0] != "run":
         points = [_spelt(path, point, task) for point in points]
-    return axis(path, points, task)
+    return (axis if home == "sweep" else column)(path, points, task)
 
 
 def _plain(value: Any) -> Any:

@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 
 from compfast import config as cfg
 from compfast.config import Config, MemberSpec, ModelConfig, TaskSection
+from compfast.ensembles.spacing import evenly_in_log
 from compfast.errors import UsageError
 from compfast.tasks import Task, make_task
 
 Number = TypeVar("Number", int, float)
+
+LOG = "log:"  # before a range: evenly spaced (or drawn evenly) in the logarithm
 
 _SPAN = re.compile(r"\s*(\d{1,9})-(\d{1,9})\s*")
 # (seeds a gamma, the fewest gammas that they may leave), tried in this order, else 1 seed. Of 8
@@ -34,8 +37,8 @@ def sweep_paths(task: str) -> tuple[str, ...]:
 
 
 def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]:
-    """The values of "X", "X,Y,Z", "LO:HI:N" (evenly spaced, both ends included) or, of whole
-    numbers, "A-B" (every one from A to B).
+    """The values of "X", "X,Y,Z", "LO:HI:N" (evenly spaced, both ends included), "log:LO:HI:N"
+    (evenly spaced in log, LO > 0) or, of whole numbers, "A-B" (every one from A to B).
 
     `name` is what the sentence of an error calls them; `kind` is int or float. Raises UsageError
     for text of another form, values that are not finite, equal values, LO > HI, N < 1, and
@@ -48,10 +51,12 @@ def parse_values(name: str, text: str, kind: type[Number]) -> tuple[Number, ...]
             raise UsageError(f"{name} {text!r} is reversed; A-B needs A <= B")
         _refuse_many(f"{name} {text!r}", last - first + 1)
         values = tuple(kind(value) for value in range(first, last + 1))
+    elif text.strip().startswith(LOG):
+        values = tuple(_whole(name, v, text, kind) for v in _log_floats(name, text))
     elif ":" not in text:
         values = tuple(_number(name, part, text, kind) for part in text.split(","))
     else:
-        low, high, count = _range_parts(name, text)
+        low, high, count = _range_parts(name, text, text)
         n = _number(name, count, text, int)
         if kind is int:
             ends = _number(name, low, text, int), _number(name, high, text, int)
@@ -115,26 +120,28 @@ def gammas_and_seeds(
 
 
 def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec]:
-    """Every member of `config`: the Cartesian product of its sweep, last axis fastest.
+    """Every member of `config`: its sample's points times its sweep's axes, the last one fastest.
 
     With `chosen` (step 1), only those of them. Models are resolved. Raises UsageError for a sweep
     path that members cannot differ in, and whatever a section refuses.
     """
     allowed = sweep_paths(config.task.name)
-    for path, _ in config.sweep:
-        if path not in allowed:
-            raise UsageError(
-                f"sweep path {path!r} is not one that members can differ in; allowed:"
-                f" {', '.join(allowed)}"
-            )
-    paths = [path for path, _ in config.sweep]
+    for home, axes in (("sweep", config.sweep), ("sample", config.sample)):
+        for path, _ in axes:
+            if path not in allowed:
+                raise UsageError(
+                    f"{home} path {path!r} is not one that members can differ in; allowed:"
+                    f" {', '.join(allowed)}"
+                )
+    drawn, swept = ([path for path, _ in axes] for axes in (config.sample, config.sweep))
     build = _Builder(config)
     points = range(member_count(config)) if chosen is None else chosen
     _refuse_many("the sweep", len(points))
-    product = itertools.product(*(values for _, values in config.sweep))
+    rows = list(zip(*(values for _, values in config.sample), strict=True)) or [()]
+    product = itertools.product(rows, *(values for _, values in config.sweep))
     return [
-        build.spec(member, dict(zip(paths, point, strict=True)))
-        for member, point in zip(
+        build.spec(member, dict(zip((*drawn, *swept), (*row, *place), strict=True)))
+        for member, (row, *place) in zip(
             points, itertools.islice(product, points.start, points.stop), strict=True
         )
     ]
@@ -147,6 +154,11 @@ def _refuse_many(what: str, count: int) -> None:
 
 def member_count(config: Config) -> int:
     """Members of `config`, all shards together."""
+    return config.points * sweep_size(config)
+
+
+def sweep_size(config: Config) -> int:
+    """Members of each point of the sample, or of the whole ensemble without one."""
     return math.prod(len(values) for _, values in config.sweep)
 
 
@@ -230,6 +242,26 @@ def _even_floats(name: str, low: float, high: float, n: int) -> tuple[float, ...
     return (round(low, 12), *inner, round(high, 12))
 
 
+def _log_floats(name: str, text: str) -> tuple[float, ...]:
+    low, high, count = _range_parts(name, text, text.strip().removeprefix(LOG))
+    n = _number(name, count, text, int)
+    ends = _number(name, low, text, float), _number(name, high, text, float)
+    _check_range(f"{name} log", *ends, n)
+    check_logarithm(name, text, ends[0])
+    return ends[:1] if n == 1 else evenly_in_log(*ends, n)
+
+
+def check_logarithm(name: str, text: str, low: float) -> None:
+    if low <= 0:
+        raise UsageError(f"{name} is {text!r}; a range that is even in log needs LO > 0")
+
+
+def _whole(name: str, value: float, text: str, kind: type[Number]) -> Number:
+    if kind is int and not value.is_integer():
+        raise UsageError(f"{name} is {text!r}, which has {value!r} in it; whole numbers are needed")
+    return kind(value)
+
+
 def _even_integers(name: str, low: int, high: int, n: int) -> tuple[int, ...]:
     _check_range(name, low, high, n)
     step, rest = divmod(high - low, max(n - 1, 1))
@@ -241,10 +273,12 @@ def _even_integers(name: str, low: int, high: int, n: int) -> tuple[int, ...]:
     return tuple(low + step * i for i in range(n))
 
 
-def _range_parts(name: str, text: str) -> tuple[str, str, str]:
-    parts = text.split(":")
+def _range_parts(name: str, text: str, ranged: str) -> tuple[str, str, str]:
+    parts = ranged.split(":")
     if len(parts) != 3:
-        raise UsageError(f"{name} is {text!r}; it must be X, X,Y,Z or LO:HI:N")
+        needs = "; LO:HI without :N needs --sample" if len(parts) == 2 else ""
+        forms = "X, X,Y,Z, LO:HI:N or log:LO:HI:N"
+        raise UsageError(f"{name} is {text!r}; it must be {forms}{needs}")
     return parts[0], parts[1], parts[2]
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from compfast.config.paths import user_path
 from compfast.config.settings import to_dict
 from compfast.errors import UsageError
+from compfast.report.bins import bins_of, remarks, rows
 from compfast.report.phase import RunLike, phase_png
-from compfast.report.table import candidates, rows_by_gamma, sentences, split
+from compfast.report.table import candidates
 from compfast.runs import reading
 from compfast.runs.forks import tables_ahead
 from compfast.solutions import UNDERFIT, wilson
@@ -59,11 +60,13 @@ def write_report(
 def page(run: RunLike, image: bytes) -> str:
     """The HTML text; everything that comes from the run is escaped."""
     names = candidates(run.members)
-    said = "".join(f"<p>{html.escape(line)}</p>" for line in sentences(run.members, run.config))
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in remarks(run.members, run.config))
     picture = base64.b64encode(image).decode()
     settings = json.dumps(to_dict(run.config), indent=1)
     title = html.escape(f"compfast: {run.config.task.name}, {len(run.members)} members")
-    table = _table(*rows_by_gamma(run.members, split(run.config).shown))
+    table = _table(*rows(run.members, run.config))
+    bins = bins_of(run.config)
+    by = html.escape("gamma" if bins is None else f"{bins.column}, in bins")
     share = "".join(_intervals(run, verdict) for verdict in (UNDERFIT, *names))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -71,7 +74,7 @@ def page(run: RunLike, image: bytes) -> str:
         f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
         f'<img alt="Phase diagram" src="data:image/png;base64,{picture}">{said}'
         f"<h2>All members</h2><ul>{share}</ul>"
-        f"<h2>By gamma</h2><div class=scroll>{table}</div>"
+        f"<h2>By {by}</h2><div class=scroll>{table}</div>"
         f"<h2>Settings</h2><pre>{html.escape(settings)}</pre></body></html>\n"
     )
 

@@ -13,7 +13,8 @@ import polars as pl
 from compfast.config import Config
 from compfast.config.paths import user_path
 from compfast.errors import UsageError
-from compfast.report import plotting, style
+from compfast.report import plotting, scatter, style
+from compfast.report.bins import bins_of
 from compfast.report.table import (
     Axis,
     Summary,
@@ -50,7 +51,8 @@ def phase_diagram(run: RunLike, path: str | Path) -> Path:
 
     A column of panels for each level of the second swept axis (depth if it was swept): the
     members of a gamma cut by verdict, the share of each verdict with its Wilson interval, and
-    the agreements; above them, with second axes, the map of the inferential share. Raises
+    the agreements; above them, with second axes, the map of the inferential share. Of points
+    that were drawn at random it is a scatter of the members (compfast.report.scatter). Raises
     StorageError where the file cannot be written, UsageError where nothing can be drawn.
     """
     path = user_path(path)
@@ -72,6 +74,9 @@ def _draw(run: RunLike) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     members = run.members.filter(pl.col("verdict").is_not_null())
+    bins = bins_of(run.config)
+    if bins is not None:
+        return scatter.draw(members, run.config, bins, str(run.info["engine"]))
     names = candidates(members)
     axes = second_axes(run.config)
     columns = _columns(members, axes)
@@ -102,6 +107,7 @@ def _draw(run: RunLike) -> Figure:
         style.caption(run.config, members, str(run.info["engine"]))
         + " "
         + _reading(axes, mapped, len(columns), one_gamma)
+        + (" The points of the sample are pooled." if run.config.sample else "")
     )
     figure.text(0.01, -0.015, style.wrapped(text, width), va="top", fontsize=7.5, color="#404040")
     return figure

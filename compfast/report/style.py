@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 
 from compfast.config import Config
-from compfast.config.labels import labels, listed
+from compfast.config.labels import extent, labels, listed
+from compfast.ensembles.table import column_of
 from compfast.report.table import Axis, second_axes
 
 # Okabe and Ito's palette, which stays distinct under the common colour deficiencies.
@@ -62,7 +63,12 @@ def colour(name: str, candidates: tuple[str, ...]) -> str:
 
 
 def axis_name(axis: Axis) -> str:
-    return _NAMES.get(axis.column, axis.column)
+    return field_name(axis.path)
+
+
+def field_name(path: str) -> str:
+    column = column_of(path)
+    return _NAMES.get(column, column)
 
 
 def level_name(axis: Axis, index: int) -> str:
@@ -74,8 +80,9 @@ def level_name(axis: Axis, index: int) -> str:
 
 def task_name(config: Config) -> str:
     """The task and its variant, as it describes itself; what members differ in is left out."""
-    axes = {path.partition(".")[2]: v for path, v in config.sweep if path.startswith("task.")}
-    fixed = {name: values[0] for name, values in axes.items() if len(values) == 1}
+    swept = (*config.sweep, *config.sample)
+    axes = {path.partition(".")[2]: v for path, v in swept if path.startswith("task.")}
+    fixed = {name: values[0] for name, values in axes.items() if len(set(values)) == 1}
     shown: Any = config.task
     return str(dataclasses.replace(shown, **fixed).describe(frozenset(axes) - frozenset(fixed)))
 
@@ -83,17 +90,17 @@ def task_name(config: Config) -> str:
 def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
     """What was trained, in one paragraph: every value that a reader needs to repeat it."""
     named: set[str] = set()
+    sample = dict(config.sample)
 
     def value(path: str) -> str:
         named.add(path)
+        if path in sample:
+            return extent(sample[path], least=6)
         return ", ".join(labels(_values(config, path), least=6))
 
-    seeds = members.group_by("gamma").agg(pl.col("seed").n_unique())["seed"]
-    numbers = sorted(set(seeds.to_list()))
-    a_gamma = " to ".join(str(n) for n in (numbers[:1] + numbers[1:][-1:]))
     parts = [
         f"{len(members)} members",
-        f"{a_gamma} seed{'' if numbers == [1] else 's'} a gamma",
+        _points(config) if sample else _seeds(members),
         f"task {task_name(config)}",
         f"{value('model.norm')}-norm",
         f"width {value('model.d_model')}",
@@ -108,7 +115,23 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
     for axis in second_axes(config):
         if axis.path not in named:
             parts.insert(-1, f"{axis_name(axis)} {listed(axis.levels, least=6)}")
+    for path in sample:
+        if path not in named and path != "seed":
+            parts.insert(-1, f"{field_name(path)} {value(path)}")
     return "; ".join(parts) + "."
+
+
+def _seeds(members: pl.DataFrame) -> str:
+    seeds = members.group_by("gamma").agg(pl.col("seed").n_unique())["seed"]
+    numbers = sorted(set(seeds.to_list()))
+    a_gamma = " to ".join(str(n) for n in (numbers[:1] + numbers[1:][-1:]))
+    return f"{a_gamma} seed{'' if numbers == [1] else 's'} a gamma"
+
+
+def _points(config: Config) -> str:
+    seeds = len(dict(config.sweep).get("seed", (0,)))
+    own = "" if "seed" in dict(config.sample) else f", {seeds} seed{'s' * (seeds > 1)} each"
+    return f"{config.points} points of a sample{own}"
 
 
 def wrapped(text: str, inches: float, characters: float = 17) -> str:

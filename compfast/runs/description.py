@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compfast.config import Axis, Config
-from compfast.config.settings import to_dict
+from compfast.config.settings import AXES, to_dict
 from compfast.errors import UsageError
 from compfast.runs.checkpoints import FORMAT
 from compfast.runs.reading import Run
@@ -65,8 +65,8 @@ def difference(stored: Config, given: Config) -> str | None:
         old, new = getattr(stored, field.name), getattr(given, field.name)
         if field.name == "run" or old == new:
             continue
-        if field.name == "sweep":
-            return f"[sweep]: {_axes_difference(old, new)}"
+        if field.name in AXES:
+            return f"[{field.name}]: {_axes_difference(old, new)}"
         names = (f.name for f in dataclasses.fields(old))
         name = next(n for n in names if getattr(old, n) != getattr(new, n))
         return f"[{field.name}]: {name} {getattr(old, name)}, not {getattr(new, name)}"
@@ -74,9 +74,10 @@ def difference(stored: Config, given: Config) -> str | None:
 
 
 def _axes_difference(old: Sequence[Axis], new: Sequence[Axis]) -> str:
-    """Where two sweeps that are not equal first differ: axes, their lengths, or a value."""
+    """Where two sweeps or samples first differ: axes, their lengths, or a value."""
     if [path for path, _ in old] != [path for path, _ in new]:
-        return ", not ".join(" x ".join(path for path, _ in sweep) for sweep in (old, new))
+        named = (" x ".join(path for path, _ in axes) or "nothing" for axes in (old, new))
+        return ", not ".join(named)
     path, own, given = next(
         (path, own, given) for (path, own), (_, given) in zip(old, new, strict=True) if own != given
     )

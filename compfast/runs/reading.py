@@ -115,6 +115,7 @@ class Run:
     def to_xarray(self) -> Any:
         """The members table as an `xarray.Dataset` whose dimensions are the sweep's axes.
 
+        A sample is one dimension more, `point`, along which its columns are coordinates.
         Levels that are lists, or None among them, go by the texts that a report has for them
         ("[[4,3]]", "none"), since an index holds neither. Raises UsageError without xarray, and
         for a shard, which is no full grid.
@@ -128,13 +129,17 @@ class Run:
         if self.config.run.shard[1] > 1:
             raise UsageError(f"{self.path} is one shard of a sweep; to_xarray needs all of them")
         axes = {column_of(path): list(values) for path, values in self.config.sweep}
+        drawn = {column_of(path): list(values) for path, values in self.config.sample}
+        if drawn:
+            axes = {"point": list(range(self.config.points)), **axes}
         shape = tuple(len(values) for values in axes.values())
-        names = [name for name in self.members.columns if name not in axes]
+        names = [name for name in self.members.columns if name not in {**axes, **drawn}]
         variables = {n: (tuple(axes), _values(self.members[n]).reshape(shape)) for n in names}
-        coordinates = {
+        coordinates: dict[str, Any] = {
             name: labels(values) if any(_odd(v) for v in values) else values
-            for name, values in axes.items()
+            for name, values in {**axes, **drawn}.items()
         }
+        coordinates |= {name: ("point", coordinates[name]) for name in drawn}
         return xarray.Dataset(variables, coords=coordinates, attrs={"run": str(self.path)})
 
     def _place(self, member: int) -> tuple[int, int]:

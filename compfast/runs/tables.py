@@ -7,7 +7,6 @@ configuration allows before anything of the size of its data is taken.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import polars as pl
 
 from compfast.config import Config
 from compfast.config.plugins import task_class
-from compfast.ensembles.grid import member_count, shard_range
+from compfast.ensembles.grid import member_count, shard_range, sweep_size
 from compfast.ensembles.table import column_of
 from compfast.errors import StorageError
 from compfast.runs.forks import tables_ahead
@@ -99,10 +98,11 @@ def _columns(config: Config, members: range) -> Iterator[tuple[str, list[Any]]]:
     """What tells members apart: column and values, for axes of plain values (None is derived)."""
     yield "member", list(members)
     index = np.arange(members.start, members.stop)
-    axes = dict(config.sweep)
-    stride = math.prod(len(values) for values in axes.values())
+    axes = {**dict(config.sample), **dict(config.sweep)}
+    stride = sweep_size(config)
     for path, values in axes.items():
-        stride //= len(values)
+        if path not in dict(config.sample):
+            stride //= len(values)
         if not any(value is None or isinstance(value, tuple) for value in values):
             yield column_of(path), [values[i] for i in index // stride % len(values)]
     for path, value in (("init.gamma", config.init.gamma), ("seed", 0)):
