@@ -54,6 +54,7 @@ class PyGroup {
     o.offset = keep<double>(tables, "offset", {schedule_});
     o.correction1 = keep<double>(tables, "correction1", {schedule_});
     o.correction2 = keep<double>(tables, "correction2", {schedule_});
+    o.decay = keep<double>(tables, "decay", {schedule_});
 
     GroupArrays a;
     step_ = a.step = keep<int64_t>(arrays, "step", {-1}, true);

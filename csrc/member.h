@@ -219,9 +219,10 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   a.beta2 = (float)o.beta2;
   a.rest2 = (float)(1.0 - o.beta2);
   a.eps = (float)o.eps;
+  const double decay = member.weight_decay * o.decay[step];
   for (int i = 0; i < plan.segment_count; i++) {
     const Segment& s = plan.segments[i];
-    a.keep = s.decay ? (float)(1.0 - lr * member.weight_decay) : 1.0f;
+    a.keep = s.decay ? (float)(1.0 - lr * decay) : 1.0f;
     adamw(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset,
           member.v + s.offset);
   }

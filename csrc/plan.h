@@ -87,6 +87,7 @@ struct Optimizer {
   const double* offset = nullptr;  // [steps]
   const double* correction1 = nullptr;
   const double* correction2 = nullptr;
+  const double* decay = nullptr;  // [steps], times the member's weight decay
 };
 
 struct Member {

@@ -76,7 +76,7 @@ def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> T
             unbiased = v / kind(1 - options.beta2 ** (t + 1))
             divisors[name] = np.sqrt(unbiased) + kind(options.eps)
             decays = options.decay == "all" or name in matrices
-            kept = kind(1 - lr * options.weight_decay if decays else 1.0)
+            kept = kind(1 - lr * options.weight_decay * tables.decay[t] if decays else 1.0)
             update = m / kind(1 - options.beta1 ** (t + 1)) / divisors[name]
             run.params[name] = kept * run.params[name] - kind(lr) * update
         run.losses.append(float(now.loss))

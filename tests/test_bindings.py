@@ -212,6 +212,8 @@ BAD_GROUPS: list[tuple[str, Any, str]] = [
     ("group.stream.pairs", lambda pairs: pairs + 1000, "an anchor is"),
     ("group.stream.combos", lambda combos: combos * 10, "a key"),
     ("group.tables.offset", lambda table: table[:-1], r"offset has shape \[2\]; \[3\]"),
+    ("group.tables.decay", lambda table: table[1:], r"decay has shape \[2\]; \[3\]"),
+    ("group.tables.decay", lambda table: table > 0, "decay is no contiguous array"),
     ("group.arrays.params", lambda array: array[:, :-1].copy(), "params has shape"),
     ("group.arrays.m", lambda array: array.astype(np.float64), "m is no contiguous array"),
     ("group.arrays.seed", lambda array: array[:1], "seed has shape"),

@@ -53,6 +53,12 @@ TRAININGS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "decay_matrices": ("default", 16, {"decay": "matrices", "schedule": "constant"}),
     "large_eps_and_betas": ("four_heads", 13, {"eps": 1e-3, "beta1": 0.5, "beta2": 0.9}),
     "paper": ("paper_form", 50, {"schedule": "paper", "warmup": 0.25, "base_lr": 1e-4}),
+    "decay_windows": ("one_layer_post", 13, {"decay_windows": ((0.1, 0.25), (0.4, 0.45))}),
+    "decay_windows_matrices": (
+        "default",
+        13,
+        {"decay_windows": ((0.0, 0.2),), "decay": "matrices", "schedule": "constant"},
+    ),
     "own_head_sizes": ("own_head_sizes", 13, {"warmup": 0.0}),
     "tied": ("tied", 13, {"decay": "matrices"}),
     "tied_all_post": ("tied_all_post", 7, {}),

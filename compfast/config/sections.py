@@ -122,6 +122,8 @@ class OptimizerConfig(Section):
     beta2: float = 0.999
     eps: float = 1e-8
     decay: Literal["all", "matrices"] = "all"  # [Z24]: all parameters
+    # Weight decay is on inside these only, fractions [from, to) of the training; none: always on.
+    decay_windows: tuple[tuple[float, float], ...] = ()
     schedule: Literal["constant", "cosine", "paper"] = "cosine"
     warmup: float = 0.05  # fraction of the steps; paper: 10 of 210 epochs
     floor: float = 0.05  # cosine ends at floor * lr
@@ -135,6 +137,14 @@ class OptimizerConfig(Section):
         for name in ("warmup", "floor"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
+        ends = [0.0, *(end for window in self.decay_windows for end in window)]
+        require(
+            all(low < high for low, high in self.decay_windows)
+            and ends == sorted(ends)
+            and ends[-1] <= 1,
+            f"optimizer.decay_windows is {[list(window) for window in self.decay_windows]}; it must"
+            " be a list of [from, to] with 0 <= from < to <= 1, in order and apart",
+        )
         choice(
             "optimizer",
             self,

@@ -50,7 +50,9 @@ class _Member:
     step: int
     status: int
 
-    def train_step(self, tokens: Tensor, targets: Tensor, lr: float) -> tuple[float, float]:
+    def train_step(
+        self, tokens: Tensor, targets: Tensor, lr: float, weight_decay: float
+    ) -> tuple[float, float]:
         """One step on tokens [B, T], targets [B]; returns loss and gradient norm.
 
         Where one of the two is not finite the member is DIVERGED and keeps its parameters.
@@ -63,8 +65,9 @@ class _Member:
         norm = float(clip_grad_norm_(self.module.parameters(), clip))
         value = loss.item()
         if math.isfinite(value) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            decayed, plain = self.optimizer.param_groups
+            decayed["lr"] = plain["lr"] = lr
+            decayed["weight_decay"] = weight_decay
             self.optimizer.step()
             self.step += 1
         else:
@@ -220,7 +223,8 @@ class EagerEngine:
         scale, offset = self._tables.scale[member.step], self._tables.offset[member.step]
         lr = float(np.float32(spec.optimizer.lr * scale + offset))
         x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
-        return member.train_step(x, y, lr)
+        weight_decay = spec.optimizer.weight_decay * float(self._tables.decay[member.step])
+        return member.train_step(x, y, lr, weight_decay)
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]

@@ -87,6 +87,7 @@ class NativeEngine:
             "offset": tables.offset,
             "correction1": tables.bias_correction1,
             "correction2": tables.bias_correction2,
+            "decay": tables.decay,
         }
         workers = min(threads or usable_cores().count, 2 * members)
         while workers > 1 and not has_room(held + workers * self.plan.worker_bytes):

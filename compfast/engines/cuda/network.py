@@ -16,7 +16,7 @@ FREE = frozenset(
         *("task.fixed_train_weight", "model.norm_eps"),
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.clip", "optimizer.beta1"),
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
-        *("optimizer.floor", "optimizer.base_lr"),
+        *("optimizer.floor", "optimizer.base_lr", "optimizer.decay_windows"),
         *("training.steps", "training.batch_size", "training.log_every", "training.eval_every"),
         *("training.stop_loss", "training.stop_stable"),
     }

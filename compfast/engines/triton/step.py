@@ -171,6 +171,7 @@ class Step:
             "offset": column(tables.offset),
             "correction1": column(tables.bias_correction1),
             "correction2": column(tables.bias_correction2),
+            "decay": column(tables.decay),
             "window": self.window,
             "step": m.step,
             "status": m.status,
