@@ -90,7 +90,7 @@ def exactly(name: str, windows: Windows = ()) -> tuple[Trajectory, TrainingBudge
     """Ten steps of the network's first member in float64."""
     spec = specs(name, windows)[0]
     exact = train(spec, STEPS)
-    return exact, training_budget(exact, train(spec, STEPS, torch.float32))
+    return exact, training_budget(exact, train(spec, STEPS, torch.float32), spec.optimizer)
 
 
 WINDOWED = ("narrow", ((0.1, 0.25), (0.4, 0.45)))  # of 20 steps: decay at 2, 3, 4 and 8

@@ -1,4 +1,4 @@
-"""The oracle engine: plain PyTorch, one `nn.Module` and one AdamW a member, float32.
+"""The oracle engine: plain PyTorch, one `nn.Module` and one optimiser a member, float32.
 
 Every member computes on one intra-op thread that is not the caller's (engines/aside.py), so that
 its bits depend on nothing but itself; `threads` > 1 trains that many members at a time.
@@ -38,6 +38,7 @@ from compfast.models.transformer import Transformer
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
+_FIRST = {"adamw": "exp_avg", "sgd": "momentum_buffer"}  # what PyTorch calls State.exp_avg
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class _Member:
 
     spec: MemberSpec
     module: Transformer
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     step: int
     status: int
 
@@ -67,7 +68,12 @@ class _Member:
         if math.isfinite(value) and math.isfinite(norm):
             decayed, plain = self.optimizer.param_groups
             decayed["lr"] = plain["lr"] = lr
-            decayed["weight_decay"] = weight_decay
+            if isinstance(self.optimizer, torch.optim.SGD):  # whose own decay is not decoupled
+                with torch.no_grad():
+                    for parameter in decayed["params"]:
+                        parameter.mul_(1 - lr * weight_decay)
+            else:
+                decayed["weight_decay"] = weight_decay
             self.optimizer.step()
             self.step += 1
         else:
@@ -132,7 +138,7 @@ class EagerEngine:
 
         return State(
             params=self._stacked(lambda p: p),
-            exp_avg=moment("exp_avg"),
+            exp_avg=moment(_FIRST[self._specs[0].optimizer.kind]),
             exp_avg_sq=moment("exp_avg_sq"),
             step=np.array([m.step for m in self._members], np.int64),
             status=np.array([m.status for m in self._members], np.uint8),
@@ -231,11 +237,11 @@ class EagerEngine:
         module = Transformer.holding(
             spec.model, {t.name: state.params[t.name][i] for t in self._table}
         )
-        optimizer = _adamw(module, spec)
+        optimizer = _optimizer(module, spec)
         for t in self._table:
             optimizer.state[module.get_parameter(t.name)] = {
                 "step": torch.tensor(float(state.step[i]), dtype=torch.float32),
-                "exp_avg": torch.tensor(state.exp_avg[t.name][i]),
+                _FIRST[spec.optimizer.kind]: torch.tensor(state.exp_avg[t.name][i]),
                 "exp_avg_sq": torch.tensor(state.exp_avg_sq[t.name][i]),
             }
         return _Member(spec, module, optimizer, int(state.step[i]), int(state.status[i]))
@@ -249,19 +255,16 @@ class EagerEngine:
         }
 
 
-def _adamw(module: Transformer, spec: MemberSpec) -> torch.optim.AdamW:
+def _optimizer(module: Transformer, spec: MemberSpec) -> torch.optim.Optimizer:
     options = spec.optimizer
     every = list(module.parameters())
     decayed = [p for p in every if p.ndim == 2 or options.decay == "all"]
     plain = [p for p in every if p.ndim != 2 and options.decay == "matrices"]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-    )
+    groups = [{"params": decayed}, {"params": plain}]
+    if options.kind == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov)
+    betas = options.beta1, options.beta2
+    return torch.optim.AdamW(groups, betas=betas, eps=options.eps, weight_decay=0.0)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

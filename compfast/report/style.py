@@ -91,6 +91,11 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
     seeds = members.group_by("gamma").agg(pl.col("seed").n_unique())["seed"]
     numbers = sorted(set(seeds.to_list()))
     a_gamma = " to ".join(str(n) for n in (numbers[:1] + numbers[1:][-1:]))
+    decay, optimiser = f"weight decay {value('optimizer.weight_decay')}", []
+    if any(_values(config, "optimizer.decay_windows")):
+        decay += f" inside {value('optimizer.decay_windows')} of the steps"
+    if "sgd" in _values(config, "optimizer.kind"):
+        optimiser = [f"{value('optimizer.kind')}, momentum {value('optimizer.momentum')}"]
     parts = [
         f"{len(members)} members",
         f"{a_gamma} seed{'' if numbers == [1] else 's'} a gamma",
@@ -99,7 +104,8 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
         f"width {value('model.d_model')}",
         f"depth {value('model.layers')}",
         f"heads {value('model.heads')}",
-        f"weight decay {value('optimizer.weight_decay')}",
+        *optimiser,
+        decay,
         f"learning rate {value('optimizer.lr')}",
         f"batch {value('training.batch_size')}",
         f"{value('training.steps')} steps",

@@ -17,6 +17,7 @@ FREE = frozenset(
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.clip", "optimizer.beta1"),
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
         *("optimizer.floor", "optimizer.base_lr", "optimizer.decay_windows"),
+        *("optimizer.momentum", "optimizer.nesterov"),  # AdamW has neither
         *("training.steps", "training.batch_size", "training.log_every", "training.eval_every"),
         *("training.stop_loss", "training.stop_stable"),
     }
@@ -36,6 +37,7 @@ COMMON: dict[str, Any] = {
     "model.tied_head": False,
     "model.causal": True,
     "model.loss_positions": "last",
+    "optimizer.kind": "adamw",
     "optimizer.decay": "all",
 }
 
