@@ -27,10 +27,10 @@ def train(
 
     `network`: its place in `shapes()`. `stream`: device addresses of pairs [., 3] and combos
     [., 2] (int32), and pair_count, combo_count, item_low, item_count, words, group_size.
-    `optimizer`: addresses of the tables scale, offset, correction1, correction2 (float64 [steps]),
-    and beta1, beta2, eps. `members`: addresses of params (16 bytes aligned), exp_avg, exp_avg_sq,
-    gradient (float32 [M, P], gradient zero), tokens [M, batch, T] and targets [M, batch] (int32,
-    room), seeds (uint64), lr, weight_decay, clip (float64), step (int64), status (uint8), loss and
-    grad_norm (float32 [M, until - base]). Raises ValueError for a network that is not there and
-    sizes that are not positive, RuntimeError for what CUDA refuses.
+    `optimizer`: addresses of the tables scale, offset, correction1, correction2, decay (float64
+    [steps]), and beta1, beta2, eps. `members`: addresses of params (16 bytes aligned), exp_avg,
+    exp_avg_sq, gradient (float32 [M, P], gradient zero), tokens [M, batch, T] and targets [M,
+    batch] (int32, room), seeds (uint64), lr, weight_decay, clip (float64), step (int64), status
+    (uint8), loss and grad_norm (float32 [M, until - base]). Raises ValueError for a network that is
+    not there and sizes that are not positive, RuntimeError for what CUDA refuses.
     """

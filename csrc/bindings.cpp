@@ -54,6 +54,12 @@ class PyGroup {
     o.offset = keep<double>(tables, "offset", {schedule_});
     o.correction1 = keep<double>(tables, "correction1", {schedule_});
     o.correction2 = keep<double>(tables, "correction2", {schedule_});
+    o.decay = keep<double>(tables, "decay", {schedule_});
+    read(tables, "kind", o.kind);
+    require_between("kind of the optimizer", o.kind, OPTIMIZER_ADAMW, OPTIMIZER_SGD);
+    read(tables, "momentum", o.momentum);
+    read(tables, "nesterov", o.nesterov);
+    require_between("nesterov", o.nesterov, 0, 1);
 
     GroupArrays a;
     step_ = a.step = keep<int64_t>(arrays, "step", {-1}, true);

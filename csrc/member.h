@@ -1,4 +1,4 @@
-// One member's step: batch, forward, backward, clip, AdamW, over one worker's memory.
+// One member's step: batch, forward, backward, clip, optimiser, over one worker's memory.
 #pragma once
 
 #include "adamw.h"
@@ -10,6 +10,7 @@
 #include "norm.h"
 #include "plan.h"
 #include "profile.h"
+#include "sgd.h"
 #include "tasks/stream.h"
 
 namespace {
@@ -208,10 +209,22 @@ inline bool finite(float x) { return x - x == 0.0f; }
 
 inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& member,
                      const float* gradient, float norm, int64_t step) {
-  AdamW a;
   const double lr = (double)(float)(member.lr * o.scale[step] + o.offset[step]);
   const double scale = member.clip > 0 ? member.clip / ((double)norm + 1e-6) : 1.0;
-  a.clip = (float)(scale < 1.0 ? scale : 1.0);
+  const float clip = (float)(scale < 1.0 ? scale : 1.0);
+  const double decay = member.weight_decay * o.decay[step];
+  const float keep = (float)(1.0 - lr * decay);
+  if (o.kind == OPTIMIZER_SGD) {
+    Sgd a{clip, keep, (float)lr, (float)o.momentum, o.nesterov != 0};
+    for (int i = 0; i < plan.segment_count; i++) {
+      const Segment& s = plan.segments[i];
+      a.keep = s.decay ? keep : 1.0f;
+      sgd(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset);
+    }
+    return;
+  }
+  AdamW a;
+  a.clip = clip;
   a.step_size = (float)(lr / o.correction1[step]);
   a.correction = (float)(1.0 / __builtin_sqrt(o.correction2[step]));
   a.beta1 = (float)o.beta1;
@@ -221,7 +234,7 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   a.eps = (float)o.eps;
   for (int i = 0; i < plan.segment_count; i++) {
     const Segment& s = plan.segments[i];
-    a.keep = s.decay ? (float)(1.0 - lr * member.weight_decay) : 1.0f;
+    a.keep = s.decay ? keep : 1.0f;
     adamw(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset,
           member.v + s.offset);
   }

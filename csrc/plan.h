@@ -81,12 +81,21 @@ struct PlanRecord {
   int32_t loss_all = 0;
 };
 
+enum OptimizerKind : int32_t {
+  OPTIMIZER_ADAMW = 0,
+  OPTIMIZER_SGD = 1,  // m is its buffer, v is not touched
+};
+
 struct Optimizer {
   double beta1 = 0, beta2 = 0, eps = 0;
   const double* scale = nullptr;   // [steps]
   const double* offset = nullptr;  // [steps]
   const double* correction1 = nullptr;
   const double* correction2 = nullptr;
+  const double* decay = nullptr;  // [steps], times the member's weight decay
+  int32_t kind = OPTIMIZER_ADAMW;
+  double momentum = 0;  // SGD's
+  int32_t nesterov = 0;
 };
 
 struct Member {
@@ -103,7 +112,7 @@ enum Phase : int32_t {
   PHASE_DRAW = 0,    // the batch
   PHASE_PACK = 1,    // transposed or rounded copies of the weights
   PHASE_CLEAR = 2,   // the gradient vectors
-  PHASE_UPDATE = 3,  // halves added, norm, clipping, AdamW
+  PHASE_UPDATE = 3,  // halves added, norm, clipping, the optimiser
   PHASES = 4,
 };
 

@@ -133,7 +133,8 @@ def train(
     stream, options = make_task(spec.task).stream(), spec.optimizer
     assert stream is not None
     pairs, combos = (np.ascontiguousarray(stream[k], np.int32) for k in ("pairs", "combos"))
-    lines = (tables.scale, tables.offset, tables.bias_correction1, tables.bias_correction2)
+    corrections = tables.bias_correction1, tables.bias_correction2
+    lines = (tables.scale, tables.offset, *corrections, tables.decay)
     run: Any = library().cuda_train
     run.restype = ctypes.c_int64
     real, whole = ctypes.c_double, ctypes.c_int64

@@ -37,7 +37,7 @@ ROWS = {
     "status": torch.uint8,
     **dict.fromkeys(("loss", "grad_norm"), torch.float32),
 }
-TABLES = ("scale", "offset", "correction1", "correction2")
+TABLES = ("scale", "offset", "correction1", "correction2", "decay")
 STREAM = ("pair_count", "combo_count", "item_low", "item_count", "words", "group_size")
 OPTIONS = ("beta1", "beta2", "eps")
 

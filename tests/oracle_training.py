@@ -8,6 +8,9 @@ d each, so u by at most about 2 d / D; and no two updates lie further apart than
 with d_t the largest budget so far of the tensor's clipped gradient: 2 * (error of float32
 PyTorch on its own way + band). Where the float64 gradient has been exactly zero the second line
 is zero; where it is zero up to rounding (the key bias) it becomes 2 * sum of learning rates.
+
+SGD moves by lr times a sum of gradients whose weights, powers of the momentum mu, add up to at most
+1 / (1 - mu): the second line is sum of lr_t * d_t / (1 - mu).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 from oracle import EPS, Array, Arrays, evaluate
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, OptimizerConfig
 from compfast.ensembles.schedule import make_tables
 from compfast.models.init import initial_parameters
 from compfast.models.params import parameter_table
@@ -27,19 +30,20 @@ from compfast.tasks import make_task
 
 @dataclass
 class Trajectory:
-    """Some steps of one member: what AdamW saw and what came out."""
+    """Some steps of one member: what the optimiser saw and what came out."""
 
     start: Arrays
     params: Arrays
-    exp_avg: Arrays
+    exp_avg: Arrays  # SGD: its buffer
     exp_avg_sq: Arrays
+    met: Arrays  # where a gradient has been other than zero
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)  # before clipping
     rates: list[float] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)  # of clipping
     grads: list[Arrays] = field(default_factory=list)  # before clipping
     bands: list[Arrays] = field(default_factory=list)
-    divisors: list[Arrays] = field(default_factory=list)  # D
+    divisors: list[Arrays] = field(default_factory=list)  # AdamW's D
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,13 @@ class TrainingBudget:
 
 
 def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> Trajectory:
-    """AdamW as Loshchilov and Hutter write it, from step 0, on the task's own batches."""
+    """The optimiser as its paper or torch.optim writes it, from step 0, on the task's batches."""
     tables, options = make_tables([spec]), spec.optimizer
     kind = np.float64 if dtype == torch.float64 else np.float32
     start = initial_parameters(spec, tables.std[0])
     zero = {name: np.zeros_like(value, dtype=kind) for name, value in start.items()}
     params = {name: value.astype(kind) for name, value in start.items()}
-    run = Trajectory(start, params, dict(zero), dict(zero))
+    run = Trajectory(start, params, dict(zero), dict(zero), {n: z != 0 for n, z in zero.items()})
     matrices = {t.name for t in parameter_table(spec.model) if t.matrix}
     task = make_task(spec.task)
     for t in range(steps):
@@ -70,14 +74,18 @@ def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> T
         divisors = {}
         for name, raw in now.grads.items():
             g = kind(factor) * raw
-            m = kind(options.beta1) * run.exp_avg[name] + kind(1 - options.beta1) * g
-            v = kind(options.beta2) * run.exp_avg_sq[name] + kind(1 - options.beta2) * g * g
-            run.exp_avg[name], run.exp_avg_sq[name] = m, v
-            unbiased = v / kind(1 - options.beta2 ** (t + 1))
-            divisors[name] = np.sqrt(unbiased) + kind(options.eps)
+            run.met[name] = run.met[name] | (raw != 0)
+            if options.kind == "sgd":
+                update = _sgd(run.exp_avg, name, g, options, first=t == 0)
+            else:
+                m = kind(options.beta1) * run.exp_avg[name] + kind(1 - options.beta1) * g
+                v = kind(options.beta2) * run.exp_avg_sq[name] + kind(1 - options.beta2) * g * g
+                run.exp_avg[name], run.exp_avg_sq[name] = m, v
+                unbiased = v / kind(1 - options.beta2 ** (t + 1))
+                divisors[name] = np.sqrt(unbiased) + kind(options.eps)
+                update = m / kind(1 - options.beta1 ** (t + 1)) / divisors[name]
             decays = options.decay == "all" or name in matrices
-            kept = kind(1 - lr * options.weight_decay if decays else 1.0)
-            update = m / kind(1 - options.beta1 ** (t + 1)) / divisors[name]
+            kept = kind(1 - lr * options.weight_decay * tables.decay[t] if decays else 1.0)
             run.params[name] = kept * run.params[name] - kind(lr) * update
         run.losses.append(float(now.loss))
         run.norms.append(norm)
@@ -89,7 +97,18 @@ def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> T
     return run
 
 
-def training_budget(exact: Trajectory, single: Trajectory) -> TrainingBudget:
+def _sgd(buffers: Arrays, name: str, g: Array, options: OptimizerConfig, first: bool) -> Array:
+    """torch.optim.SGD's move for the gradient g, dampening 0; its buffer is kept in `buffers`."""
+    momentum = g.dtype.type(options.momentum)
+    if not options.momentum:
+        return g
+    buffers[name] = g if first else momentum * buffers[name] + g
+    return g + momentum * buffers[name] if options.nesterov else buffers[name]
+
+
+def training_budget(
+    exact: Trajectory, single: Trajectory, options: OptimizerConfig
+) -> TrainingBudget:
     """The budget of this page; `single` is the same training in float32."""
     steps = range(len(exact.rates))
     params, squares = {}, np.zeros(len(steps))
@@ -100,10 +119,13 @@ def training_budget(exact: Trajectory, single: Trajectory) -> TrainingBudget:
             budget = 2 * float(error + exact.bands[t][name].max())
             squares[t] += value.size * budget**2
             worst = max(worst, exact.factors[t] * budget)
-            ratio = np.minimum(2.0, 2 * worst / exact.divisors[t][name])
+            if options.kind == "sgd":
+                ratio = np.full_like(value, worst / (1 - options.momentum))
+            else:
+                ratio = np.minimum(2.0, 2 * worst / exact.divisors[t][name])
             moved += exact.rates[t] * ratio
         rounding = len(steps) * EPS * np.abs(value)
-        params[name] = rounding + np.where(exact.exp_avg_sq[name] > 0, moved, 0.0)
+        params[name] = rounding + np.where(exact.met[name], moved, 0.0)
     apart = np.abs(np.subtract(single.losses, exact.losses))
     bands = np.array([float(bands["loss"]) for bands in exact.bands])
     # The distance of two norms is at most the norm of the distance.

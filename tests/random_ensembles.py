@@ -161,7 +161,16 @@ def groups(draw: Any, steps: int) -> tuple[MemberSpec, ...]:
     )
     schedule = draw(st.sampled_from(("constant", "cosine", "paper")))
     decay = draw(st.sampled_from(("all", "matrices")))
-    optimizer = OptimizerConfig(schedule=schedule, decay=decay)
+    windows = draw(st.sampled_from(((), ((0.0, draw(st.integers(1, steps)) / steps),))))
+    momentum = draw(st.sampled_from((0.0, 0.5)))
+    optimizer = OptimizerConfig(
+        kind=draw(st.sampled_from(("adamw", "sgd"))),
+        schedule=schedule,
+        decay=decay,
+        decay_windows=windows,
+        momentum=momentum,
+        nesterov=momentum > 0 and draw(st.booleans()),
+    )
     seeds = tuple(range(count))
     config = Config(
         task=task, model=model, optimizer=optimizer, training=training, sweep=(("seed", seeds),)

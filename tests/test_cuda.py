@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import cuda_host
 import numpy as np
@@ -36,9 +37,14 @@ _LAYER = (
 )
 
 
-def specs(name: str = "tiny") -> list[MemberSpec]:
+Windows = tuple[tuple[float, float], ...]
+
+
+def specs(name: str = "tiny", windows: Windows = ()) -> list[MemberSpec]:
     """Two members of a variant's network."""
-    return mixed(network(name.partition("-")[0], (("seed", (3, 4)),), batch_size=7))
+    optimizer = {"decay_windows": windows}
+    how: Any = {"batch_size": 7, "optimizer": optimizer}
+    return mixed(network(name.partition("-")[0], (("seed", (3, 4)),), **how))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -80,17 +86,20 @@ def test_every_gradient(variant: str, size: int) -> None:
 
 
 @functools.cache
-def exactly(name: str) -> tuple[Trajectory, TrainingBudget]:
+def exactly(name: str, windows: Windows = ()) -> tuple[Trajectory, TrainingBudget]:
     """Ten steps of the network's first member in float64."""
-    spec = specs(name)[0]
+    spec = specs(name, windows)[0]
     exact = train(spec, STEPS)
-    return exact, training_budget(exact, train(spec, STEPS, torch.float32))
+    return exact, training_budget(exact, train(spec, STEPS, torch.float32), spec.optimizer)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_ten_steps(variant: str) -> None:
-    spec = specs(variant)[0]
-    exact, allowed = exactly(variant.partition("-")[0])
+WINDOWED = ("narrow", ((0.1, 0.25), (0.4, 0.45)))  # of 20 steps: decay at 2, 3, 4 and 8
+
+
+@pytest.mark.parametrize(("variant", "windows"), [*((v, ()) for v in VARIANTS), WINDOWED])
+def test_ten_steps(variant: str, windows: Windows) -> None:
+    spec = specs(variant, windows)[0]
+    exact, allowed = exactly(variant.partition("-")[0], windows)
     found = cuda_host.train(spec, STEPS, variant)
     assert (found.step, found.status) == (STEPS, 0)
     for name, value in flat_layout(spec).unpack(found.params[None]).items():

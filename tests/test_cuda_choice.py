@@ -63,6 +63,7 @@ OTHERS = {
     "model.activation": "relu",
     "model.loss_positions": "all",
     "optimizer.decay": "matrices",
+    "optimizer.kind": "sgd",
     "training.precision": "bf16",
 }
 DESCRIBED = {

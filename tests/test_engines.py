@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -53,6 +54,23 @@ TRAININGS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "decay_matrices": ("default", 16, {"decay": "matrices", "schedule": "constant"}),
     "large_eps_and_betas": ("four_heads", 13, {"eps": 1e-3, "beta1": 0.5, "beta2": 0.9}),
     "paper": ("paper_form", 50, {"schedule": "paper", "warmup": 0.25, "base_lr": 1e-4}),
+    "decay_windows": ("one_layer_post", 13, {"decay_windows": ((0.1, 0.25), (0.4, 0.45))}),
+    "decay_windows_matrices": (
+        "default",
+        13,
+        {"decay_windows": ((0.0, 0.2),), "decay": "matrices", "schedule": "constant"},
+    ),
+    "sgd": ("default", 13, {"kind": "sgd"}),
+    "sgd_momentum": (
+        "one_layer_post",
+        13,
+        {"kind": "sgd", "momentum": 0.9, "decay_windows": ((0.1, 0.25),)},
+    ),
+    "sgd_nesterov": (
+        "own_head_sizes",
+        7,
+        {"kind": "sgd", "momentum": 0.7, "nesterov": True, "decay": "matrices"},
+    ),
     "own_head_sizes": ("own_head_sizes", 13, {"warmup": 0.0}),
     "tied": ("tied", 13, {"decay": "matrices"}),
     "tied_all_post": ("tied_all_post", 7, {}),
@@ -97,11 +115,15 @@ def _assert_close(name: str, got: Array, wanted: Array, allowed: Array) -> None:
 
 def _training(case: str) -> list[MemberSpec]:
     name, size, optimizer = TRAININGS[case]
-    return mixed(group(name, (("seed", (3, 4)),), batch_size=size, optimizer=optimizer))
+    specs = mixed(group(name, (("seed", (3, 4)),), batch_size=size, optimizer=optimizer))
+    if optimizer.get("kind") != "sgd":
+        return specs
+    faster = [dataclasses.replace(s.optimizer, lr=30 * s.optimizer.lr) for s in specs]
+    return [dataclasses.replace(s, optimizer=o) for s, o in zip(specs, faster, strict=True)]
 
 
 @functools.cache
 def _trained(case: str, i: int) -> tuple[Trajectory, TrainingBudget]:
     spec = _training(case)[i]
     exact = train(spec, STEPS)
-    return exact, training_budget(exact, train(spec, STEPS, torch.float32))
+    return exact, training_budget(exact, train(spec, STEPS, torch.float32), spec.optimizer)

@@ -160,7 +160,7 @@ def test_the_rate_in_a_row_is_that_of_the_window_s_last_step() -> None:
     config = dataclasses.replace(small_config(), sweep=(("optimizer.lr", (1e-3, 3e-3)),))
     progress, engine = progress_of(config)
     one = np.ones(46)
-    progress.tables = Tables(np.arange(46.0), one / 2, one, one, np.ones((2, 1)))
+    progress.tables = Tables(np.arange(46.0), one / 2, one, one, np.ones((2, 1)), one)
     feed(progress, np.ones((2, 10), np.float32), 10)
     rates = progress.settle(10, engine)["lr"].to_list()
     assert rates == [float(np.float32(1e-3 * 9 + 0.5)), float(np.float32(3e-3 * 9 + 0.5))]

@@ -46,7 +46,11 @@ def report(arguments: argparse.Namespace) -> None:
     engine = roofline.make_engine(spec, threads)
     precision = spec.training.precision
     floor = roofline.step_floor(
-        engine.plan, ceilings, precision, lambda held: read_bandwidth(held, threads)
+        engine.plan,
+        ceilings,
+        precision,
+        lambda held: read_bandwidth(held, threads),
+        spec.optimizer.moments,
     )
     samples = roofline.measure_step(engine)
     profile = roofline.measure_profile(engine, median(samples) * threads)

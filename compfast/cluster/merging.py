@@ -21,18 +21,19 @@ from compfast.config.paths import user_path
 from compfast.engines.base import State
 from compfast.ensembles.grid import member_count, shard_range
 from compfast.ensembles.groups import Groups, member_groups
+from compfast.ensembles.schedule import Tables
 from compfast.errors import StorageError, UsageError
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Checkpoint, group_folder
 from compfast.runs.description import describe, difference
 from compfast.runs.folder import RunFolder
 from compfast.runs.layouts import (
+    SHARED_TABLES,
     exams_of,
-    group_tables,
+    read_tables,
     run_layouts,
     snapshot_layouts,
     table_arrays,
-    table_layout,
 )
 from compfast.runs.reading import Run, load
 from compfast.runs.tables import read_metrics
@@ -102,8 +103,7 @@ def join(folder: RunFolder, config: Config, parts: Sequence[Part]) -> None:
     """Write everything that the parts hold into the folder of the whole, one checkpoint."""
     groups = member_groups(config)
     sources = _sources(groups, parts)
-    stored = _tables(parts, sources)
-    tables = [group_tables(stored, g) for g in range(len(groups))]
+    tables = _tables(parts, sources)
     folder.write_tables(table_arrays(tables))
     roots = [part.checkpoint.path for part in parts]
     files = _Gathered(list(run_layouts(groups)), groups, sources, roots)
@@ -182,16 +182,13 @@ def _sources(groups: Groups, parts: Sequence[Part]) -> list[list[_Source]]:
     return sources
 
 
-def _tables(parts: Sequence[Part], sources: Sequence[Sequence[_Source]]) -> dict[str, Array]:
+def _tables(parts: Sequence[Part], sources: Sequence[Sequence[_Source]]) -> list[Tables]:
     """The whole's tables: schedules as every part has them, `std` by rows."""
-    stored = [
-        tensorfile.read(part.run.path / "tables.safetensors", table_layout(part.run.groups))
-        for part in parts
-    ]
-    whole: dict[str, Array] = {}
-    for g, group in enumerate(sources):
-        own = [group_tables(stored[source.part], source.group) for source in group]
-        for name in ("scale", "offset", "bias_correction1", "bias_correction2"):
+    stored = [read_tables(part.run.path / "tables.safetensors", part.run.groups) for part in parts]
+    whole: list[Tables] = []
+    for group in sources:
+        own = [stored[source.part][source.group] for source in group]
+        for name in SHARED_TABLES:
             arrays = [getattr(table, name) for table in own]
             for source, array in zip(group, arrays, strict=True):
                 if array.tobytes() != arrays[0].tobytes():
@@ -199,11 +196,10 @@ def _tables(parts: Sequence[Part], sources: Sequence[Sequence[_Source]]) -> dict
                         f"{parts[source.part].run.path} was trained with another table {name}"
                         f" than {parts[group[0].part].run.path}"
                     )
-            whole[f"{group_folder(g)}.{name}"] = arrays[0]
         std = np.empty((sum(len(s.rows) for s in group), own[0].std.shape[1]))
         for source, table in zip(group, own, strict=True):
             std[source.rows] = table.std
-        whole[f"{group_folder(g)}.std"] = std
+        whole.append(dataclasses.replace(own[0], std=std))
     return whole
 
 

@@ -113,17 +113,22 @@ class InitConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig(Section):
-    """AdamW, clipping and the learning-rate schedule, stepped once a batch."""
+    """The optimiser, clipping and the learning-rate schedule, stepped once a batch."""
 
     section = "optimizer"
 
+    kind: Literal["adamw", "sgd"] = "adamw"  # weight decay is decoupled in both
     lr: float = 1.5e-3  # peak
     weight_decay: float = 0.3
     clip: float = 1.0  # global gradient norm; 0 switches clipping off [Z24: 1]
-    beta1: float = 0.9
+    beta1: float = 0.9  # AdamW's, and so are beta2, eps
     beta2: float = 0.999
     eps: float = 1e-8
+    momentum: float = 0.0  # SGD's; dampening 0, as torch.optim.SGD's default
+    nesterov: bool = False  # SGD's
     decay: Literal["all", "matrices"] = "all"  # [Z24]: all parameters
+    # Weight decay is on inside these only, fractions [from, to) of the training; none: always on.
+    decay_windows: tuple[tuple[float, float], ...] = ()
     schedule: Literal["constant", "linear", "cosine", "one_cycle", "paper", "points"] = "cosine"
     warmup: float = 0.05  # fraction of the steps; paper: 10 of 210 epochs
     floor: float = 0.05  # cosine, linear and one_cycle end at floor * lr
@@ -131,17 +136,35 @@ class OptimizerConfig(Section):
     points: tuple[tuple[float, float], ...] = ()  # schedule "points": (fraction, factor of lr)
     base_lr: float = 1e-5  # schedule "paper": warm-up starts and cosine ends here [Z24]
 
+    @property
+    def moments(self) -> int:
+        """Vectors as long as the parameters that a step reads and writes beside them."""
+        return 2 if self.kind == "adamw" else int(self.momentum > 0)
+
     def _check(self) -> None:
         finite("optimizer", self, "lr", "weight_decay", "clip", "eps", "base_lr", low=0.0)
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be in [0, 1)")
         for name in ("warmup", "floor", "start"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
+        require(
+            not self.nesterov or self.momentum > 0,
+            "optimizer.nesterov is true; it needs an optimizer.momentum above 0",
+        )
+        ends = [0.0, *(end for window in self.decay_windows for end in window)]
+        require(
+            all(low < high for low, high in self.decay_windows)
+            and ends == sorted(ends)
+            and ends[-1] <= 1,
+            f"optimizer.decay_windows is {[list(window) for window in self.decay_windows]}; it must"
+            " be a list of [from, to] with 0 <= from < to <= 1, in order and apart",
+        )
         choice(
             "optimizer",
             self,
+            kind=("adamw", "sgd"),
             decay=("all", "matrices"),
             schedule=SCHEDULES,
         )

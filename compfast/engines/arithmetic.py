@@ -83,14 +83,15 @@ class Traffic:
     held: int
 
 
-def step_traffic(native: NativePlan) -> tuple[Traffic, Traffic]:
+def step_traffic(native: NativePlan, moments: int = 2) -> tuple[Traffic, Traffic]:
     """The least that the native engine's step moves past what stays in a nearer cache.
 
     passes: every value of a buffer, and what forward saves beside it, is written once and read by
     backward (the next op's read and the buffers' gradients, whose places are reused at once, are
     left out); each microbatch reads the weights once forward and once backward, and reads and
-    writes their gradient. update: parameters and both moments are read and written; the gradients
-    of both halves are cleared and read, their sum is written and read twice (norm, AdamW).
+    writes their gradient. update: parameters and `moments` (AdamW's two) are read and written; the
+    gradients of both halves are cleared and read, their sum is written and read twice (norm,
+    optimiser).
     """
     record = native.record()
     microbatches = sum(-(-half // native.microbatch) for half in _halves(native.batch))
@@ -106,7 +107,9 @@ def step_traffic(native: NativePlan) -> tuple[Traffic, Traffic]:
     working = record["workspace_size"] + packed + 2 * flat
     return (
         Traffic("passes", FLOAT * moving, FLOAT * working),
-        Traffic("update", FLOAT * (6 + 2 + 2 + 3) * flat, FLOAT * 5 * flat),
+        Traffic(
+            "update", FLOAT * (2 + 2 * moments + 2 + 2 + 3) * flat, FLOAT * (3 + moments) * flat
+        ),
     )
 
 

@@ -29,8 +29,8 @@ class State:
     """Everything that a group of members is: parameters, moments, progress."""
 
     params: Named  # name -> [M, *shape]
-    exp_avg: Named  # AdamW first moment
-    exp_avg_sq: Named  # AdamW second moment
+    exp_avg: Named  # AdamW's first moment; SGD's buffer
+    exp_avg_sq: Named  # AdamW's second moment; SGD leaves it as it is
     step: Int64  # [M] optimiser steps done
     status: NDArray[np.uint8]  # [M] ACTIVE, FROZEN or DIVERGED
 

@@ -1,4 +1,4 @@
-"""The oracle engine: plain PyTorch, one `nn.Module` and one AdamW a member, float32.
+"""The oracle engine: plain PyTorch, one `nn.Module` and one optimiser a member, float32.
 
 Every member computes on one intra-op thread that is not the caller's (engines/aside.py), so that
 its bits depend on nothing but itself; `threads` > 1 trains that many members at a time.
@@ -38,6 +38,7 @@ from compfast.models.transformer import Transformer
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
+_FIRST = {"adamw": "exp_avg", "sgd": "momentum_buffer"}  # what PyTorch calls State.exp_avg
 
 
 @dataclass(slots=True)
@@ -46,11 +47,13 @@ class _Member:
 
     spec: MemberSpec
     module: Transformer
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     step: int
     status: int
 
-    def train_step(self, tokens: Tensor, targets: Tensor, lr: float) -> tuple[float, float]:
+    def train_step(
+        self, tokens: Tensor, targets: Tensor, lr: float, weight_decay: float
+    ) -> tuple[float, float]:
         """One step on tokens [B, T], targets [B]; returns loss and gradient norm.
 
         Where one of the two is not finite the member is DIVERGED and keeps its parameters.
@@ -63,8 +66,14 @@ class _Member:
         norm = float(clip_grad_norm_(self.module.parameters(), clip))
         value = loss.item()
         if math.isfinite(value) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            decayed, plain = self.optimizer.param_groups
+            decayed["lr"] = plain["lr"] = lr
+            if isinstance(self.optimizer, torch.optim.SGD):  # whose own decay is not decoupled
+                with torch.no_grad():
+                    for parameter in decayed["params"]:
+                        parameter.mul_(1 - lr * weight_decay)
+            else:
+                decayed["weight_decay"] = weight_decay
             self.optimizer.step()
             self.step += 1
         else:
@@ -129,7 +138,7 @@ class EagerEngine:
 
         return State(
             params=self._stacked(lambda p: p),
-            exp_avg=moment("exp_avg"),
+            exp_avg=moment(_FIRST[self._specs[0].optimizer.kind]),
             exp_avg_sq=moment("exp_avg_sq"),
             step=np.array([m.step for m in self._members], np.int64),
             status=np.array([m.status for m in self._members], np.uint8),
@@ -220,18 +229,19 @@ class EagerEngine:
         scale, offset = self._tables.scale[member.step], self._tables.offset[member.step]
         lr = float(np.float32(spec.optimizer.lr * scale + offset))
         x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
-        return member.train_step(x, y, lr)
+        weight_decay = spec.optimizer.weight_decay * float(self._tables.decay[member.step])
+        return member.train_step(x, y, lr, weight_decay)
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]
         module = Transformer.holding(
             spec.model, {t.name: state.params[t.name][i] for t in self._table}
         )
-        optimizer = _adamw(module, spec)
+        optimizer = _optimizer(module, spec)
         for t in self._table:
             optimizer.state[module.get_parameter(t.name)] = {
                 "step": torch.tensor(float(state.step[i]), dtype=torch.float32),
-                "exp_avg": torch.tensor(state.exp_avg[t.name][i]),
+                _FIRST[spec.optimizer.kind]: torch.tensor(state.exp_avg[t.name][i]),
                 "exp_avg_sq": torch.tensor(state.exp_avg_sq[t.name][i]),
             }
         return _Member(spec, module, optimizer, int(state.step[i]), int(state.status[i]))
@@ -245,19 +255,16 @@ class EagerEngine:
         }
 
 
-def _adamw(module: Transformer, spec: MemberSpec) -> torch.optim.AdamW:
+def _optimizer(module: Transformer, spec: MemberSpec) -> torch.optim.Optimizer:
     options = spec.optimizer
     every = list(module.parameters())
     decayed = [p for p in every if p.ndim == 2 or options.decay == "all"]
     plain = [p for p in every if p.ndim != 2 and options.decay == "matrices"]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-    )
+    groups = [{"params": decayed}, {"params": plain}]
+    if options.kind == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov)
+    betas = options.beta1, options.beta2
+    return torch.optim.AdamW(groups, betas=betas, eps=options.eps, weight_decay=0.0)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

@@ -29,6 +29,8 @@ from compfast.models.init import initial_values
 from compfast.models.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
+_OPTIMIZERS = {"adamw": 0, "sgd": 1}  # csrc/plan.h
+
 
 class NativeEngine:
     """See engines/base.py; bits are the same for any M, order, chunk and thread count.
@@ -87,6 +89,10 @@ class NativeEngine:
             "offset": tables.offset,
             "correction1": tables.bias_correction1,
             "correction2": tables.bias_correction2,
+            "decay": tables.decay,
+            "kind": _OPTIMIZERS[first.optimizer.kind],
+            "momentum": first.optimizer.momentum,
+            "nesterov": int(first.optimizer.nesterov),
         }
         workers = min(threads or usable_cores().count, 2 * members)
         while workers > 1 and not has_room(held + workers * self.plan.worker_bytes):

@@ -135,16 +135,20 @@ def one_thread(ceilings: Ceilings) -> Ceilings:
 
 
 def step_floor(
-    native: NativePlan, ceilings: Ceilings, precision: str, bandwidth: Callable[[int], float]
+    native: NativePlan,
+    ceilings: Ceilings,
+    precision: str,
+    bandwidth: Callable[[int], float],
+    moments: int = 2,
 ) -> Floor:
     """The floor of one member's step, when every worker trains one.
 
-    `bandwidth`: GB/s of all workers when each goes over so many bytes.
+    `bandwidth`: GB/s of all workers when each goes over so many bytes. `moments`: the optimiser's.
     """
     flops = step_flops(native.plan, native.positions, native.batch)
     arithmetic = sum(count / ceilings.peak(kind, precision) / 1e6 for kind, count in flops.items())
     stages = []
-    for traffic in step_traffic(native):
+    for traffic in step_traffic(native, moments):
         rate = bandwidth(traffic.held)
         level = ceilings.level_of(traffic.held)
         stages.append(Stage(traffic, level, rate, traffic.moved / rate / 1e6))

@@ -1,4 +1,4 @@
-"""Learning-rate and bias-correction tables, computed once by the driver.
+"""Learning-rate, weight-decay and bias-correction tables, computed once by the driver.
 
 The learning rate of a member at step t is lr * scale[t] + offset[t]. With S steps and
 W = round(warmup * S):
@@ -14,6 +14,10 @@ W = round(warmup * S):
     paper     t < W: s = t / W; then s = (1 + cos(pi (t - W) / (S - W))) / 2, as PyTorch's
               CosineAnnealingLR: it would reach 0 at t = S. scale = s, offset = base_lr (1 - s),
               so the rate goes base_lr -> lr -> base_lr (arXiv 2405.05409).
+
+Its weight decay is weight_decay * decay[t]: 1 inside the windows of optimizer.decay_windows, 0
+elsewhere, and 1 everywhere where there are none. Window [a, b) holds the steps
+round(a S) <= t < round(b S).
 
 Cosines and powers come from fixed sequences, so the tables have the same bits on every CPU.
 """
@@ -41,7 +45,8 @@ Float64 = NDArray[np.float64]
 class Tables:
     """Numbers computed once by the driver and stored in the run, never recomputed.
 
-    The learning rate of member i at step t (0-based) is float32(lr_i * scale[t] + offset[t]).
+    The learning rate of member i at step t (0-based) is float32(lr_i * scale[t] + offset[t]), its
+    weight decay weight_decay_i * decay[t].
     """
 
     scale: Float64  # [steps]
@@ -49,6 +54,7 @@ class Tables:
     bias_correction1: Float64  # [steps], 1 - beta1^(t+1)
     bias_correction2: Float64  # [steps], 1 - beta2^(t+1)
     std: Float64  # [M, tensors of the parameter table]; 0 where the init is not normal
+    decay: Float64  # [steps], 1 where weight decay is on, else 0
 
 
 def schedule_tables(
@@ -71,10 +77,30 @@ def schedule_tables(
     )
 
 
+def decay_table(optimizer: OptimizerConfig, steps: int) -> Float64:
+    """What weight decay is multiplied by, float64 [steps].
+
+    Raises UsageError for a window between two steps.
+    """
+    if not optimizer.decay_windows:
+        return np.ones(steps)
+    factor = np.zeros(steps)
+    for start, end in optimizer.decay_windows:
+        inside = slice(round(start * steps), round(end * steps))
+        if inside.start == inside.stop:
+            raise UsageError(
+                f"optimizer.decay_windows has [{start}, {end}], which holds none of the"
+                f" {steps} steps"
+            )
+        factor[inside] = 1.0
+    return factor
+
+
 def make_tables(specs: Sequence[MemberSpec]) -> Tables:
     """Tables of one group: a shared schedule, one row of `std` a member.
 
-    Raises UsageError when the members' schedules, betas or steps differ.
+    Raises UsageError when the members' schedules, betas or steps differ, and for a decay window
+    between two steps.
     """
     shared = {_schedule_key(spec) for spec in specs}
     if len(shared) != 1:
@@ -83,13 +109,14 @@ def make_tables(specs: Sequence[MemberSpec]) -> Tables:
         specs[0].optimizer, specs[0].training.steps
     )
     std = np.stack([initial_std(spec) for spec in specs])
-    return Tables(scale, offset, correction1, correction2, std)
+    decay = decay_table(specs[0].optimizer, specs[0].training.steps)
+    return Tables(scale, offset, correction1, correction2, std, decay)
 
 
 def _schedule_key(spec: MemberSpec) -> tuple[object, ...]:
     o = spec.optimizer
-    shape = o.schedule, o.warmup, o.floor, o.start, o.points, o.base_lr
-    return spec.training.steps, *shape, o.beta1, o.beta2
+    shape = o.schedule, o.warmup, o.floor, o.start, o.points, o.base_lr, o.decay_windows
+    return spec.training.steps, shape, o.beta1, o.beta2
 
 
 def _constant(optimizer: OptimizerConfig, steps: int) -> Float64:

@@ -2,8 +2,9 @@
 
 Columns: member, gamma, seed, init_seed, data_seed, the other fields of the spec, verdict, seen, the
 candidates, other, steps, group, row. A field goes by its bare name (layers, lr, weight_decay); the
-exceptions are `task` (task.name), `total_steps` (training.steps, since `steps` counts the steps
-done) and the exam's settings, which carry their section ("evaluation.fitted"). Lists are JSON text.
+exceptions are `task` (task.name), `optimizer` (optimizer.kind), `total_steps` (training.steps,
+since `steps` counts the steps done) and the exam's settings, which carry their section
+("evaluation.fitted"). Lists are JSON text.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ import polars as pl
 from compfast.config import SEEDS, MemberSpec
 
 _SECTIONS = ("task", "model", "init", "optimizer", "training", "evaluation")
-_RENAMED = {"task.name": "task", "training.steps": "total_steps", "init.gamma": "gamma"}
+_RENAMED = {
+    "task.name": "task",
+    "training.steps": "total_steps",
+    "init.gamma": "gamma",
+    "optimizer.kind": "optimizer",
+}
 _FIRST = ("member", "gamma", "seed")
 
 

@@ -98,6 +98,11 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
             return extent(sample[path], least=6)
         return ", ".join(labels(_values(config, path), least=6))
 
+    decay, optimiser = f"weight decay {value('optimizer.weight_decay')}", []
+    if any(_values(config, "optimizer.decay_windows")):
+        decay += f" inside {value('optimizer.decay_windows')} of the steps"
+    if "sgd" in _values(config, "optimizer.kind"):
+        optimiser = [f"{value('optimizer.kind')}, momentum {value('optimizer.momentum')}"]
     parts = [
         f"{len(members)} members",
         _points(config) if sample else _seeds(members),
@@ -106,7 +111,8 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
         f"width {value('model.d_model')}",
         f"depth {value('model.layers')}",
         f"heads {value('model.heads')}",
-        f"weight decay {value('optimizer.weight_decay')}",
+        *optimiser,
+        decay,
         f"learning rate {value('optimizer.lr')}",
         f"batch {value('training.batch_size')}",
         f"{value('training.steps')} steps",

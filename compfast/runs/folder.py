@@ -15,14 +15,17 @@ from typing import Any
 
 import polars as pl
 
+from compfast.ensembles.groups import Groups
+from compfast.ensembles.schedule import Tables
 from compfast.errors import StorageError, UsageError
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Checkpoint, Layouts
 from compfast.runs.forks import tables_ahead
+from compfast.runs.layouts import read_tables
 from compfast.runs.tables import read_parquet
 from compfast.storage import durable, tensorfile
 from compfast.storage.durable import Digest
-from compfast.storage.tensorfile import Array, Layout
+from compfast.storage.tensorfile import Array
 
 MERGE_AT = 32  # metrics parts that are merged into one
 # What a run killed before its first file leaves, and what desktops and file systems put anywhere.
@@ -88,13 +91,13 @@ class RunFolder:
         path = self.path / "tables.safetensors"
         self._fixed[path.name] = durable.replace_file(path, tensorfile.chunks(tables))
 
-    def read_tables(self, layout: Layout) -> dict[str, Array] | None:
+    def read_tables(self, groups: Groups) -> list[Tables] | None:
         """The stored numbers; None where the run was stopped before it wrote them."""
         path = self.path / "tables.safetensors"
         if not path.exists():
             return None
         self._fixed[path.name] = durable.digest_of(path)
-        return tensorfile.read(path, layout)
+        return read_tables(path, groups)
 
     def write_members(self, members: pl.DataFrame) -> None:
         durable.replace_file(self.path / "members.parquet", [parquet_bytes(members)])

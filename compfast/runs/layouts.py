@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from compfast.config import MemberSpec
 from compfast.ensembles.groups import Groups
-from compfast.ensembles.schedule import Tables
+from compfast.ensembles.schedule import Tables, decay_table
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Layouts, group_folder
+from compfast.storage import tensorfile
 from compfast.storage.tensorfile import Array, Layout
 from compfast.tasks import Exam, make_task
 
-_TABLES = ("scale", "offset", "bias_correction1", "bias_correction2", "std")
+# The tables that members of a group share, [steps] each; beside them there is `std`.
+SHARED_TABLES = ("scale", "offset", "bias_correction1", "bias_correction2", "decay")
+_TABLES = (*SHARED_TABLES, "std")
 
 
 def exams_of(groups: Groups) -> list[Exam]:
@@ -66,15 +70,30 @@ def table_arrays(tables: Sequence[Tables]) -> dict[str, Array]:
     }
 
 
-def group_tables(stored: dict[str, Array], group: int) -> Tables:
-    return Tables(*(stored[f"{group_folder(group)}.{name}"] for name in _TABLES))
+def read_tables(path: Path, groups: Groups) -> list[Tables]:
+    """Each group's tables from a file of `table_arrays`; StorageError where it holds others.
+
+    A group stored before there were decay windows has none, and no table of them.
+    """
+    layout, found = _table_layout(groups), tensorfile.read_header(path)
+    absent: dict[str, Array] = {}
+    for g, specs in enumerate(groups):
+        name, first = f"{group_folder(g)}.decay", specs[0]
+        if name not in found and not first.optimizer.decay_windows:
+            layout.pop(name)
+            absent[name] = decay_table(first.optimizer, first.training.steps)
+    stored = tensorfile.read(path, layout) | absent
+    return [
+        Tables(**{name: stored[f"{group_folder(g)}.{name}"] for name in _TABLES})
+        for g in range(len(groups))
+    ]
 
 
-def table_layout(groups: Groups) -> Layout:
+def _table_layout(groups: Groups) -> Layout:
     layout: Layout = {}
     for g, specs in enumerate(groups):
-        steps = (specs[0].training.steps,)
-        shapes = [steps] * 4 + [(len(specs), len(checkpoints.parameter_layout(specs)))]
-        for name, shape in zip(_TABLES, shapes, strict=True):
+        shapes = dict.fromkeys(_TABLES, (specs[0].training.steps,))
+        std = (len(specs), len(checkpoints.parameter_layout(specs)))
+        for name, shape in {**shapes, "std": std}.items():
             layout[f"{group_folder(g)}.{name}"] = ("F64", shape)
     return layout

@@ -30,7 +30,7 @@ from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Files, group_folder
 from compfast.runs.description import describe, resumed_config
 from compfast.runs.folder import RunFolder, refuse_used
-from compfast.runs.layouts import exams_of, group_tables, run_layouts, table_arrays, table_layout
+from compfast.runs.layouts import exams_of, run_layouts, table_arrays
 from compfast.runs.reading import Run, load
 from compfast.solutions import DIVERGED as DIVERGED_LABEL
 from compfast.storage import tensorfile
@@ -100,12 +100,10 @@ def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> 
         checkpoint = folder.checkpoint
         if checkpoint is not None and checkpoint.state["finished"]:
             return load(path)
-        stored = folder.read_tables(table_layout(groups))
-        if stored is None:
+        tables = folder.read_tables(groups)
+        if tables is None:
             tables = [make_tables(specs) for specs in groups]
             folder.write_tables(table_arrays(tables))
-        else:
-            tables = [group_tables(stored, g) for g in range(len(groups))]
         engines = _engines(run.info["engine"], groups, tables, config.run)
         if engines[0].isa != run.info["isa"]:
             where = "go on where it began"

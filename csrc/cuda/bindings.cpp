@@ -44,6 +44,7 @@ Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t posi
   c.optimizer.offset = at<const double>(optimizer, "offset");
   c.optimizer.correction1 = at<const double>(optimizer, "correction1");
   c.optimizer.correction2 = at<const double>(optimizer, "correction2");
+  c.optimizer.decay = at<const double>(optimizer, "decay");
   read(optimizer, "beta1", c.optimizer.beta1);
   read(optimizer, "beta2", c.optimizer.beta2);
   read(optimizer, "eps", c.optimizer.eps);

@@ -220,7 +220,7 @@ struct Resident {
       const double lr = (double)(float)(life.lr * o.scale[step] + o.offset[step]);
       const double scale = life.clip > 0 ? life.clip / ((double)a.norm + 1e-6) : 1.0;
       a.clip = (float)(scale < 1.0 ? scale : 1.0);
-      a.keep = (float)(1.0 - lr * life.weight_decay);
+      a.keep = (float)(1.0 - lr * (life.weight_decay * o.decay[step]));
       a.step_size = (float)(lr / o.correction1[step]);
       a.correction = (float)(1.0 / sqrt(o.correction2[step]));
       a.beta1 = (float)o.beta1, a.rest1 = (float)(1.0 - o.beta1);

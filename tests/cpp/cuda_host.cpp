@@ -101,18 +101,18 @@ void cuda_gradient(int32_t variant, int32_t order, float* params, int32_t batch,
 int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t pair_count,
                    const int32_t* combos, int32_t combo_count, int32_t item_low, int32_t item_count,
                    int32_t words, const double* scale, const double* offset,
-                   const double* correction1, const double* correction2, double beta1, double beta2,
-                   double eps, float epsilon, int32_t batch, uint64_t seed, double lr,
-                   double weight_decay, double clip, float* params, float* m, float* v, float* g,
-                   int32_t* tokens, int32_t* targets, int64_t step, int64_t until, float* loss,
-                   float* norm, uint8_t* status) {
+                   const double* correction1, const double* correction2, const double* decay,
+                   double beta1, double beta2, double eps, float epsilon, int32_t batch,
+                   uint64_t seed, double lr, double weight_decay, double clip, float* params,
+                   float* m, float* v, float* g, int32_t* tokens, int32_t* targets, int64_t step,
+                   int64_t until, float* loss, float* norm, uint8_t* status) {
   int64_t reached = -1;
   with_variant(variant, [&](auto one) {
     using V = decltype(one);
     Course course;
     course.stream = {pairs,   pair_count, combos, combo_count, item_low, item_count,
                      V::N::T, words,      0};
-    course.optimizer = {beta1, beta2, eps, scale, offset, correction1, correction2};
+    course.optimizer = {beta1, beta2, eps, scale, offset, correction1, correction2, decay};
     course.batch = batch;
     course.epsilon = epsilon;
     const Life life{m, v, g, tokens, targets, seed, lr, weight_decay, clip};
@@ -124,8 +124,8 @@ int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t
 }
 
 // A launch of persistent.cu, one member after another. shared: pairs, combos, scale, offset,
-// correction1, correction2; sizes: pairs, combos, item_low, item_count, words, group_size, batch,
-// members, base, until; reals: beta1, beta2, eps, epsilon; rows: as in Members.
+// correction1, correction2, decay; sizes: pairs, combos, item_low, item_count, words, group_size,
+// batch, members, base, until; reals: beta1, beta2, eps, epsilon; rows: as in Members.
 void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, const double* reals,
                  void* const* rows) {
   const auto table = [=](int i) { return static_cast<const double*>(shared[i]); };
@@ -160,7 +160,8 @@ void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, con
                      N::T,
                      (int32_t)sizes[4],
                      sizes[5]};
-    course.optimizer = {reals[0], reals[1], reals[2], table(2), table(3), table(4), table(5)};
+    course.optimizer = {reals[0], reals[1], reals[2], table(2),
+                        table(3), table(4), table(5), table(6)};
     course.batch = (int32_t)sizes[6];
     course.epsilon = (float)reals[3];
     for (int64_t i = 0; i < sizes[7]; i++) {

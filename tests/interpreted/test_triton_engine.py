@@ -77,7 +77,7 @@ def test_forward_and_every_gradient_of_all(way: str, name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 
 
-@pytest.mark.parametrize("case", ["one_layer_post"])
+@pytest.mark.parametrize("case", ["one_layer_post", "decay_windows", "sgd_momentum"])
 def test_ten_steps(case: str) -> None:
     test_engines.test_ten_steps("triton", case)
 

@@ -160,6 +160,7 @@ class CudaEngine:
             ("offset", tables.offset),
             ("correction1", tables.bias_correction1),
             ("correction2", tables.bias_correction2),
+            ("decay", tables.decay),
         ):
             shared[name] = self._copied(table, torch.float64)
         counts = {"pair_count": len(stream["pairs"]), "combo_count": len(stream["combos"])}

@@ -17,7 +17,8 @@ FREE = frozenset(
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.clip", "optimizer.beta1"),
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
         *("optimizer.start", "optimizer.points"),
-        *("optimizer.floor", "optimizer.base_lr"),
+        *("optimizer.floor", "optimizer.base_lr", "optimizer.decay_windows"),
+        *("optimizer.momentum", "optimizer.nesterov"),  # AdamW has neither
         *("training.steps", "training.batch_size", "training.log_every", "training.eval_every"),
         *("training.stop_loss", "training.stop_stable"),
     }
@@ -37,6 +38,7 @@ COMMON: dict[str, Any] = {
     "model.tied_head": False,
     "model.causal": True,
     "model.loss_positions": "last",
+    "optimizer.kind": "adamw",
     "optimizer.decay": "all",
 }
 

@@ -65,10 +65,11 @@ def _decide(
     lr,  # [M] float64, and so are weight_decay, clip
     weight_decay,
     clip,
-    scale,  # [steps] float64, and so are offset, correction1, correction2
+    scale,  # [steps] float64, and so are offset, correction1, correction2, decay
     offset,
     correction1,
     correction2,
+    decay,
     window,  # [2] int64: first column's step, the step to stop at
     step,  # [M] int64
     status,  # [M] uint8
@@ -103,7 +104,8 @@ def _decide(
         rate = rate.to(tl.float32).to(tl.float64)
         row = scalars + m * 4
         tl.store(row + _FACTOR, factor)
-        tl.store(row + _KEPT, (1.0 - rate * tl.load(weight_decay + m)).to(tl.float32))
+        decayed = tl.load(weight_decay + m) * tl.load(decay + now)
+        tl.store(row + _KEPT, (1.0 - rate * decayed).to(tl.float32))
         tl.store(row + _RATE, (rate / tl.load(correction1 + now)).to(tl.float32))
         tl.store(row + _ROOT, tl.sqrt(tl.load(correction2 + now)).to(tl.float32))
         tl.store(step + m, now + 1)

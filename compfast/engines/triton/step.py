@@ -17,7 +17,7 @@ import torch
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE
 from compfast.engines.layout import FlatLayout
-from compfast.engines.triton import adamw, anchor, fused
+from compfast.engines.triton import adamw, anchor, fused, sgd
 from compfast.engines.triton.fused import FusedProgram
 from compfast.engines.triton.host import HostBatches
 from compfast.engines.triton.launch import Launch
@@ -159,6 +159,9 @@ class Step:
         squares = torch.zeros(
             (count, adamw.programs(flat.size)), dtype=torch.float32, device=device
         )
+        o, correction1 = options[0], tables.bias_correction1
+        if o.kind == "sgd":  # its rate is not divided
+            correction1 = np.ones_like(correction1)
         go = torch.zeros(count, dtype=torch.int32, device=device)
         scalars = torch.zeros((count, adamw.SCALARS), dtype=torch.float32, device=device)
         decision = {
@@ -169,8 +172,9 @@ class Step:
             "clip": column([o.clip for o in options]),
             "scale": column(tables.scale),
             "offset": column(tables.offset),
-            "correction1": column(tables.bias_correction1),
+            "correction1": column(correction1),
             "correction2": column(tables.bias_correction2),
+            "decay": column(tables.decay),
             "window": self.window,
             "step": m.step,
             "status": m.status,
@@ -184,14 +188,14 @@ class Step:
             "gradients": self.program.gradients,
             "params": m.params,
             "exp_avg": m.exp_avg,
-            "exp_avg_sq": m.exp_avg_sq,
             "decays": torch.from_numpy(decays).to(device),
             "scalars": scalars,
             "go": go,
         }
-        o = options[0]
-        return [
-            adamw.reduce(self.program.gradients, squares, self.live),
-            adamw.decide(decision),
-            adamw.update(movement, beta1=o.beta1, beta2=o.beta2, epsilon=o.eps),
-        ]
+        if o.kind == "sgd":
+            last = sgd.update(movement, momentum=o.momentum, nesterov=o.nesterov)
+        else:
+            movement["exp_avg_sq"] = m.exp_avg_sq
+            last = adamw.update(movement, beta1=o.beta1, beta2=o.beta2, epsilon=o.eps)
+        first = adamw.reduce(self.program.gradients, squares, self.live)
+        return [first, adamw.decide(decision), last]
