@@ -2,7 +2,8 @@
 
     python -m benchmarks.triton_resources            print the table of every shape
     python -m benchmarks.triton_resources --write    and put it into triton_resources.csv, in the
-                                                     place of what it had of these shapes
+                                                     place of what it had of these shapes; with
+                                                     --kernels adamw. of those kernels alone
     python -m benchmarks.triton_resources --check    in seconds: are they still these kernels?
 
 One row a kernel of a preset's training step or evaluation, architecture and precision. Spills are
@@ -79,9 +80,13 @@ SHAPES: dict[str, Config] = {
     "long": _measured(128, heads=2, tokens=144),
 }
 BIAS = "bias"  # attention with a relative position bias, which no preset has
+SGD = "d64"  # the shape that is also trained by SGD, which no preset is
 # products that the optimiser, the sampling and the gathers have none of
 ALL = (*SHAPES, BIAS)
-_PLAIN = ("adamw.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "embedding._forward")
+_PLAIN = (
+    *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy."),
+    "embedding._forward",
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -125,8 +130,13 @@ def all_launches(shape: str, precision: str) -> list[Launch]:
     """Those of a training step and of an evaluation, or of attention with a bias."""
     if shape == BIAS:
         return bias_launches(precision)
-    step = step_of(spec_of(shape, precision))
-    return [*step.launches, *step.program.forward]
+    spec = spec_of(shape, precision)
+    step = step_of(spec)
+    launches = [*step.launches, *step.program.forward]
+    if shape == SGD:
+        sgd = dataclasses.replace(spec.optimizer, kind="sgd", momentum=0.9, nesterov=True)
+        launches.append(step_of(dataclasses.replace(spec, optimizer=sgd)).launches[-1])
+    return launches
 
 
 def step_of(spec: MemberSpec) -> Step:
@@ -211,22 +221,26 @@ def usage(cubin: bytes) -> dict[str, int]:
 Work = tuple[str, str, str, int, Launch]  # shape, precision, kernel, form, launch
 
 
-def kernels(shapes: Iterable[str], precisions: Iterable[str]) -> Iterator[Work]:
+def kernels(shapes: Iterable[str], precisions: Iterable[str], prefix: str = "") -> Iterator[Work]:
     """What the table is about; kernels that no precision changes stand under fp32 alone."""
     for shape in shapes:
         for precision in precisions:
             for kernel, form, launch in distinct(all_launches(shape, precision)):
-                if precision == "fp32" or not kernel.startswith(_PLAIN):
+                plain = kernel.startswith(_PLAIN)
+                if kernel.startswith(prefix) and (precision == "fp32" or not plain):
                     yield shape, precision, kernel, form, launch
 
 
 def report(
-    shapes: Iterable[str], precisions: Iterable[str], architectures: Iterable[int]
+    shapes: Iterable[str],
+    precisions: Iterable[str],
+    architectures: Iterable[int],
+    prefix: str = "",
 ) -> Iterator[Resources]:
-    """The rows of these shapes, every kernel compiled."""
+    """The rows of these shapes, every kernel whose name begins so compiled."""
     architectures = tuple(architectures)
     of_a_step = operator.itemgetter(0, 1)
-    for _, group in itertools.groupby(kernels(shapes, precisions), of_a_step):
+    for _, group in itertools.groupby(kernels(shapes, precisions, prefix), of_a_step):
         step = list(group)
         digests = [digest(work[-1]) for work in step]
         for architecture in architectures:
@@ -299,6 +313,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compile nothing, compare digests")
     parser.add_argument("--shapes", default=",".join(ALL))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--kernels", default="", help="what their names begin with")
     parser.add_argument("--architectures", default=",".join(map(str, ARCHITECTURES)))
     given = parser.parse_args()
     if given.check:
@@ -306,7 +321,8 @@ def main() -> int:
         print("\n".join(found) or f"{len(committed())} rows, every kernel as it was compiled")
         return 1 if found else 0
     architectures = [int(a) for a in given.architectures.split(",")]
-    measured = report(given.shapes.split(","), given.precisions.split(","), architectures)
+    asked = given.shapes.split(","), given.precisions.split(","), architectures, given.kernels
+    measured = report(*asked)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_FIELDS)
     rows = []
@@ -316,7 +332,6 @@ def main() -> int:
         sys.stdout.flush()
     if given.write:
         new = {row.key for row in rows}
-        asked = given.shapes.split(","), given.precisions.split(","), architectures
         rows += [row for row in committed().values() if row.key not in new and not _is(row, *asked)]
         with TABLE.open("w", newline="") as file:
             kept = csv.writer(file, lineterminator="\n")
@@ -324,8 +339,11 @@ def main() -> int:
     return 0
 
 
-def _is(row: Resources, shapes: list[str], precisions: list[str], architectures: list[int]) -> bool:
-    return row.shape in shapes and row.precision in precisions and row.architecture in architectures
+def _is(
+    row: Resources, shapes: list[str], precisions: list[str], architectures: list[int], prefix: str
+) -> bool:
+    chosen = row.shape in shapes and row.precision in precisions
+    return chosen and row.architecture in architectures and row.kernel.startswith(prefix)
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Resources))

@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "triton_resources.csv"
 KEY = ("shape", "precision", "architecture", "kernel", "form")
 MEASURED = ("registers", "spills", "stack", "shared", "tensor")
-PLAIN = ("adamw.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "embedding._forward")
+PLAIN = (
+    *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy."),
+    "embedding._forward",
+)
 
 PRESETS = ("paper", "tiny", "replica")
 OTHERS = ("d64", "d128", "t128", "long", "bias")

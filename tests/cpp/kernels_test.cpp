@@ -12,6 +12,7 @@
 #include "head_linear.h"
 #include "linear.h"
 #include "norm.h"
+#include "sgd.h"
 
 namespace {
 
@@ -425,6 +426,19 @@ void test_adamw() {
   }
 }
 
+void test_sgd(float momentum, bool nesterov) {
+  const long n = 96;
+  auto p = matrix(1, n, n), g = matrix(1, n, n), b = matrix(1, n, n);
+  const auto p0 = p, b0 = b;
+  sgd({0.5f, 0.99f, 1e-2f, momentum, nesterov}, n, g.data(), p.data(), b.data());
+  for (long i = 0; i < n; i++) {
+    const double grad = g[i] * 0.5, buffer = momentum * (double)b0[i] + grad;
+    near("sgd buffer", b[i], momentum == 0 ? b0[i] : buffer, std::fabs(b0[i]) + std::fabs(grad));
+    const double move = momentum == 0 ? grad : nesterov ? grad + momentum * buffer : buffer;
+    near("sgd p", p[i], p0[i] * 0.99f - 1e-2f * move, std::fabs(p0[i]) + std::fabs(move));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -438,6 +452,9 @@ int main() {
   test_cross_entropy();
   test_cross_entropy_of_bad_logits();
   test_adamw();
+  test_sgd(0.0f, false);
+  test_sgd(0.9f, false);
+  test_sgd(0.9f, true);
   std::printf("%d lanes: %d failures\n", W, failures);
   return failures != 0;
 }

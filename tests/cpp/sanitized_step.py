@@ -35,7 +35,14 @@ def use_extension(path: str) -> None:
     spec.loader.exec_module(module)
 
 
-def exercise(name: str, members: int, batch_size: int, data: Data, precision: Precision) -> None:
+def exercise(
+    name: str,
+    members: int,
+    batch_size: int,
+    data: Data,
+    precision: Precision,
+    optimizer: dict[str, Any] | None = None,
+) -> None:
     """Two steps, a profile, gradients, predictions and logits of a few members on two threads.
 
     A table is drawn from in C++, its batches from the host in Python.
@@ -43,7 +50,7 @@ def exercise(name: str, members: int, batch_size: int, data: Data, precision: Pr
     from architectures import ARCHITECTURES
     from host_tasks import HostTask, TableTask
 
-    from compfast.config import Config, ModelConfig, TrainingConfig
+    from compfast.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
@@ -55,6 +62,7 @@ def exercise(name: str, members: int, batch_size: int, data: Data, precision: Pr
     config = Config(
         task=AnchorConfig(seq_len=length, data="fixed" if data == "fixed" else "fresh"),
         model=ModelConfig(**changes),
+        optimizer=OptimizerConfig(**(optimizer or {})),
         training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
         sweep=(("seed", tuple(range(members))),),
     )
@@ -94,8 +102,12 @@ def main() -> None:
         for data in ("table", "host"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")
+        for momentum in (0.0, 0.9):
+            sgd: dict[str, Any] = {"kind": "sgd", "momentum": momentum, "nesterov": momentum > 0}
+            windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices"}
+            exercise("one_layer", 3, 37, "fresh", "fp32", sgd | windows)
     isas = " ".join(_native.supported_isas())
-    print(f"sanitized: {len(NAMES)} architectures, streams and every op on {isas}")
+    print(f"sanitized: {len(NAMES)} architectures, streams, SGD and every op on {isas}")
 
 
 if __name__ == "__main__":
