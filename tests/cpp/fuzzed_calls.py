@@ -27,6 +27,7 @@ NETWORKS = (
     ("one_layer_post", "fp32", "fixed"),
     ("one_layer", "fp32", "table"),
     ("one_layer", "fp32", "host"),
+    ("one_layer", "fp32", "chain"),
 )
 
 
@@ -84,9 +85,13 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
 
 
 def other_streams(length: int) -> dict[str, dict[str, Any]]:
-    """A table, and batches of two members at steps 0 to 2, of three sequences each."""
+    """A table, a chain, and batches of two members at steps 0 to 2, of three sequences each."""
+    from compfast.tasks.markov import MarkovConfig, MarkovTask
+
     rng = np.random.default_rng(0)
+    chain = MarkovTask(MarkovConfig(chain="random", states=3, order=2, seq_len=length))
     return {
+        "chain": chain.stream(),
         "table": {
             "kind": "table",
             "tokens": rng.integers(0, 100, (7, length), dtype=np.int32),

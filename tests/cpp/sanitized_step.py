@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-Data = Literal["fresh", "fixed", "table", "host"]
+Data = Literal["fresh", "fixed", "table", "host", "chain"]
 Precision = Literal["fp32", "bf16"]
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS / "cpp")]
@@ -56,6 +56,7 @@ def exercise(
     from compfast.ensembles.schedule import make_tables
     from compfast.tasks import make_task
     from compfast.tasks.anchor import AnchorConfig
+    from compfast.tasks.markov import MarkovConfig, MarkovTask
     from compfast.tasks.table import TableDraws
 
     length, changes = ARCHITECTURES[name]
@@ -69,7 +70,8 @@ def exercise(
     specs = member_specs(config)
     rows = np.random.default_rng(1).integers(0, 100, (batch_size + members, length))
     draws = TableDraws(rows, rows[:, 0], shuffled=members > 1)
-    tasks = {"table": TableTask(draws), "host": HostTask(draws)}
+    chain = MarkovTask(MarkovConfig(chain="random", states=3, order=2, seq_len=length))
+    tasks = {"table": TableTask(draws), "host": HostTask(draws), "chain": chain}
     task: Any = tasks.get(data) or make_task(specs[0].task)
     with mock.patch.object(native, "make_task", return_value=task):
         engine = native.NativeEngine(specs, make_tables(specs), threads=2)
@@ -99,7 +101,7 @@ def main() -> None:
         for index, name in enumerate(NAMES):
             exercise(name, 3, 37, "fresh", "fp32")
             exercise(name, 1, 1 + index, "fixed", "bf16")
-        for data in ("table", "host"):
+        for data in ("table", "host", "chain"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")
         for momentum in (0.0, 0.9):
