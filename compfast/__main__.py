@@ -58,4 +58,5 @@ def script() -> int:
 
 
 if __name__ == "__main__":
+    occupy_descriptors()
     sys.exit(script())

@@ -271,7 +271,7 @@ def test_the_lock_keeps_a_second_process_out(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="in use by another process"):
         durable.Lock(tmp_path)
     code = (
-        "import sys, pathlib; from compfast import storage, errors\n"
+        "import sys, pathlib; from compfast import errors; from compfast.storage import durable\n"
         "try: durable.Lock(pathlib.Path(sys.argv[1]))\n"
         "except errors.StorageError as e: print(e)\n"
     )

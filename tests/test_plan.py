@@ -14,7 +14,6 @@ from oracle_plan import PlanRun
 from compfast.config import ModelConfig, resolve
 from compfast.models.params import parameter_table
 from compfast.models.plan import Op, View, prune_rows, transformer_plan
-from compfast.tasks.anchor import AnchorConfig
 
 
 @pytest.mark.parametrize("absorb", [True, False])
@@ -152,4 +151,4 @@ def _logits(ops: tuple[Op, ...]) -> View:
 
 
 def _resolved(**changes: object) -> ModelConfig:
-    return resolve(ModelConfig(**changes), AnchorConfig(), 110)  # type: ignore[arg-type]
+    return resolve(ModelConfig(**changes), 9, 110)  # type: ignore[arg-type]
