@@ -15,6 +15,9 @@ from oracle import Array, Reference, random_batch, reference
 from oracle_training import TrainingBudget, Trajectory, train, training_budget
 
 from compfast.config import MemberSpec
+from compfast.engines import make_engine
+from compfast.ensembles.schedule import make_tables
+from compfast.errors import UsageError
 from compfast.tasks import make_task
 
 SIZES = (5, 37)  # neither a multiple of any microbatch
@@ -127,3 +130,12 @@ def _trained(case: str, i: int) -> tuple[Trajectory, TrainingBudget]:
     spec = _training(case)[i]
     exact = train(spec, STEPS)
     return exact, training_budget(exact, train(spec, STEPS, torch.float32), spec.optimizer)
+
+
+def test_a_sequence_longer_than_the_positions_is_refused() -> None:
+    specs = [
+        dataclasses.replace(spec, model=dataclasses.replace(spec.model, max_positions=4))
+        for spec in group("one_layer")
+    ]
+    with pytest.raises(UsageError, match="5 tokens; this model has 4 positions"):
+        make_engine("native", specs, make_tables(specs))

@@ -36,7 +36,12 @@ def check_group(specs: Sequence[MemberSpec]) -> None:
                     f"members {first.member} and {spec.member} differ in {section};"
                     " one group takes members of one shape, task, batch size and schedule"
                 )
-    make_task(first.task).check_batch(first.training.batch_size)
+    task, positions = make_task(first.task), first.model.max_positions or 0
+    task.check_batch(first.training.batch_size)
+    if task.length > positions:
+        raise UsageError(
+            f"a sequence has {task.length} tokens; this model has {positions} positions"
+        )
     largest = max(parameter_table(first.model), key=lambda tensor: tensor.size)
     if largest.size > _MOST_NUMBERS:
         raise UsageError(

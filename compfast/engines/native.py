@@ -48,11 +48,6 @@ class NativeEngine:
         require_room(12 * len(specs) * parameter_count(first.model))
         self.specs = list(specs)
         task = make_task(first.task)
-        if task.length > (first.model.max_positions or 0):
-            raise UsageError(
-                f"a sequence has {task.length} tokens; this model has {first.model.max_positions}"
-                " positions"
-            )
         self.plan = NativePlan(
             first.model,
             task.length,

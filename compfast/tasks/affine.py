@@ -19,9 +19,9 @@ from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import at_most, positive, require
 from compfast.errors import UsageError
 from compfast.streams import philox
-from compfast.tasks.base import Int32, Task
+from compfast.tasks.base import Int32
 from compfast.tasks.scoring import AnswerExam
-from compfast.tasks.table import TableDraws
+from compfast.tasks.table import TableDraws, TableTask
 
 _MOST = 2**16  # positions, anchors, modulus
 _SEEN, _UNSEEN = 0, 1  # splits of the exam: the `sub` of its streams
@@ -68,7 +68,7 @@ class AffineConfig(TaskSection):
         return ", ".join(said)
 
 
-class AffineTask(Task[AffineConfig]):
+class AffineTask(TableTask[AffineConfig]):
     """A set of `total` sequences, drawn once from the streams of seed 0, for all members.
 
     Raises UsageError when a split is empty, and for an unseen pair whose maps commute.
@@ -100,16 +100,7 @@ class AffineTask(Task[AffineConfig]):
         tokens, pair, key = self._drawn(
             0, philox.DRAWN, 0, config.total, self._trained, self._train
         )
-        self._table = TableDraws(tokens, self._answer(pair, key), shuffled=True)
-
-    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
-        return self._table.batch(seed, step, size)
-
-    def stream(self) -> dict[str, Any]:
-        return self._table.stream()
-
-    def check_batch(self, size: int) -> None:
-        self._table.check_batch(size)
+        self.table = TableDraws(tokens, self._answer(pair, key), shuffled=True)
 
     def exam(self, evaluation: EvaluationConfig) -> AnswerExam:
         """Trained pairs with test-side keys; unseen pairs with train-side keys.

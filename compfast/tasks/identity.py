@@ -9,7 +9,6 @@ one that answers with an item of a fixed place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,9 @@ from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import at_most, positive, require
 from compfast.errors import UsageError
 from compfast.streams import philox
-from compfast.tasks.base import Int32, Task
+from compfast.tasks.base import Int32
 from compfast.tasks.scoring import AnswerExam
-from compfast.tasks.table import TableDraws
+from compfast.tasks.table import TableDraws, TableTask
 
 _SEEN, _UNSEEN = 0, 1  # splits of the exam: the `sub` of its streams
 
@@ -46,7 +45,7 @@ class IdentityConfig(TaskSection):
         )
 
 
-class IdentityTask(Task[IdentityConfig]):
+class IdentityTask(TableTask[IdentityConfig]):
     """Value x right after the anchor at `pos` is test-side when x % (T - 1) == pos.
 
     Raises UsageError where a side has no (value, position).
@@ -70,18 +69,9 @@ class IdentityTask(Task[IdentityConfig]):
             raise UsageError(
                 f"task.seq_len {config.seq_len} leaves no (value, position) to train or to test"
             )
-        self._table = TableDraws(
+        self.table = TableDraws(
             *self._drawn(0, philox.DRAWN, 0, config.total, self._train), shuffled=True
         )
-
-    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
-        return self._table.batch(seed, step, size)
-
-    def stream(self) -> dict[str, Any]:
-        return self._table.stream()
-
-    def check_batch(self, size: int) -> None:
-        self._table.check_batch(size)
 
     def exam(self, evaluation: EvaluationConfig) -> AnswerExam:
         """Seen: fresh sequences of the train side. Held out: the test side.

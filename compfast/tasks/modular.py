@@ -17,8 +17,8 @@ from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import check_seed, require
 from compfast.errors import UsageError
 from compfast.streams import philox
-from compfast.tasks.base import Int32, Scores, Settings, Task
-from compfast.tasks.table import TableDraws
+from compfast.tasks.base import Int32, Scores, Settings
+from compfast.tasks.table import TableDraws, TableTask
 
 _MOST_MODULUS = 2048  # 4 million pairs
 _OPERATIONS = {
@@ -61,7 +61,7 @@ class ModularConfig(TaskSection):
         return ", ".join(said)
 
 
-class ModularTask(Task[ModularConfig]):
+class ModularTask(TableTask[ModularConfig]):
     """Pairs in the order of a permutation keyed by `split_seed`: first the trained ones.
 
     Raises UsageError where either side would be empty.
@@ -94,24 +94,15 @@ class ModularTask(Task[ModularConfig]):
         a, b = np.divmod(order, p)
         tokens = np.stack([a, b, np.full_like(a, p)], axis=1).astype(np.int32)
         targets = (_OPERATIONS[config.operation](a, b) % p).astype(np.int32)
-        self._table = TableDraws(tokens[:trained], targets[:trained], config.shuffled)
+        self.table = TableDraws(tokens[:trained], targets[:trained], config.shuffled)
         self._held_out = tokens[trained:], targets[trained:]
-
-    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
-        return self._table.batch(seed, step, size)
-
-    def stream(self) -> dict[str, Any]:
-        return self._table.stream()
-
-    def check_batch(self, size: int) -> None:
-        self._table.check_batch(size)
 
     def exam(self, evaluation: EvaluationConfig) -> RuleExam:
         """Trained and held-out pairs: all of them, or as many as `evaluation` asks for.
 
         `eval_seed` chooses which where there are more.
         """
-        seen = _chosen(self._table.tokens, self._table.targets, evaluation.seen_items, evaluation)
+        seen = _chosen(self.table.tokens, self.table.targets, evaluation.seen_items, evaluation)
         unseen = _chosen(*self._held_out, evaluation.unseen_items, evaluation)
         return RuleExam(np.concatenate([seen[0], unseen[0]]), seen[1], unseen[1])
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks.base import Int32, Own, Task
 
-Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 _WORDS = 4  # of a sequence
@@ -88,6 +88,21 @@ class TableDraws:
         epoch, within = divmod(step, self.steps_per_epoch(size))
         visits = within * size + np.arange(size)
         return philox.feistel(seed, epoch, visits, self.rows)
+
+
+class TableTask(Task[Own]):
+    """A task whose training data are a finite set; its constructor makes `table`."""
+
+    table: TableDraws
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
+        return self.table.batch(seed, step, size)
+
+    def stream(self) -> dict[str, Any]:
+        return self.table.stream()
+
+    def check_batch(self, size: int) -> None:
+        self.table.check_batch(size)
 
 
 def _ids(name: str, given: NDArray[Any]) -> Int32:
