@@ -193,6 +193,9 @@ def test_big_numbers_are_computed_with(p: float, q: float) -> None:
     g = theory.gain(e[:5], w[:5])
     rare = np.where(g > 0, p * q, min(p * (1 - q), (1 - p) * q)) / (p + q)
     np.testing.assert_allclose(loss[:5], rare * np.abs(g), rtol=1e-9, atol=1e-9)
+    one = np.where(g > 0, 1, max(p - q, 0) / p)  # P(1 | 1) there
+    by_gain = theory.slopes(e[:5], w[:5], np.array(p), np.array(q))[2]
+    np.testing.assert_allclose(by_gain, p / (p + q) * (one - (1 - q)), atol=1e-12)
 
 
 def test_a_certain_transition_has_losses_but_no_minimum() -> None:

@@ -80,8 +80,8 @@ def basin_png(panels: Sequence[Panel], extent: float = 2.0) -> bytes:
     """
     if not 1 <= len(panels) <= _MOST_PANELS:
         raise UsageError(f"a basin map has 1 to {_MOST_PANELS} panels; {len(panels)} were given")
-    if not 0.1 <= extent <= 100:
-        raise UsageError(f"the extent of a basin map is {extent}; it must be in 0.1..100")
+    if not 0.1 <= extent <= 20:  # beyond that the flow is stiff
+        raise UsageError(f"the extent of a basin map is {extent}; it must be in 0.1..20")
     for panel in panels:
         _check(panel)
     with plotting.settings():
