@@ -2,8 +2,8 @@
 
 arXiv 2406.03072; the loss is chain_theory's `reduced_loss`, and time is learning rate times steps
 in the limit of small steps. Every point has its own time and step, so that one that is slow or
-stiff costs the others no accuracy. The method is Dormand and Prince's of order 5
-with an error estimate of order 4 (J. Comp. Appl. Math. 6, 1980).
+stiff costs the others no accuracy. The method is Dormand and Prince's of order 5 with an error
+estimate of order 4 (J. Comp. Appl. Math. 6, 1980).
 """
 
 from __future__ import annotations
