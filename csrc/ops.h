@@ -138,7 +138,8 @@ inline void embed_backward(const EmbedShape& shape, const int32_t* tokens, const
   float* positions = room(shape.positions, d, d_position_table, s);
   clear(table, shape.vocabulary * padded(d));
   clear(positions, shape.positions * padded(d));
-  ::embed_backward(shape.sequences, shape.positions, d, padded(d), 0, tokens, grad, table, positions);
+  ::embed_backward(shape.sequences, shape.positions, d, padded(d), 0, tokens, grad, table,
+                   positions);
   without_padding(shape.vocabulary, d, table, d_token_table);
   without_padding(shape.positions, d, positions, d_position_table);
 }

@@ -31,7 +31,7 @@ LENGTH, SIZES = 23, (3, 22)  # sequences in a batch: less and more than a microb
 def specs_of(model: dict[str, Any], **sections: Any) -> list[MemberSpec]:
     config = Config(
         task=MarkovConfig(seq_len=LENGTH),
-        model=model,  # type: ignore[arg-type]
+        model=model,
         init={"std": 0.4},  # type: ignore[arg-type]
         sweep=(("seed", (3, 4, 5)),),
         **{"training": {"steps": 20, "batch_size": 13}, **sections},
@@ -49,10 +49,10 @@ def canonical(positions: str, **sections: Any) -> list[MemberSpec]:
 
 def loaded(specs: list[MemberSpec], members: list[Arrays]) -> State:
     params = {name: np.stack([each[name] for each in members]) for name in members[0]}
-    zeros = [{name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)]
+    first, second = ({n: np.zeros_like(v) for n, v in params.items()} for _ in range(2))
     count = len(specs)
     status = np.full(count, ACTIVE, np.uint8)
-    return State(params, *zeros, np.zeros(count, np.int64), status)
+    return State(params, first, second, np.zeros(count, np.int64), status)
 
 
 def widened(name: str, value: Array) -> Array:
@@ -148,7 +148,7 @@ def test_a_logit_that_is_not_finite_ends_its_member_alone(engine: str) -> None:
 def test_other_tasks_are_refused(model: dict[str, Any]) -> None:
     task = MarkovConfig(chain="switching", states=3, p=0.5, seq_len=9)
     with pytest.raises(UsageError, match="for tokens 0 and 1; this task has 3"):
-        member_specs(Config(task=task, model=model))  # type: ignore[arg-type]
+        member_specs(Config(task=task, model=model))
 
 
 def test_engine_triton_refuses_them_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
