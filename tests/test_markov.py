@@ -218,6 +218,22 @@ def test_verdicts_of_the_two_solutions() -> None:
     found = verdicts(scores, evaluation, np.zeros(5, bool)).tolist()
     assert found[:4] == ["global", "local", "mixed", "underfit"]
     assert exam.score(outputs[1:2]).seen[0] == scores.seen[1]
+    assert exam.measures == ("exam_loss", "flip_0", "flip_1")
+    assert scores.measures["flip_0"][:4] == pytest.approx([0.5, 5 / 13, 23 / 52, 0.98])
+    assert scores.measures["flip_1"][:4] == pytest.approx([0.8, 8 / 13, 92 / 130, 0.02])
+    counts = np.bincount(exam.context)
+    rate = (counts * [_h(0.5, 0.5), _h(0.8, 0.2)]).sum() / 300
+    assert scores.measures["exam_loss"][0] == pytest.approx(rate)
+
+
+def test_a_loss_apart_from_both_is_neither() -> None:
+    """The right mean predictions, each far from the law: the loss tells."""
+    task = MarkovTask(MarkovConfig(p=0.5, q=0.8, seq_len=6))
+    exam = task.exam(EvaluationConfig(unseen_items=400))
+    sign = np.where(np.arange(400) % 2, 1.0, -1.0)[:, None] * [1.0, -1.0]
+    law = np.broadcast_to(task.symbols, (400, 2))
+    scores = exam.score(_logits(law + 0.3 * sign)[None])
+    assert scores.candidates["global"] == scores.candidates["local"] == 0
 
 
 @pytest.mark.parametrize(
