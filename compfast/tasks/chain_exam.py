@@ -22,6 +22,7 @@ class ChainExam:
     last: Int32  # [N] the last symbol
     kernel: Float64  # [contexts, V]
     symbols: Float64  # [V] stationary law of a symbol
+    weights: Float64  # [N] of the items in every mean: those of a context have its own law
 
     reads: ClassVar[Literal["answers", "logits"]] = "logits"
     candidates: ClassVar[tuple[str, ...]] = CANDIDATES
@@ -45,19 +46,20 @@ class ChainExam:
         [0, 1]. The distance is the larger of two. One is the mean total variation of q from the
         candidate's law. The other is between the square roots of what the member's and the
         candidate's losses exceed that of k by, since an excess grows with the square of a
-        distance; losses are exact, over k. `seen` is how much of the stationary law's perplexity
-        a member reaches: exp(H(s) - loss), at most 1.
+        distance; losses are exact, over k, and contexts weigh what the stationary law gives
+        them. `seen` is how much of that law's perplexity a member reaches: exp(H(s) - loss), at
+        most 1.
         """
         log_q = self._log_predictions(logits)
         k, q = self.kernel[self.context], np.exp(log_q)  # [N, V], [M, N, V]
-        loss = -(k * log_q).sum(axis=-1).mean(axis=-1)
+        loss = self._mean(-(k * log_q).sum(axis=-1))
         laws = {"global": k, "local": np.broadcast_to(self.symbols, k.shape)}
-        least, most = (_cross_entropy(k, law) for law in laws.values())
+        least, most = (self._cross_entropy(k, law) for law in laws.values())
         excess = np.sqrt(np.maximum(loss - least, 0) / (most - least))  # 0: global, 1: local
-        unit = np.abs(k - self.symbols).sum(axis=-1).mean()
+        unit = self._mean(np.abs(k - self.symbols).sum(axis=-1))
         scores = {}
         for level, (name, law) in enumerate(laws.items()):
-            apart = np.abs(q - law).sum(axis=-1).mean(axis=-1) / unit
+            apart = self._mean(np.abs(q - law).sum(axis=-1)) / unit
             scores[name] = np.clip(1 - np.maximum(apart, np.abs(excess - level)), 0, 1)
         seen = np.minimum(np.exp(float(entropy(self.symbols[None])[0]) - loss), 1.0)
         return Scores(seen, scores, np.zeros(len(q)), self._measured(q, loss))
@@ -69,6 +71,16 @@ class ChainExam:
         norm = top + np.log(np.exp(values - top).sum(axis=-1, keepdims=True))
         result: Float64 = values[..., : len(self.symbols)] - norm
         return result
+
+    def _mean(self, values: Float64) -> Float64:
+        """Weighted mean of [.., N] over the items; a row's bits depend on no other."""
+        result: Float64 = (values * self.weights).sum(axis=-1)
+        return result
+
+    def _cross_entropy(self, k: Float64, law: Float64) -> float:
+        """Mean loss in nats of predicting `law` [N, V] where the next symbol follows `k` [N, V]."""
+        inside = np.where(law > 0, law, 1.0)
+        return float(self._mean(-(k * np.log(inside)).sum(axis=-1)))
 
     def _measured(self, q: Float64, loss: Float64) -> dict[str, Float64]:
         found = {"exam_loss": loss}
@@ -84,9 +96,3 @@ def entropy(rows: Float64) -> Float64:
     inside = np.where(rows > 0, rows, 1.0)
     result: Float64 = -(rows * np.log(inside)).sum(axis=1)
     return result
-
-
-def _cross_entropy(k: Float64, law: Float64) -> float:
-    """Mean loss in nats of predicting `law` [N, V] where the next symbol follows `k` [N, V]."""
-    inside = np.where(law > 0, law, 1.0)
-    return float(-(k * np.log(inside)).sum(axis=-1).mean())

@@ -64,7 +64,7 @@ class TransformerFamily(Family[ModelConfig]):
         if single and (vocabulary != 2 or model.vocab_size not in (None, 2)):
             raise UsageError(
                 f"model.logits is single, for tokens 0 and 1; this task has {vocabulary} and"
-                f" model.vocab_size is {model.vocab_size}"
+                f" model.vocab_size is {model.vocab_size}; model.logits = vocabulary takes any"
             )
         resolved = dataclasses.replace(
             model,
