@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from random_ensembles import widths
+from random_tasks import widths
 from torch import Tensor
 
 from compfast import ops

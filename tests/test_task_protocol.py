@@ -18,7 +18,7 @@ from compfast.config import Config, EvaluationConfig, ModelConfig, plugins, sett
 from compfast.config.plugins import known_tasks, task_class
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
-from compfast.tasks import Task, make_task, preset, start_of
+from compfast.tasks import Task, make_task, measures_of, preset, start_of
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tasks.md"
 
@@ -75,6 +75,8 @@ def test_the_exam_scores_members_apart(name: str) -> None:
         for candidate, values in together.candidates.items():
             assert 0 <= values[member] <= 1
             assert alone.candidates[candidate][0] == values[member]
+        for name in measures_of(exam):
+            assert alone.measures[name][0] == together.measures[name][member]
 
 
 @pytest.mark.parametrize("name", known_tasks())

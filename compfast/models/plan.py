@@ -117,7 +117,7 @@ def prune_rows(plan: Plan, loss_positions: Rows) -> Plan:
     """Give each buffer only the rows that the loss can see.
 
     Walks the list backwards: every op is row-wise except attention, whose keys and values are
-    read at all positions whatever its output needs.
+    read at all positions whatever its output needs, and an embedding, which fills every row.
     """
     needed: dict[str, Rows] = {}
     for op in reversed(plan.ops):
@@ -126,6 +126,8 @@ def prune_rows(plan: Plan, loss_positions: Rows) -> Plan:
             read: Rows = "all" if op.kind == "attention" and index > 0 else rows
             if read == "all" or view.buffer not in needed:
                 needed[view.buffer] = read
+        if op.kind == "embed" and op.output is not None:
+            needed[op.output.buffer] = "all"
     buffers = tuple(dataclasses.replace(b, rows=needed[b.name]) for b in plan.buffers)
     return Plan(buffers, plan.ops)
 
