@@ -50,6 +50,7 @@ QUICK = {
     "ops": ("one_layer", "paper_form"),
 }
 WAYS = tuple(QUICK)
+TRAININGS = ("one_layer_post", "decay_windows", "sgd_momentum", "group_decays", "group_decays_sgd")
 
 
 @pytest.fixture(params=WAYS)
@@ -77,7 +78,7 @@ def test_forward_and_every_gradient_of_all(way: str, name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 
 
-@pytest.mark.parametrize("case", ["one_layer_post", "decay_windows", "sgd_momentum"])
+@pytest.mark.parametrize("case", TRAININGS)
 def test_ten_steps(case: str) -> None:
     test_engines.test_ten_steps("triton", case)
 
