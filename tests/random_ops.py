@@ -78,7 +78,7 @@ def _adamw(inputs: Tensors) -> Tensors:
 def _sgd(momentum: float, nesterov: bool) -> Callable[[Tensors], Tensors]:
     def run(inputs: Tensors) -> Tensors:
         options: Any = {"momentum": momentum, "nesterov": nesterov}
-        ops.sgd(**inputs, **options)
+        ops.sgd(**inputs, **options)  # type: ignore[arg-type]
         return inputs
 
     return run

@@ -129,7 +129,7 @@ def _training(case: str) -> list[MemberSpec]:
     name, size, optimizer = TRAININGS[case]
     specs = mixed(group(name, (("seed", (3, 4)),), batch_size=size, optimizer=optimizer))
     if DECAYS.items() <= optimizer.items():  # the members' differ, in another order of groups
-        turned = dict(zip(DECAYS, (2.0, 0.0, 1.0, 0.5, 0.25), strict=True))
+        turned: dict[str, Any] = dict(zip(DECAYS, (2.0, 0.0, 1.0, 0.5, 0.25), strict=True))
         specs[1] = dataclasses.replace(
             specs[1], optimizer=dataclasses.replace(specs[1].optimizer, **turned)
         )

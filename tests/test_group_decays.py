@@ -16,7 +16,6 @@ from ensembles import group, mixed, same_bits, start
 from small_runs import assert_same_run, interrupted_at, resumed, small_config
 
 import compfast
-from compfast import merging
 from compfast.config import GAMMA_GROUPS, WEIGHT_DECAYS, Config, MemberSpec, OptimizerConfig
 from compfast.engines.base import State
 from compfast.engines.cuda.network import find_network
@@ -141,7 +140,7 @@ def test_a_sweep_of_it(tmp_path: Path) -> None:
     parts = []
     for i in range(2):
         parts.append(compfast.train(_swept(shard=(i, 2)), tmp_path / f"part{i}").path)
-    merged = merging.merge(parts, tmp_path / "merged")
+    merged = compfast.merge(parts, tmp_path / "merged")
     assert merged.members.equals(run.members)
     weights = [run.params(member)["head.weight"].tobytes() for member in range(4)]
     assert weights == [merged.params(member)["head.weight"].tobytes() for member in range(4)]
@@ -152,8 +151,9 @@ def test_a_sweep_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", WEIGHT_DECAYS)
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_decays_that_are_none(name: str, value: float) -> None:
+    given: dict[str, Any] = {name: value}
     with pytest.raises(UsageError, match=rf"^optimizer\.{name} is .*; it must be a finite number"):
-        OptimizerConfig(**{name: value})
+        OptimizerConfig(**given)
 
 
 def test_the_cuda_engine_refuses_it_of_any_member() -> None:

@@ -63,7 +63,8 @@ def new_config(arguments: argparse.Namespace) -> Config:
     task = settings.task_name(start)
     flags = given(arguments, task).settings
     data, ranges = sampled.split_ranges(settings.apply(start, flags))
-    shared = settings.from_dict(data)
+    ends = sampled.ends(arguments, task, ranges)  # drawn from below, so no axes
+    shared = settings.from_dict({**data, "sweep": {**data.get("sweep", {}), **ends}})
     axes = dict(shared.sweep) if data.get("sweep") else {}
     drawn = sampled.columns(arguments, task, ranges, axes)
     if arguments.sample is not None and not drawn:

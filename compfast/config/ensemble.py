@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,9 @@ class Config:
     Members are the Cartesian product in that order, so the last axis varies fastest. `sample` is
     one axis more, outermost, of points that differ in several fields at once: columns of equal
     length, whose i-th values are point i's, e.g. {"optimizer.lr": (1e-3, 4e-3), "seed": (0, 1)}
-    (compfast.ensembles.sampling draws some). Raises UsageError for what no field takes, naming
-    the field.
+    (compfast.ensembles.sampling draws some). Fields of a mapping that do not go together as they
+    stand, but do once members have theirs (schedule "points", and points in the sweep), hold the
+    first of those values. Raises UsageError for what no field takes, naming the field.
     """
 
     # The tiny network, whose map over gamma shows every zone; ours, found by
@@ -57,15 +59,17 @@ class Config:
     sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        task = _task(self.task)
-        object.__setattr__(self, "task", task)
-        for name, kind in sections(task.name).items():
-            if name != "task":
-                object.__setattr__(self, name, _section(name, getattr(self, name), kind))
-        axes = tuple(axis(path, points, task.name) for path, points in sweep_pairs(self.sweep))
+        name = _task_name(self.task)
+        axes = tuple(axis(path, points, name) for path, points in sweep_pairs(self.sweep))
         columns = tuple(
-            column(path, points, task.name) for path, points in sweep_pairs(self.sample, "sample")
+            column(path, points, name) for path, points in sweep_pairs(self.sample, "sample")
         )
+        first = {path: points[0] for path, points in (*axes, *columns)}
+        object.__setattr__(self, "task", _task(self.task, name, _fields("task", first)))
+        for section, kind in sections(name).items():
+            if section != "task":
+                made = _section(section, getattr(self, section), kind, _fields(section, first))
+                object.__setattr__(self, section, made)
         # The one seed that a sweep has by default makes way for the points' own.
         default = axes == (("seed", (0,)),) and "seed" in dict(columns)
         object.__setattr__(self, "sweep", () if default else axes)
@@ -151,7 +155,28 @@ def sweep_pairs(sweep: Any, home: str = "sweep") -> Iterator[tuple[str, Any]]:
             yield path, points
 
 
-def _section(name: str, given: Any, kind: type[Section]) -> Section:
+def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of "section.field" -> value that are of one section, by field."""
+    split = {path: path.partition(".") for path in values}
+    return {name: values[path] for path, (home, _, name) in split.items() if home == section}
+
+
+def _together(
+    make: Callable[..., Section], given: dict[str, Any], first: dict[str, Any]
+) -> Section:
+    """The section of the given fields, with the first of the members' values where it needs them.
+
+    Raises UsageError where the fields go together in neither way.
+    """
+    try:
+        return make(**given)
+    except UsageError:
+        if not first:
+            raise
+    return make(**{**given, **first})
+
+
+def _section(name: str, given: Any, kind: type[Section], first: dict[str, Any]) -> Section:
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):
@@ -160,8 +185,7 @@ def _section(name: str, given: Any, kind: type[Section]) -> Section:
     for field_name in given:
         field_hint(f"{name}.{field_name}", DEFAULT_TASK)
     default: Any = next(f.default for f in dataclasses.fields(Config) if f.name == name)
-    changed: Section = dataclasses.replace(default, **given)
-    return changed
+    return _together(functools.partial(dataclasses.replace, default), dict(given), first)
 
 
 def _default_task() -> TaskSection:
@@ -169,14 +193,14 @@ def _default_task() -> TaskSection:
     return made
 
 
-def _task(given: Any) -> TaskSection:
+def _task_name(given: Any) -> str:
     if isinstance(given, TaskSection):
         if type(given) is not task_class(given.name).Config:
             raise UsageError(
                 f"[task] is a {type(given).__name__} with the name {given.name!r}, which is another"
                 " task's"
             )
-        return given
+        return given.name
     if not isinstance(given, Mapping):
         raise UsageError(
             f"[task] is {given!r}; it must be a task's Config or a table of its fields"
@@ -184,10 +208,17 @@ def _task(given: Any) -> TaskSection:
     name = given.get("name", DEFAULT_TASK)
     if not isinstance(name, str):
         raise UsageError(f"task.name is {name!r}; it must be a string")
+    return name
+
+
+def _task(given: Any, name: str, first: dict[str, Any]) -> TaskSection:
+    if isinstance(given, TaskSection):
+        return given
     for field_name in given:
         field_hint(f"task.{field_name}", name)
     fields = {**_DEFAULT_FIELDS, **given} if name == DEFAULT_TASK else {"name": name, **given}
-    made: TaskSection = task_class(name).Config(**fields)
+    made = _together(task_class(name).Config, fields, first)
+    assert isinstance(made, TaskSection)
     return made
 
 

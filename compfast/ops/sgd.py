@@ -40,7 +40,7 @@ def sgd(
     if nesterov and momentum == 0:
         raise UsageError("sgd: nesterov is True; it needs a momentum above 0")
     if not is_native(impl):
-        _reference(*flat.values(), *each.values(), momentum, nesterov)
+        _reference(params, grads, momentum_buffer, lr, weight_decay, clip_scale, momentum, nesterov)
         return
     check_native("sgd", torch.float32, **flat)
     check_native("sgd", torch.float64, **each)

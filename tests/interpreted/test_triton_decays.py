@@ -26,14 +26,10 @@ FIVE: dict[str, Any] = dict(zip(WEIGHT_DECAYS, (0.0, 20.0, 30.0, 40.0, 50.0), st
 
 def _members(kind: dict[str, Any]) -> list[MemberSpec]:
     """Each group its own; none; each the member's own; one seed for all."""
-    made = group("one_layer", (("seed", (3,)),), optimizer={**kind, "weight_decay": 10.0})
-    own = (FIVE, {}, dict.fromkeys(WEIGHT_DECAYS, 10.0))
-    return [
-        dataclasses.replace(
-            made[0], member=i, optimizer=dataclasses.replace(made[0].optimizer, **o)
-        )
-        for i, o in enumerate(own)
-    ]
+    (spec,) = group("one_layer", (("seed", (3,)),), optimizer={**kind, "weight_decay": 10.0})
+    each: tuple[dict[str, Any], ...] = (FIVE, {}, dict.fromkeys(WEIGHT_DECAYS, 10.0))
+    optimizers = [dataclasses.replace(spec.optimizer, **own) for own in each]
+    return [dataclasses.replace(spec, member=i, optimizer=o) for i, o in enumerate(optimizers)]
 
 
 def _optimised(specs: list[MemberSpec], gradient: float) -> tuple[Any, Any]:
@@ -57,7 +53,7 @@ def test_what_is_kept_of_a_parameter(kind: dict[str, Any]) -> None:
     specs = _members(kind)
     before, after = _optimised(specs, 0.0)
     assert (after.step == 1).all()
-    lr = float(np.float32(specs[0].optimizer.lr / 1.0))  # the warm-up is one step long
+    lr = float(np.float32(specs[0].optimizer.lr))  # the warm-up is one step long
     for i, spec in enumerate(specs):
         for name, value in before.params.items():
             decay = spec.optimizer.weight_decay_of(_group_of(name))
