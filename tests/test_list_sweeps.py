@@ -3,6 +3,7 @@ together with a setting that all members share."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,21 @@ def test_plans_tables_and_captions_name_them() -> None:
     assert words in said
     assert "weight decay of ffn" not in said
     assert style.field_name("optimizer.weight_decay_qk") == "weight decay of qk"
+
+
+def test_the_examples_of_docs_sweeps(tmp_path: Path, native_extension: None) -> None:
+    text = (Path(__file__).parents[1] / "docs/sweeps.md").read_text()
+    exec(compile(_code(text, "python"), "docs/sweeps.md", "exec"), {})
+    file = tmp_path / "sweep.toml"
+    file.write_text(_code(text, "toml"))
+    members = member_specs(config_of("--config", str(file), *TWO))
+    assert len({(s.optimizer.points, s.optimizer.decay_windows) for s in members}) == 4
+    written = [line for line in text.splitlines() if line.startswith("    --set")]
+    for line in written:
+        config = config_of(*shlex.split(line, comments=True), "--seeds", "1")
+        assert member_specs(config)
+    assert len(written) == 3
+
+
+def _code(text: str, language: str) -> str:
+    return text.partition(f"```{language}\n")[2].partition("```")[0]
