@@ -76,6 +76,7 @@ def test_points_on_the_command_line_and_in_a_file(tmp_path: Path) -> None:
         ({"model": {"heads": 5}}, {"model.d_model": (10, 20)}),
         ({"model": {"heads": 5, "d_model": 32}}, {"model.d_model": (10, 20)}),
         ({"task": {"item_low": 40}}, {"task.item_high": (50, 60)}),
+        ({"task": {"name": "markov", "states": 3}}, {"task.chain": ("switching", "random")}),
         ({"optimizer": {"schedule": "points"}}, {"optimizer.points": (FALL, FLAT)}),
     ],
 )
@@ -92,6 +93,13 @@ def test_settings_that_need_the_members_values(
         assert settings.from_dict(settings.to_dict(config)) == config
     with pytest.raises(UsageError):
         settings.from_dict(sections)
+
+
+@pytest.mark.parametrize("given", [{"lr": -1.0}, {"momentum": 1.0, "nesterov": True}])
+def test_a_value_that_is_never_allowed_is_refused_where_members_have_theirs(given: Any) -> None:
+    sweep = {"optimizer.lr": (0.1, 0.2), "optimizer.momentum": (0.5, 0.9)}
+    with pytest.raises(UsageError, match=r"optimizer\.(lr is -1|momentum is 1)"):
+        settings.from_dict({"optimizer": given, "sweep": sweep})
 
 
 def test_what_goes_together_stays_as_it_is() -> None:

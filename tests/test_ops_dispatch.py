@@ -76,8 +76,9 @@ def test_the_loss_and_the_undifferentiable_compiled(backend: str) -> None:
 
     def step(logits: Tensor, **state: Tensor) -> Tensor:
         ops.adamw(**state)  # type: ignore[arg-type]
-        moved = {name: state[name] for name in ("params", "grads", "lr", "weight_decay")}
-        ops.sgd(**moved, momentum_buffer=state["exp_avg"], clip_scale=state["lr"], momentum=0.9)
+        moved = (state[name] for name in ("params", "grads", "exp_avg"))
+        each = {"lr": state["lr"], "weight_decay": state["lr"], "clip_scale": state["weight_decay"]}
+        ops.sgd(*moved, **each, momentum=0.9)  # type: ignore[arg-type]
         words = ops.philox(state["step"], 1, 2)
         return ops.cross_entropy(logits, targets) + words.sum()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from compfast.config import values
 from compfast.config.plugins import task_class
-from compfast.config.section import Section, TaskSection, check_seed
+from compfast.config.section import NotTogether, Section, TaskSection, check_seed
 from compfast.config.sections import (
     DEFAULT_TASK,
     EvaluationConfig,
@@ -170,7 +170,7 @@ def _together(
     """
     try:
         return make(**given)
-    except UsageError:
+    except NotTogether:
         if not first:
             raise
     return make(**{**given, **first})

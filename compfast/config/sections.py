@@ -24,6 +24,7 @@ from compfast.config.section import (
     hints,
     positive,
     require,
+    require_together,
 )
 from compfast.errors import UsageError
 
@@ -73,7 +74,7 @@ class ModelConfig(Section):
         )
         finite("model", self, "norm_eps", low=0.0)
         if self.d_k is None or self.d_v is None:
-            require(
+            require_together(
                 self.d_model % self.heads == 0,
                 f"model.d_model {self.d_model} is not divisible by model.heads {self.heads};"
                 " give model.d_k and model.d_v",
@@ -167,7 +168,7 @@ class OptimizerConfig(Section):
         for name in ("warmup", "floor", "start"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
-        require(
+        require_together(
             not self.nesterov or self.momentum > 0,
             "optimizer.nesterov is true; it needs an optimizer.momentum above 0",
         )
@@ -186,7 +187,7 @@ class OptimizerConfig(Section):
             decay=("all", "matrices"),
             schedule=SCHEDULES,
         )
-        require(
+        require_together(
             (self.schedule == "points") == bool(self.points),
             f"optimizer.schedule is {self.schedule!r} with {len(self.points)} optimizer.points;"
             ' schedule "points" needs at least one, the others none',
