@@ -59,6 +59,9 @@ SIZES = (
     *("model.vocab_size", "task.seq_len", "model.max_positions"),
 )
 OTHERS = {
+    "model.family": "canonical",
+    "model.attention": "none",
+    "model.logits": "single",
     "model.norm": "post",
     "model.activation": "relu",
     "model.loss_positions": "all",
@@ -67,6 +70,7 @@ OTHERS = {
     **{f"optimizer.{name}": 0.25 for name in WEIGHT_DECAYS},
     "training.precision": "bf16",
 }
+NOT_TRITON = ("model.family", "model.norm_bias", "model.logits")
 DESCRIBED = {
     "tiny": "2 layers, d_model 48, 2 heads, d_ff 96, vocab_size 48, seq_len 9",
     "narrow": "2 layers, d_model 32, 1 head, d_ff 64, vocab_size 112, seq_len 9",
@@ -91,9 +95,10 @@ def test_another_form_is_refused(path: str) -> None:
     old = networks.COMMON[path]
     new = OTHERS.get(path, not old)
     shown = "none" if old is None else old
+    others = "native and eager" if path in NOT_TRITON else "native, eager and triton"
     assert refusal(changed(members(1)[0], path, new)) == (
-        f"{path} is {new}; engine cuda is compiled for {shown} alone, and engines native,"
-        f" eager and triton take {new}"
+        f"{path} is {new}; engine cuda is compiled for {shown} alone, and engines {others}"
+        f" take {new}"
     )
 
 

@@ -23,8 +23,8 @@ from compfast.engines.decays import NEVER, decay_column, weight_decays
 from compfast.engines.layout import FlatLayout
 from compfast.ensembles.groups import member_groups
 from compfast.errors import UsageError
+from compfast.models.families import model_plan
 from compfast.models.params import parameter_table
-from compfast.models.plan import transformer_plan
 
 FIVE: dict[str, Any] = dict(zip(WEIGHT_DECAYS, (0.1, 0.2, 0.4, 0.8, 1.6), strict=True))
 KINDS: tuple[dict[str, Any], ...] = ({}, {"kind": "sgd", "momentum": 0.9}, {"decay": "matrices"})
@@ -100,7 +100,7 @@ def test_every_place_of_the_flat_vector_decays_as_its_tensor(
     name: str, decay: str, absorb: bool
 ) -> None:
     model = group(name)[0].model
-    flat = FlatLayout(model, transformer_plan(model, absorb=absorb), decay)
+    flat = FlatLayout(model, model_plan(model, absorb=absorb), decay)
     column = np.full(flat.size, -1)
     for start_, length, own in flat.segments:
         assert start_ % 16 == length % 16 == 0 < length
