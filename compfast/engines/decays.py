@@ -1,7 +1,7 @@
 """Weight decays as engines hold them: a row a member, a column a group of tensors.
 
-The columns are those of GAMMA_GROUPS, one of the tensors in none (biases, norms), and zeros for what never
-decays (csrc/plan.h counts them: DECAYS).
+The columns are those of GAMMA_GROUPS, one of the tensors in none (biases, norms), and zeros for
+what never decays (csrc/plan.h counts them: DECAYS).
 """
 
 from __future__ import annotations
