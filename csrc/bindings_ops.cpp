@@ -333,6 +333,24 @@ void adamw(int64_t members, int64_t count, double beta1, double beta2, double ep
   });
 }
 
+// lr, weight_decay, clip: float64 [M].
+void sgd(int64_t members, int64_t count, double momentum, bool nesterov, int threads,
+         Address gradient, Address params, Address buffer, Address lr, Address weight_decay,
+         Address clip) {
+  const OpTable& ops = table();
+  elements("params", {members, count});
+  require_tensors<float>({{"grads", gradient}, {"params", params}, {"momentum_buffer", buffer}});
+  require_tensors<double>({{"lr", lr}, {"weight_decay", weight_decay}, {"clip", clip}});
+  const auto of = [](Address tensor, int64_t i) {
+    return reinterpret_cast<const double*>(tensor)[i];
+  };
+  over_members(members, 4 * count, threads, 0, [&](int64_t i, float*) {
+    const SgdSettings o{of(lr, i), of(weight_decay, i), of(clip, i), momentum, nesterov};
+    ops.sgd(o, count, at(in(gradient), i, count), at(out(params), i, count),
+            at(out(buffer), i, count));
+  });
+}
+
 // Words [start, start + count) of each seed's stream, int64 [M, count].
 void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub, int64_t start,
                   int64_t count, int threads, Address seeds, Address words) {
@@ -385,6 +403,7 @@ void bind_ops(py::module_& m) {
   m.def("embed_forward", &embed_forward);
   m.def("embed_backward", &embed_backward);
   m.def("adamw", &adamw);
+  m.def("sgd", &sgd);
   m.def("philox_words", &philox_words);
   m.def("normals", &normals);
 }

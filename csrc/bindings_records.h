@@ -64,7 +64,7 @@ inline PlanRecord plan_record(const pybind11::dict& d, std::vector<OpRecord>& op
                               std::vector<Segment>& segments) {
   for (const auto& op : value_of<std::vector<pybind11::dict>>(d, "ops"))
     ops.push_back(op_record(op));
-  using Triple = std::tuple<int64_t, int64_t, bool>;
+  using Triple = std::tuple<int64_t, int64_t, int32_t>;
   for (const auto& [offset, length, decay] : value_of<std::vector<Triple>>(d, "segments"))
     segments.push_back({offset, length, decay});
   require_between("ops and segments", (int64_t)(ops.size() + segments.size()), 1, MOST_WIDTH);

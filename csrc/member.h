@@ -221,13 +221,14 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   const double lr = (double)(float)(member.lr * o.scale[step] + o.offset[step]);
   const double scale = member.clip > 0 ? member.clip / ((double)norm + 1e-6) : 1.0;
   const float clip = (float)(scale < 1.0 ? scale : 1.0);
-  const double decay = member.weight_decay * o.decay[step];
-  const float keep = (float)(1.0 - lr * decay);
+  const auto keep = [&](const Segment& s) {
+    return (float)(1.0 - lr * (member.weight_decay[s.decay] * o.decay[step]));
+  };
   if (o.kind == OPTIMIZER_SGD) {
-    Sgd a{clip, keep, (float)lr, (float)o.momentum, o.nesterov != 0};
+    Sgd a{clip, 1.0f, (float)lr, (float)o.momentum, o.nesterov != 0};
     for (int i = 0; i < plan.segment_count; i++) {
       const Segment& s = plan.segments[i];
-      a.keep = s.decay ? keep : 1.0f;
+      a.keep = keep(s);
       sgd(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset);
     }
     return;
@@ -243,7 +244,7 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   a.eps = (float)o.eps;
   for (int i = 0; i < plan.segment_count; i++) {
     const Segment& s = plan.segments[i];
-    a.keep = s.decay ? keep : 1.0f;
+    a.keep = keep(s);
     adamw(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset,
           member.v + s.offset);
   }

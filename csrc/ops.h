@@ -10,6 +10,7 @@
 #include "op_table.h"
 #include "ops_linear.h"
 #include "ops_rows.h"
+#include "sgd.h"
 
 namespace {
 namespace ops {
@@ -167,10 +168,24 @@ inline void adamw(const AdamWSettings& o, int64_t count, const float* g, float* 
   for (int i = 1; i < 4; i++) std::memcpy(to[i], last[i], rest * sizeof(float));
 }
 
+inline void sgd(const SgdSettings& o, int64_t count, const float* g, float* p, float* b) {
+  const float keep = (float)(1.0 - o.lr * o.weight_decay);
+  const Sgd a{(float)o.clip, keep, (float)o.lr, (float)o.momentum, o.nesterov};
+  const long whole = count / PAD * PAD, rest = count - whole;
+  ::sgd(a, whole, g, p, b);
+  if (rest == 0) return;
+  float last[3][PAD] = {};
+  const float* from[3] = {g + whole, p + whole, b + whole};
+  for (int i = 0; i < 3; i++) std::memcpy(last[i], from[i], rest * sizeof(float));
+  ::sgd(a, PAD, last[0], last[1], last[2]);
+  std::memcpy(p + whole, last[1], rest * sizeof(float));
+  std::memcpy(b + whole, last[2], rest * sizeof(float));
+}
+
 constexpr OpTable TABLE = {
     linear_forward,    linear_backward,    norm_forward,  norm_backward,
     attention_forward, attention_backward, cross_entropy, activation,
-    embed_forward,     embed_backward,     adamw,
+    embed_forward,     embed_backward,     adamw,         sgd,
 };
 
 }  // namespace ops

@@ -69,10 +69,14 @@ struct OpRecord {
   int32_t loss = LOSS_CROSS_ENTROPY;
 };
 
-// A stretch of the flat vector whose tensors share the decay flag.
+// A member's weight decays (compfast/engines/decays.py): of the groups embedding, qk, vo, ffn,
+// head, of biases and norms, and the zero of what never decays.
+constexpr int32_t DECAYS = 7;
+
+// A stretch of the flat vector whose tensors share a weight decay.
 struct Segment {
   int64_t offset = 0, length = 0;
-  bool decay = true;
+  int32_t decay = 0;  // which of DECAYS
 };
 
 struct PlanRecord {
@@ -113,7 +117,8 @@ struct Member {
   float* v = nullptr;
   uint64_t seed = 0;
   int64_t row = 0;  // in its group
-  double lr = 0, weight_decay = 0, clip = 0;
+  double lr = 0, clip = 0;
+  const double* weight_decay = nullptr;  // [DECAYS]
 };
 
 // What a step does beside the ops of its plan.

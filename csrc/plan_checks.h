@@ -206,6 +206,7 @@ inline void check_plan(const PlanRecord& plan) {
     require_between("a segment's offset", s.offset, 0, plan.flat_size);
     require_between("a segment's length", s.length, 0, plan.flat_size - s.offset);
     if (s.length % 16 != 0) refuse("a segment's length must be a multiple of 16");
+    require_between("a segment's decay", s.decay, 0, DECAYS - 1);
   }
 }
 

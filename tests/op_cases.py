@@ -198,6 +198,13 @@ def double(tensors: Tensors) -> Tensors:
     return {name: value.double() for name, value in tensors.items()}
 
 
+def sgd_arguments(m: int, count: int, seed: int = 0) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(seed)
+    flat = {name: normal(g, m, count) for name in ("params", "grads", "momentum_buffer")}
+    each = ("lr", "weight_decay", "clip_scale")
+    return {**flat, **{name: torch.rand(m, generator=g).double() for name in each}}
+
+
 def adamw_arguments(m: int, count: int, seed: int = 0) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
     flat = {name: normal(g, m, count) for name in ("params", "grads", "exp_avg")}

@@ -167,6 +167,9 @@ def _member(draw: Any, spec: MemberSpec) -> MemberSpec:
         spec.optimizer,
         lr=draw(st.sampled_from((0.0, 1e-4, 3e-3, 0.1))),
         weight_decay=draw(st.sampled_from((0.0, 0.05, 0.5))),
+        weight_decay_qk=draw(st.none() | st.just(0.3)),
+        weight_decay_vo=draw(st.none() | st.just(0.7)),
+        weight_decay_head=draw(st.none() | st.just(0.0)),
         clip=draw(st.sampled_from((0.0, 0.1, 1.0))),
     )
     seeds = st.integers(0, 2**53 - 1)

@@ -63,7 +63,8 @@ def new_config(arguments: argparse.Namespace) -> Config:
     kinds = settings.kinds_of(start)
     flags = given(arguments, kinds).settings
     data, ranges = sampled.split_ranges(settings.apply(start, flags))
-    shared = settings.from_dict(data)
+    ends = sampled.ends(arguments, kinds, ranges)  # drawn from below, so no axes
+    shared = settings.from_dict({**data, "sweep": {**data.get("sweep", {}), **ends}})
     axes = dict(shared.sweep) if data.get("sweep") else {}
     drawn = sampled.columns(arguments, kinds, ranges, axes)
     if arguments.sample is not None and not drawn:

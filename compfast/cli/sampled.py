@@ -42,6 +42,20 @@ def split_ranges(data: Settings) -> tuple[Settings, dict[str, str]]:
     return {**data, "sample": points}, ranges
 
 
+def ends(
+    arguments: argparse.Namespace, kinds: Kinds, ranges: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """The low end of each range, in a list: what a section may hold in a drawn value's place.
+
+    Nothing without --sample. Raises UsageError for a range that is none.
+    """
+    return {
+        path: [parse_draw(f"sample.{path}", text).low]
+        for path, text in ranges.items()
+        if range_of(arguments, f"sample.{path}", path, text, kinds)
+    }
+
+
 def columns(
     arguments: argparse.Namespace,
     kinds: Kinds,

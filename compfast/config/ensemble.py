@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from compfast.config import values
 from compfast.config.plugins import family_class, task_class
-from compfast.config.section import ModelSection, Section, TaskSection, check_seed
+from compfast.config.section import ModelSection, NotTogether, Section, TaskSection, check_seed
 from compfast.config.sections import (
     DEFAULT_FAMILY,
     DEFAULT_TASK,
@@ -43,8 +44,9 @@ class Config:
     Members are the Cartesian product in that order, so the last axis varies fastest. `sample` is
     one axis more, outermost, of points that differ in several fields at once: columns of equal
     length, whose i-th values are point i's, e.g. {"optimizer.lr": (1e-3, 4e-3), "seed": (0, 1)}
-    (compfast.ensembles.sampling draws some). Raises UsageError for what no field takes, naming
-    the field.
+    (compfast.ensembles.sampling draws some). Fields of a mapping that do not go together as they
+    stand, but do once members have theirs (schedule "points", and points in the sweep), hold the
+    first of those values. Raises UsageError for what no field takes, naming the field.
     """
 
     # The tiny network, whose map over gamma shows every zone; ours, found by
@@ -60,16 +62,21 @@ class Config:
     sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        task, model = _task(self.task), _model(self.model)
-        object.__setattr__(self, "task", task)
-        object.__setattr__(self, "model", model)
-        for name, kind in sections(self.kinds).items():
-            if name not in ("task", "model"):
-                object.__setattr__(self, name, _section(name, getattr(self, name), kind))
-        axes = tuple(axis(path, points, self.kinds) for path, points in sweep_pairs(self.sweep))
+        kinds = Kinds(_task_name(self.task), _family_name(self.model))
+        axes = tuple(axis(path, points, kinds) for path, points in sweep_pairs(self.sweep))
         columns = tuple(
-            column(path, points, self.kinds) for path, points in sweep_pairs(self.sample, "sample")
+            column(path, points, kinds) for path, points in sweep_pairs(self.sample, "sample")
         )
+        first = {path: points[0] for path, points in (*axes, *columns)}
+        for section, kind in sections(kinds).items():
+            given, own = getattr(self, section), _fields(section, first)
+            if section == "task":
+                made = _task(given, kinds.task, own)
+            elif section == "model":
+                made = _model(given, kinds.family, own)
+            else:
+                made = _section(section, given, kind, own)
+            object.__setattr__(self, section, made)
         # The one seed that a sweep has by default makes way for the points' own.
         default = axes == (("seed", (0,)),) and "seed" in dict(columns)
         object.__setattr__(self, "sweep", () if default else axes)
@@ -170,7 +177,28 @@ def sweep_pairs(sweep: Any, home: str = "sweep") -> Iterator[tuple[str, Any]]:
             yield path, points
 
 
-def _section(name: str, given: Any, kind: type[Section]) -> Section:
+def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of "section.field" -> value that are of one section, by field."""
+    split = {path: path.partition(".") for path in values}
+    return {name: values[path] for path, (home, _, name) in split.items() if home == section}
+
+
+def _together(
+    make: Callable[..., Section], given: dict[str, Any], first: dict[str, Any]
+) -> Section:
+    """The section of the given fields, with the first of the members' values where it needs them.
+
+    Raises UsageError where the fields go together in neither way.
+    """
+    try:
+        return make(**given)
+    except NotTogether:
+        if not first:
+            raise
+    return make(**{**given, **first})
+
+
+def _section(name: str, given: Any, kind: type[Section], first: dict[str, Any]) -> Section:
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):
@@ -179,8 +207,7 @@ def _section(name: str, given: Any, kind: type[Section]) -> Section:
     for field_name in given:
         field_hint(f"{name}.{field_name}", Kinds())
     default: Any = next(f.default for f in dataclasses.fields(Config) if f.name == name)
-    changed: Section = dataclasses.replace(default, **given)
-    return changed
+    return _together(functools.partial(dataclasses.replace, default), dict(given), first)
 
 
 def _default_task() -> TaskSection:
@@ -188,14 +215,14 @@ def _default_task() -> TaskSection:
     return made
 
 
-def _task(given: Any) -> TaskSection:
+def _task_name(given: Any) -> str:
     if isinstance(given, TaskSection):
         if type(given) is not task_class(given.name).Config:
             raise UsageError(
                 f"[task] is a {type(given).__name__} with the name {given.name!r}, which is another"
                 " task's"
             )
-        return given
+        return given.name
     if not isinstance(given, Mapping):
         raise UsageError(
             f"[task] is {given!r}; it must be a task's Config or a table of its fields"
@@ -203,21 +230,26 @@ def _task(given: Any) -> TaskSection:
     name = given.get("name", DEFAULT_TASK)
     if not isinstance(name, str):
         raise UsageError(f"task.name is {name!r}; it must be a string")
+    return name
+
+
+def _task(given: Any, name: str, first: dict[str, Any]) -> Section:
+    if isinstance(given, TaskSection):
+        return given
     for field_name in given:
         field_hint(f"task.{field_name}", Kinds(task=name))
     fields = {**_DEFAULT_FIELDS, **given} if name == DEFAULT_TASK else {"name": name, **given}
-    made: TaskSection = task_class(name).Config(**fields)
-    return made
+    return _together(task_class(name).Config, fields, first)
 
 
-def _model(given: Any) -> ModelSection:
+def _family_name(given: Any) -> str:
     if isinstance(given, ModelSection):
         if type(given) is not family_class(given.family).Config:
             raise UsageError(
                 f"[model] is a {type(given).__name__} with the family {given.family!r}, which is"
                 " another family's"
             )
-        return given
+        return given.family
     if not isinstance(given, Mapping):
         raise UsageError(
             f"[model] is {given!r}; it must be a family's Config or a table of its fields"
@@ -225,14 +257,17 @@ def _model(given: Any) -> ModelSection:
     name = given.get("family", DEFAULT_FAMILY)
     if not isinstance(name, str):
         raise UsageError(f"model.family is {name!r}; it must be a string")
+    return name
+
+
+def _model(given: Any, name: str, first: dict[str, Any]) -> Section:
+    if isinstance(given, ModelSection):
+        return given
     if name == DEFAULT_FAMILY:
-        changed = _section("model", given, ModelConfig)
-        assert isinstance(changed, ModelSection)
-        return changed
+        return _section("model", given, ModelConfig, first)
     for field_name in given:
         field_hint(f"model.{field_name}", Kinds(family=name))
-    made: ModelSection = family_class(name).Config(**given)
-    return made
+    return _together(family_class(name).Config, dict(given), first)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,19 @@ MOST = 2**24  # items, sequences: no configuration may ask for all memory or tim
 MAX_SEED = 2**53  # exclusive; seeds stay exact in JSON and float64
 
 
+class NotTogether(UsageError):
+    """Values of which each is allowed, but not beside the others."""
+
+
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def require_together(condition: bool, message: str) -> None:
+    """Of several fields: members may differ in one of them, and then theirs count."""
+    if not condition:
+        raise NotTogether(message)
 
 
 def check_seed(name: str, seed: int) -> None:

@@ -28,11 +28,14 @@ from compfast.config.section import (
     hints,
     positive,
     require,
+    require_together,
 )
 from compfast.errors import UsageError
 
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
 SCHEDULES = ("constant", "linear", "cosine", "one_cycle", "paper", "points")
+WEIGHT_DECAYS = tuple(f"weight_decay_{group}" for group in GAMMA_GROUPS)
+_OWN = ("lr", "weight_decay", *WEIGHT_DECAYS, "clip")  # of each member, within one group of them
 _MOST_GAMMA = 32  # d_in^32 is a float64 for every width
 
 
@@ -88,7 +91,7 @@ class ModelConfig(ModelSection):
         )
         finite("model", self, "norm_eps", low=0.0)
         if self.d_k is None or self.d_v is None:
-            require(
+            require_together(
                 self.d_model % self.heads == 0,
                 f"model.d_model {self.d_model} is not divisible by model.heads {self.heads};"
                 " give model.d_k and model.d_v",
@@ -158,6 +161,12 @@ class OptimizerConfig(Section):
     kind: Literal["adamw", "sgd"] = "adamw"  # weight decay is decoupled in both
     lr: float = 1.5e-3  # peak
     weight_decay: float = 0.3
+    # Of the tensors of one of GAMMA_GROUPS; None: weight_decay. Biases and norms are in no group.
+    weight_decay_embedding: float | None = None  # token and position tables, and a tied head
+    weight_decay_qk: float | None = None
+    weight_decay_vo: float | None = None
+    weight_decay_ffn: float | None = None
+    weight_decay_head: float | None = None
     clip: float = 1.0  # global gradient norm; 0 switches clipping off [Z24: 1]
     beta1: float = 0.9  # AdamW's, and so are beta2, eps
     beta2: float = 0.999
@@ -174,20 +183,30 @@ class OptimizerConfig(Section):
     points: tuple[tuple[float, float], ...] = ()  # schedule "points": (fraction, factor of lr)
     base_lr: float = 1e-5  # schedule "paper": warm-up starts and cosine ends here [Z24]
 
+    def weight_decay_of(self, group: str) -> float:
+        """Weight decay of one of GAMMA_GROUPS, or of "", the biases and norms."""
+        own: float | None = getattr(self, f"weight_decay_{group}") if group else None
+        return self.weight_decay if own is None else own
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """All values but those that members of one group may have of their own."""
+        return tuple(getattr(self, name) for name in hints(type(self)) if name not in _OWN)
+
     @property
     def moments(self) -> int:
         """Vectors as long as the parameters that a step reads and writes beside them."""
         return 2 if self.kind == "adamw" else int(self.momentum > 0)
 
     def _check(self) -> None:
-        finite("optimizer", self, "lr", "weight_decay", "clip", "eps", "base_lr", low=0.0)
+        finite("optimizer", self, *_OWN, "eps", "base_lr", low=0.0)
         for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be in [0, 1)")
         for name in ("warmup", "floor", "start"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
-        require(
+        require_together(
             not self.nesterov or self.momentum > 0,
             "optimizer.nesterov is true; it needs an optimizer.momentum above 0",
         )
@@ -206,7 +225,7 @@ class OptimizerConfig(Section):
             decay=("all", "matrices"),
             schedule=SCHEDULES,
         )
-        require(
+        require_together(
             (self.schedule == "points") == bool(self.points),
             f"optimizer.schedule is {self.schedule!r} with {len(self.points)} optimizer.points;"
             ' schedule "points" needs at least one, the others none',

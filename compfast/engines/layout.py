@@ -12,6 +12,7 @@ from typing import Any
 
 from compfast.config import ModelSection
 from compfast.engines.base import Float32, Named
+from compfast.engines.decays import decay_column
 from compfast.models.families import model_plan
 from compfast.models.params import Tensor, parameter_table
 from compfast.models.plan import Op, Plan, View
@@ -62,18 +63,15 @@ class FlatLayout:
         table = {tensor.name: tensor for tensor in parameter_table(model)}
         self.placed: dict[str, Placed] = {}
         self.size = 0
-        segments: list[tuple[int, int, bool]] = []
+        marks: list[tuple[int, int]] = []  # where each tensor begins, and how it decays
         for op in plan.ops:
             for run in (op.weights, op.biases):
-                start = self.size
                 for name in run:
                     if name not in self.placed:
+                        marks.append((self.size, decay_column(table[name], decay)))
                         self._place(table[name])
                 self.size = pad(self.size)
-                if run and self.size > start:
-                    decayed = decay == "all" or table[run[0]].matrix
-                    segments.append((start, self.size - start, decayed))
-        self.segments = segments
+        self.segments = _segments(marks, self.size)
         missing = table.keys() - self.placed.keys()
         assert not missing, f"the plan never uses {sorted(missing)}"
 
@@ -102,6 +100,13 @@ class FlatLayout:
         p = self.placed[name]
         block = flat[:, p.offset : p.offset + p.rows * p.ld]
         return block.reshape(len(flat), p.rows, p.ld)[:, :, : p.columns]
+
+
+def _segments(marks: list[tuple[int, int]], size: int) -> list[tuple[int, int, int]]:
+    """(offset, length, column of decays.py): the stretches of a flat vector that decay alike."""
+    begun = [mark for i, mark in enumerate(marks) if i == 0 or marks[i - 1][1] != mark[1]]
+    ends = [*(start for start, _ in begun[1:]), size]
+    return [(start, end - start, column) for (start, column), end in zip(begun, ends, strict=True)]
 
 
 class _Arena:

@@ -19,6 +19,7 @@ from compfast.engines.checks import (
     check_until,
 )
 from compfast.engines.cores import usable_cores
+from compfast.engines.decays import weight_decays
 from compfast.engines.host_batches import HostBatches
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
@@ -78,7 +79,7 @@ class NativeEngine:
             "status": self._status,
             "seed": np.array([spec.data_seed for spec in specs], np.uint64),
             "lr": np.array([spec.optimizer.lr for spec in specs], np.float64),
-            "weight_decay": np.array([spec.optimizer.weight_decay for spec in specs], np.float64),
+            "weight_decay": weight_decays(specs),
             "clip": np.array([spec.optimizer.clip for spec in specs], np.float64),
         }
         optimizer = {

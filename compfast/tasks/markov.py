@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from compfast.config import EvaluationConfig, TaskSection
-from compfast.config.section import at_most, check_seed, positive, require
+from compfast.config.section import at_most, check_seed, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Float64, Int32, Settings, Task
@@ -48,15 +48,15 @@ class MarkovConfig(TaskSection):
         for name in ("p", "q"):
             value = getattr(self, name)
             require(0 < value <= 1, f"task.{name} is {value}; it must be above 0 and at most 1")
-        require(
+        require_together(
             self.chain != "binary" or self.states == 2,
             f"task.states is {self.states}; a binary chain has 2",
         )
-        require(
+        require_together(
             self.chain == "random" or self.order == 1,
             f"task.order is {self.order}; a {self.chain} chain has order 1",
         )
-        require(
+        require_together(
             self.states**self.order <= _MOST_CONTEXTS and self.order <= self.seq_len,
             f"task.states {self.states} and task.order {self.order} make"
             f" {self.states**self.order} contexts; at most {_MOST_CONTEXTS} are taken, and an order"

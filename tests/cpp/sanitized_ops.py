@@ -92,6 +92,7 @@ def rest(native: Any, m: int, rows: int, width: int) -> None:
         *addresses(logits, params, first, second),
         *addresses(*settings, step),
     )
+    native.sgd(m, rows * width, 0.9, True, 2, *addresses(logits, params, first, *settings))
     whole(params, first, second)
 
 

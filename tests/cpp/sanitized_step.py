@@ -106,7 +106,7 @@ def main() -> None:
             exercise("tied_all_post", 1, 5, data, "bf16")
         for momentum in (0.0, 0.9):
             sgd: dict[str, Any] = {"kind": "sgd", "momentum": momentum, "nesterov": momentum > 0}
-            windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices"}
+            windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices", "weight_decay_vo": 0.7}
             exercise("one_layer", 3, 37, "fresh", "fp32", sgd | windows)
     isas = " ".join(_native.supported_isas())
     print(f"sanitized: {len(NAMES)} architectures, streams, SGD and every op on {isas}")

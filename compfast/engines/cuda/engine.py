@@ -48,7 +48,7 @@ class CudaEngine:
         check_group(specs)
         self._driver = drivers.open_driver()
         shapes, first = self._driver.shapes(), specs[0]
-        self._network = find_network(first, shapes)
+        self._network = find_network(specs, shapes)
         plan = model_plan(first.model, absorb=False)
         self._flat = FlatLayout(first.model, plan, first.optimizer.decay)
         built = shapes[self._network]["flat_size"]
