@@ -185,7 +185,7 @@ BAD_GROUPS: list[tuple[str, Any, str]] = [
     (PLAN + "workspace_size", 2**44, "bad_alloc"),
     (PLAN + "packed_size", 0, "a packed weight takes"),
     (PLAN + "vocabulary", 2**30, "a parameter takes"),
-    (PLAN + "ops.0.kind", 6, "op 0 of the plan: there is no such kind"),
+    (PLAN + "ops.0.kind", 7, "op 0 of the plan: there is no such kind"),
     (PLAN + "ops.0.weight", -1, "a parameter takes .* from -1 on"),
     (PLAN + "ops.0.weight", 2**62, "a parameter takes"),
     (PLAN + "ops.1.saved", 2**40, "what it saves takes"),
