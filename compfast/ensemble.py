@@ -26,11 +26,11 @@ from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
 from compfast.config.paths import user_path
 from compfast.errors import AllDivergedError, CompfastError, Interrupted, OutOfMemory, UsageError
-from compfast.runs.folder import refuse_used
+from compfast.runs.folder import default_out, refuse_used
 from compfast.runs.reading import Run, load
 from compfast.training import interrupts
 from compfast.training.callbacks import Callback
-from compfast.training.loop import default_out, train
+from compfast.training.loop import train
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> int:

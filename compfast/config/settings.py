@@ -19,6 +19,7 @@ from compfast.config import (
     SEEDS,
     Axis,
     Config,
+    StartConfig,
     axis,
     column,
     field_hint,
@@ -71,9 +72,12 @@ def task_name(data: Mapping[str, Any]) -> str:
 def to_dict(config: Config) -> Settings:
     """Plain data (lists instead of tuples) that `from_dict` turns into an equal config.
 
-    A config without a sample has no key of it, as those that were written before there were any.
+    A config without a sample, or one that starts from no other run, has no key of it, as those
+    that were written before there were any.
     """
     data = {section: _plain(dataclasses.asdict(getattr(config, section))) for section in SECTIONS}
+    if config.start == StartConfig():
+        del data["start"]
     data["sweep"] = {path: _plain(points) for path, points in config.sweep}
     if config.sample:
         data["sample"] = {path: _plain(points) for path, points in config.sample}
