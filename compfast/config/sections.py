@@ -288,7 +288,10 @@ class StartConfig(Section):
             f"start.digest is {self.digest!r}; it must be 64 hexadecimal digits",
         )
         if self.run is not None:
-            object.__setattr__(self, "run", str(user_path(self.run)))
+            try:
+                object.__setattr__(self, "run", str(user_path(self.run)))
+            except UsageError as error:
+                raise UsageError(f"start.run: {error}") from None
 
 
 _SHARED: tuple[type[Section], ...] = (

@@ -197,9 +197,10 @@ def parse_start(given: str | os.PathLike[str]) -> tuple[str, int | None]:
 
 
 def settings_of(run: str) -> Settings:
-    """The settings of a run that another one is to start from: its own, but where it started."""
+    """The settings that a run starts from with its members: not where itself began, nor `quiet`."""
     data = to_dict(load(run).config)
     data.pop("start", None)
+    data["run"].pop("quiet")  # how a process talks, not the run
     return data
 
 

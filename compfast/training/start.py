@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from compfast.config import Config, MemberSpec, ModelConfig, names
 from compfast.engines.base import ACTIVE
@@ -112,17 +113,24 @@ def _other_shape(old: ModelConfig, new: ModelConfig) -> str | None:
     """The first field of two resolved models that gives their tensors other shapes."""
     if old == new or _shapes(old) == _shapes(new):
         return None
-    changed = [name for name in names(old) if getattr(old, name) != getattr(new, name)]
-    alone = (
-        name
-        for name in changed
-        if _shapes(dataclasses.replace(old, **{name: getattr(new, name)})) != _shapes(old)
-    )
-    return next(alone, changed[0])
+    changed = [name for name in names(old) if getattr(old, name) != getattr(new, name, None)]
+    if type(old) is not type(new):
+        return changed[0]
+    return next((name for name in changed if _reshapes(old, new, name)), changed[0])
 
 
-def _shapes(model: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
-    return [(tensor.name, tensor.shape) for tensor in parameter_table(model)]
+def _reshapes(old: ModelConfig, new: ModelConfig, name: str) -> bool:
+    """Whether one field alone does so; what it cannot be alone, another one decides."""
+    try:
+        return _shapes(dataclasses.replace(old, **{name: getattr(new, name)})) != _shapes(old)
+    except UsageError:
+        return False
+
+
+def _shapes(model: ModelConfig) -> list[tuple[Any, ...]]:
+    """Of all tensors, and how queries, keys and values fall into heads."""
+    tensors = [(tensor.name, *tensor.shape) for tensor in parameter_table(model)]
+    return [*tensors, tuple(getattr(model, name, None) for name in ("heads", "d_k", "d_v"))]
 
 
 def _check_left(start: Inheritance, config: Config, groups: Groups) -> None:
