@@ -53,6 +53,9 @@ inline OpRecord op_record(const pybind11::dict& d) {
   read(d, "head_width", op.head_width);
   read(d, "narrow", op.narrow);
   read(d, "epsilon", op.epsilon);
+  read(d, "spare", op.spare);
+  read(d, "first", op.first);
+  read(d, "loss", op.loss);
   return op;
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from compfast.config import ModelConfig, resolve
+from compfast.config import ModelConfig
+from compfast.models.families import resolve
 from compfast.tasks.anchor import AnchorConfig
 
 VOCABULARY = 110  # token ids of the composite anchor task: labels reach 109
@@ -51,9 +52,22 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
     "spare_positions": (7, {"max_positions": 12, "d_model": 20}),
     "wide_post": (5, {"norm": "post", "d_model": 72, "heads": 2, "layers": 1}),
     "not_causal": (9, {"causal": False, "heads": 2}),
+    "no_norm": (9, {"norm": "none", "heads": 2, "d_model": 20}),
+    "no_norm_all_tied": (
+        7,
+        {"norm": "none", "layers": 1, "d_model": 8, "loss_positions": "all", "tied_head": True},
+    ),
+    "no_attention": (7, {"attention": "none", "d_model": 20}),
+    "no_attention_post_all": (
+        5,
+        {"attention": "none", "norm": "post", "loss_positions": "all", "layers": 1},
+    ),
+    "scales_alone": (9, {"norm_bias": False, "d_model": 20, "loss_positions": "all"}),
 }
 
 NAMES = tuple(ARCHITECTURES)
+# What engine triton takes (compfast/engines/triton/refusals.py).
+TRITON_NAMES = tuple(n for n, (_, c) in ARCHITECTURES.items() if c.get("norm_bias", True))
 
 
 def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
@@ -67,8 +81,10 @@ def every_setting() -> list[ModelConfig]:
     """Resolved models over the product of all switches that add or remove tensors."""
     switches = {
         "layers": (1, 3),
-        "norm": ("pre", "post"),
-        "final_norm": (None, True, False),
+        "norm": ("pre", "post", "none"),
+        "norm_bias": (True, False),
+        "attention": ("softmax", "none"),
+        "final_norm": (None, True),
         "attention_bias": (True, False),
         "ffn_bias": (True, False),
         "head_bias": (True, False),

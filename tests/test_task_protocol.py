@@ -153,7 +153,7 @@ def test_what_no_task_takes_is_one_sentence(
 
 
 def test_installed_packages_bring_tasks(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = plugins.TASKS
+    _, _, group = plugins.TASKS
     entries = [metadata.EntryPoint("last", own, group)]
     monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
     assert "last" in known_tasks()

@@ -20,6 +20,7 @@ import compfast
 from compfast.config import (
     Config,
     InitConfig,
+    Kinds,
     ModelConfig,
     TrainingConfig,
     names,
@@ -132,7 +133,7 @@ def test_sections_may_be_mappings(tmp_path: Path) -> None:
 )
 def test_what_is_ambiguous_is_refused(section: str, field: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        sections("anchor")[section](**{field: value})
+        sections(Kinds())[section](**{field: value})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -175,7 +176,7 @@ def test_lists_without_an_end_are_no_value() -> None:
         AnchorConfig(anchors=endless)  # type: ignore[arg-type]
 
 
-FIELDS = [(section, name) for section, kind in sections("anchor").items() for name in names(kind)]
+FIELDS = [(section, name) for section, kind in sections(Kinds()).items() for name in names(kind)]
 
 
 def _made(kind: Any, /, **fields: Any) -> Any:
@@ -194,14 +195,14 @@ def _made(kind: Any, /, **fields: Any) -> Any:
 def test_any_value_for_any_field(field: tuple[str, str], value: Any) -> None:
     """A section that says the same again when it is made of its own values, or one sentence."""
     section, name = field
-    made = _made(sections("anchor")[section], **{name: value})
+    made = _made(sections(Kinds())[section], **{name: value})
     if made is not None:
         assert type(made)(**{field: getattr(made, field) for field in names(made)}) == made
 
 
 @hostile.examples(50)
 @given(
-    sweep=hostile.values | st.dictionaries(st.sampled_from(sweep_paths("anchor")), hostile.values)
+    sweep=hostile.values | st.dictionaries(st.sampled_from(sweep_paths(Kinds())), hostile.values)
 )
 def test_any_sweep(sweep: Any) -> None:
     made = _made(Config, sweep=sweep)

@@ -7,16 +7,18 @@ from compfast.config.ensemble import (
     MemberSpec,
     axis,
     column,
-    resolve,
     sweep_pairs,
 )
-from compfast.config.section import MAX_SEED, Section, TaskSection, hints, names
+from compfast.config.section import MAX_SEED, ModelSection, Section, TaskSection, hints, names
 from compfast.config.sections import (
+    DEFAULT_FAMILY,
     DEFAULT_TASK,
     GAMMA_GROUPS,
+    PICKED,
     SECTIONS,
     EvaluationConfig,
     InitConfig,
+    Kinds,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -27,17 +29,21 @@ from compfast.config.sections import (
 )
 
 __all__ = [
+    "DEFAULT_FAMILY",
     "DEFAULT_TASK",
     "GAMMA_GROUPS",
     "MAX_SEED",
+    "PICKED",
     "SECTIONS",
     "SEEDS",
     "Axis",
     "Config",
     "EvaluationConfig",
     "InitConfig",
+    "Kinds",
     "MemberSpec",
     "ModelConfig",
+    "ModelSection",
     "OptimizerConfig",
     "RunConfig",
     "Section",
@@ -49,7 +55,6 @@ __all__ = [
     "field_hint",
     "hints",
     "names",
-    "resolve",
     "sections",
     "sweep_pairs",
 ]

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compfast.config import values
-from compfast.config.plugins import task_class
-from compfast.config.section import Section, TaskSection, check_seed
+from compfast.config.plugins import family_class, task_class
+from compfast.config.section import ModelSection, Section, TaskSection, check_seed
 from compfast.config.sections import (
+    DEFAULT_FAMILY,
     DEFAULT_TASK,
+    PICKED,
     EvaluationConfig,
     InitConfig,
+    Kinds,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -48,7 +51,7 @@ class Config:
     # The tiny network, whose map over gamma shows every zone; ours, found by
     # experiments/tiny_search.py, which also holds what else was tried.
     task: TaskSection = field(default_factory=lambda: _default_task())
-    model: ModelConfig = ModelConfig(d_model=48, heads=2)
+    model: Any = ModelConfig(d_model=48, heads=2)  # the Config of a family of networks
     init: InitConfig = InitConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.12)
     training: TrainingConfig = TrainingConfig(steps=2800, batch_size=32, eval_every=400)
@@ -59,20 +62,26 @@ class Config:
     sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        task = _task(self.task)
+        task, model = _task(self.task), _model(self.model)
         object.__setattr__(self, "task", task)
-        for name, kind in sections(task.name).items():
-            if name != "task":
+        object.__setattr__(self, "model", model)
+        for name, kind in sections(self.kinds).items():
+            if name not in ("task", "model"):
                 object.__setattr__(self, name, _section(name, getattr(self, name), kind))
-        axes = tuple(axis(path, points, task.name) for path, points in sweep_pairs(self.sweep))
+        axes = tuple(axis(path, points, self.kinds) for path, points in sweep_pairs(self.sweep))
         columns = tuple(
-            column(path, points, task.name) for path, points in sweep_pairs(self.sample, "sample")
+            column(path, points, self.kinds) for path, points in sweep_pairs(self.sample, "sample")
         )
         # The one seed that a sweep has by default makes way for the points' own.
         default = axes == (("seed", (0,)),) and "seed" in dict(columns)
         object.__setattr__(self, "sweep", () if default else axes)
         object.__setattr__(self, "sample", columns)
         _check_together(self.sweep, columns)
+        _check_scale(self.init, (*self.sweep, *columns))
+
+    @property
+    def kinds(self) -> Kinds:
+        return Kinds(self.task.name, self.model.family)
 
     @property
     def points(self) -> int:
@@ -94,31 +103,41 @@ def _check_together(axes: tuple[Axis, ...], columns: tuple[Axis, ...]) -> None:
         raise UsageError(f"sample has columns of different lengths: {said}")
 
 
-def axis(path: str, points: Any, task: str) -> Axis:
+def _check_scale(init: InitConfig, axes: tuple[Axis, ...]) -> None:
+    """A plain std of the initial weights leaves nothing that a gamma could change."""
+    gammas = [path for path, points in axes if path.startswith("init.gamma") and len(points) > 1]
+    if gammas and init.std is not None:
+        raise UsageError(
+            f"init.std is {init.std} and {gammas[0]} has several values; give one of the two"
+        )
+
+
+def axis(path: str, points: Any, kinds: Kinds) -> Axis:
     """A swept field and its values, converted; raises UsageError for what cannot be swept.
 
-    `task` is the name of the task whose fields may be swept.
+    `kinds` are the task and family whose fields may be swept.
     """
-    converted = _converted("sweep", path, points, task)
+    converted = _converted("sweep", path, points, kinds)
     if len(set(converted)) != len(converted):
         raise UsageError(f"sweep axis {path} has equal values: {converted}")
     return path, converted
 
 
-def column(path: str, points: Any, task: str) -> Axis:
+def column(path: str, points: Any, kinds: Kinds) -> Axis:
     """A field of a sample and its value in each point, converted; equal values are allowed."""
-    return path, _converted("sample", path, points, task)
+    return path, _converted("sample", path, points, kinds)
 
 
-def _converted(home: str, path: str, points: Any, task: str) -> tuple[Any, ...]:
+def _converted(home: str, path: str, points: Any, kinds: Kinds) -> tuple[Any, ...]:
     if path.partition(".")[0] == "run":
         raise UsageError(
             f"{home}.{path} is not allowed; [run] holds nothing that members differ in"
         )
-    if path == "task.name":
-        raise UsageError(f"{home}.task.name is not allowed; tasks have fields of their own")
+    if path in PICKED:
+        what = "tasks" if path == "task.name" else "families"
+        raise UsageError(f"{home}.{path} is not allowed; {what} have fields of their own")
     try:
-        hint = int if path in SEEDS else field_hint(path, task)
+        hint = int if path in SEEDS else field_hint(path, kinds)
     except UsageError as error:
         raise UsageError(f"{home}: {error}") from None
     listed = values.plain(points)
@@ -160,7 +179,7 @@ def _section(name: str, given: Any, kind: type[Section]) -> Section:
         shown = f"{kind.__name__} or a table of its fields"
         raise UsageError(f"[{name}] is {given!r}; it must be a {shown}")
     for field_name in given:
-        field_hint(f"{name}.{field_name}", DEFAULT_TASK)
+        field_hint(f"{name}.{field_name}", Kinds())
     default: Any = next(f.default for f in dataclasses.fields(Config) if f.name == name)
     changed: Section = dataclasses.replace(default, **given)
     return changed
@@ -187,9 +206,34 @@ def _task(given: Any) -> TaskSection:
     if not isinstance(name, str):
         raise UsageError(f"task.name is {name!r}; it must be a string")
     for field_name in given:
-        field_hint(f"task.{field_name}", name)
+        field_hint(f"task.{field_name}", Kinds(task=name))
     fields = {**_DEFAULT_FIELDS, **given} if name == DEFAULT_TASK else {"name": name, **given}
     made: TaskSection = task_class(name).Config(**fields)
+    return made
+
+
+def _model(given: Any) -> ModelSection:
+    if isinstance(given, ModelSection):
+        if type(given) is not family_class(given.family).Config:
+            raise UsageError(
+                f"[model] is a {type(given).__name__} with the family {given.family!r}, which is"
+                " another family's"
+            )
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"[model] is {given!r}; it must be a family's Config or a table of its fields"
+        )
+    name = given.get("family", DEFAULT_FAMILY)
+    if not isinstance(name, str):
+        raise UsageError(f"model.family is {name!r}; it must be a string")
+    if name == DEFAULT_FAMILY:
+        changed = _section("model", given, ModelConfig)
+        assert isinstance(changed, ModelSection)
+        return changed
+    for field_name in given:
+        field_hint(f"model.{field_name}", Kinds(family=name))
+    made: ModelSection = family_class(name).Config(**given)
     return made
 
 
@@ -203,7 +247,7 @@ class MemberSpec:
     member: int
     seed: int  # of everything that has no seed of its own
     task: TaskSection
-    model: ModelConfig
+    model: Any  # a family's Config
     init: InitConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
@@ -224,32 +268,3 @@ class MemberSpec:
     def data_seed(self) -> int:
         """Key of the streams that training data come from: `seed`, unless it has its own."""
         return self.seed if self.own_data_seed is None else self.own_data_seed
-
-
-def resolve(model: ModelConfig, length: int, vocabulary: int) -> ModelConfig:
-    """`model` with every derived field filled in, for a task of so many tokens a sequence.
-
-    `vocabulary` is the number of token ids that the task uses. Raises UsageError where the model
-    has fewer of either.
-    """
-    resolved = dataclasses.replace(
-        model,
-        d_k=model.d_k or model.d_model // model.heads,
-        d_v=model.d_v or model.d_model // model.heads,
-        d_ff=model.d_ff or 2 * model.d_model,
-        vocab_size=model.vocab_size or -(-vocabulary // 16) * 16,
-        max_positions=model.max_positions or length,
-        final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
-    )
-    assert resolved.vocab_size is not None
-    assert resolved.max_positions is not None
-    if resolved.vocab_size < vocabulary:
-        raise UsageError(
-            f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}"
-        )
-    if resolved.max_positions < length:
-        raise UsageError(
-            f"model.max_positions is {resolved.max_positions};"
-            f" a sequence of {length} tokens needs at least as many"
-        )
-    return resolved

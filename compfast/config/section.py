@@ -1,14 +1,14 @@
 """What every section of a configuration is: a frozen dataclass, converted and checked.
 
-Tasks make theirs from it (compfast/tasks/).
+Tasks (compfast/tasks/) and families of networks (compfast/models/families/) make theirs from it.
 """
 
 from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 from compfast.config import values
 from compfast.errors import UsageError
@@ -106,3 +106,18 @@ class TaskSection(Section):
     def describe(self, varied: frozenset[str]) -> str:
         """What a caption says of the task; `varied` names the fields that members differ in."""
         return self.name
+
+
+class ModelSection(Section):
+    """The section of a network; each family's own class has its fields, these among them."""
+
+    __slots__ = ()
+    section = "model"
+
+    family: str  # a family of networks by name, or package.module:Class
+    vocab_size: int | None  # token ids it takes; None: derived from the task
+    max_positions: int | None  # tokens a sequence at most; None: task.seq_len
+    loss_positions: Literal["last", "all"]  # which positions the loss reads
+
+    # What a caption says of a network: field -> text around its value.
+    shown: ClassVar[Mapping[str, str]] = {"family": "{} network"}

@@ -2,22 +2,26 @@
 
 Fields are converted (compfast.config.values) and checked on construction.
 
-Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537.
-A field whose value is `None` is derived by `config.resolve` (its comment says from what).
+Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537; [M24] = Makkuva et
+al., arXiv 2406.03072.
+A field whose value is `None` is derived by `compfast.models.families.resolve` (its comment says
+from what).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from compfast.config import values
 from compfast.config.paths import user_path
-from compfast.config.plugins import task_class
+from compfast.config.plugins import family_class, task_class
 from compfast.config.section import (
     MOST,
+    ModelSection,
     Section,
     at_most,
     check_seed,
@@ -35,11 +39,10 @@ _MOST_GAMMA = 32  # d_in^32 is a float64 for every width
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig(Section):
+class ModelConfig(ModelSection):
     """A decoder-only transformer."""
 
-    section = "model"
-
+    family: str = "transformer"
     layers: int = 2
     d_model: int = 32
     heads: int = 1
@@ -48,16 +51,28 @@ class ModelConfig(Section):
     d_ff: int | None = None  # FFN width; None: 2 d_model
     vocab_size: int | None = None  # None: the task's vocabulary rounded up to 16
     max_positions: int | None = None  # rows of the position table; None: task.seq_len
-    norm: Literal["pre", "post"] = "pre"
-    final_norm: bool | None = None  # None: on for pre-norm, off for post-norm
+    norm: Literal["pre", "post", "none"] = "pre"
+    norm_bias: bool = True  # a shift beside each norm's scale
+    final_norm: bool | None = None  # None: on for pre-norm, off otherwise
+    attention: Literal["softmax", "none"] = "softmax"  # none: FFN blocks alone [M24]
     activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"  # gelu is the exact one
     attention_bias: bool = True  # biases of query, key, value and output projections
     ffn_bias: bool = True
     head_bias: bool = True
     tied_head: bool = False  # head weight = token table
+    # single: one logit for the second of two tokens, x_n times one vector as x_n's embedding and
+    # the logistic loss [M24]; vocabulary: a logit a token.
+    logits: Literal["vocabulary", "single"] = "vocabulary"
     causal: bool = True
     norm_eps: float = 1e-5  # [Z24]
     loss_positions: Literal["last", "all"] = "last"  # [Z24]: last position only
+
+    shown: ClassVar[Mapping[str, str]] = {
+        "norm": "{}-norm",
+        "d_model": "width {}",
+        "layers": "depth {}",
+        "heads": "heads {}",
+    }
 
     def _check(self) -> None:
         positive("model", self, "layers", "d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size")
@@ -67,7 +82,9 @@ class ModelConfig(Section):
         choice(
             "model",
             self,
-            norm=("pre", "post"),
+            norm=("pre", "post", "none"),
+            attention=("softmax", "none"),
+            logits=("vocabulary", "single"),
             activation=("relu", "gelu", "gelu_tanh"),
             loss_positions=("last", "all"),
         )
@@ -82,7 +99,11 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class InitConfig(Section):
-    """Weights ~ Normal(0, (d_in^-gamma)^2) ([Z24] section 3; groups from [Z25])."""
+    """Weights ~ Normal(0, (d_in^-gamma)^2) ([Z24] section 3; groups from [Z25]).
+
+    `std` is another scale for all of them, and with `constants` some tensors start at a number:
+    the guideline of [M24] is token and position tables, ffn.up and ffn.down at -1, 0.5, 2, -2.
+    """
 
     section = "init"
 
@@ -95,6 +116,12 @@ class InitConfig(Section):
     fan_in: Literal["tensor", "d_model"] = "tensor"  # [Z24] each tensor's own; [Z25] d_model
     residual_scale: bool = False  # 1/sqrt(2L) on attention output and FFN2 [Z25]
     bias: Literal["zero", "uniform"] = "zero"  # uniform: +-1/sqrt(fan_in), PyTorch's default
+    std: float | None = None  # of every weight, whatever gamma is; None: d_in^-gamma
+    # (name, number): tensors that start at one number, by the end of their name ("ffn.up.weight")
+    constants: tuple[tuple[str, float], ...] = ()
+    # rank_one: tables, value and FFN matrices have rank one along one vector of signs [M24]
+    law: Literal["gaussian", "rank_one"] = "gaussian"
+    rank_one: float = 0.1  # e and w of rank_one are |rank_one N| [M24 code]
 
     def _check(self) -> None:
         names = ("gamma", *(f"gamma_{group}" for group in GAMMA_GROUPS))
@@ -106,10 +133,21 @@ class InitConfig(Section):
                 f"init.{name} is {gamma}; it must be between -{_MOST_GAMMA} and {_MOST_GAMMA}",
             )
         choice("init", self, fan_in=("tensor", "d_model"), bias=("zero", "uniform"))
+        choice("init", self, law=("gaussian", "rank_one"))
+        finite("init", self, "std", "rank_one", low=0.0)
+        given = [name for name, _ in self.constants]
+        require(
+            all(given) and len(set(given)) == len(given),
+            f"init.constants is {self.constants}; it must name different tensors",
+        )
+        require(
+            all(math.isfinite(number) for _, number in self.constants),
+            f"init.constants is {self.constants}; its numbers must be finite",
+        )
 
     def gamma_of(self, group: str) -> float:
-        """Exponent of one init group (see GAMMA_GROUPS)."""
-        own: float | None = getattr(self, f"gamma_{group}")
+        """Exponent of one init group (see GAMMA_GROUPS), or of a tensor in none ("")."""
+        own: float | None = getattr(self, f"gamma_{group}") if group else None
         return self.gamma if own is None else own
 
 
@@ -295,7 +333,6 @@ class StartConfig(Section):
 
 
 _SHARED: tuple[type[Section], ...] = (
-    ModelConfig,
     InitConfig,
     OptimizerConfig,
     TrainingConfig,
@@ -303,23 +340,38 @@ _SHARED: tuple[type[Section], ...] = (
     RunConfig,
     StartConfig,
 )
-SECTIONS = ("task", *(kind.section for kind in _SHARED))
+SECTIONS = ("task", "model", *(kind.section for kind in _SHARED))
 DEFAULT_TASK = "anchor"
+DEFAULT_FAMILY = "transformer"
 
 
-def sections(task: str) -> dict[str, type[Section]]:
-    """Section -> class, "task" with that of the task's own fields; UsageError for no task."""
-    own: type[Section] = task_class(task).Config
-    return {"task": own, **{kind.section: kind for kind in _SHARED}}
+class Kinds(NamedTuple):
+    """The names that say which fields [task] and [model] have."""
+
+    task: str = DEFAULT_TASK
+    family: str = DEFAULT_FAMILY
 
 
-def field_hint(path: str, task: str) -> Any:
+PICKED = ("task.name", "model.family")  # the fields that hold them
+
+
+def sections(kinds: Kinds) -> dict[str, type[Section]]:
+    """Section -> class; UsageError for a task or family that there is not."""
+    own: dict[str, type[Section]] = {
+        "task": task_class(kinds.task).Config,
+        "model": family_class(kinds.family).Config,
+    }
+    return own | {kind.section: kind for kind in _SHARED}
+
+
+def field_hint(path: str, kinds: Kinds) -> Any:
     """The type of "section.field"; raises UsageError naming near matches if there is none."""
     section, _, name = path.partition(".")
     if section not in SECTIONS:
         raise UsageError(values.unknown(path, section, SECTIONS, "sections"))
-    fields = hints(sections(task)[section])
+    fields = hints(sections(kinds)[section])
     if name not in fields:
-        of = f"fields of [{section}]" if section != "task" else f"fields of task {task}"
+        whose = {"task": f"task {kinds.task}", "model": f"family {kinds.family}"}
+        of = f"fields of {whose.get(section, f'[{section}]')}"
         raise UsageError(values.unknown(path, name, fields, of))
     return fields[name]

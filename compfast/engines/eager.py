@@ -31,10 +31,10 @@ from compfast.engines.checks import (
 from compfast.engines.cores import usable_cores
 from compfast.ensembles.room import require_room
 from compfast.ensembles.schedule import Tables
+from compfast.models.families import Network, family_of
 from compfast.models.init import initial_parameters
 from compfast.models.params import parameter_count, parameter_table
 from compfast.models.precision import products
-from compfast.models.transformer import Transformer
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -46,7 +46,7 @@ class _Member:
     """One network, its optimiser and its progress."""
 
     spec: MemberSpec
-    module: Transformer
+    module: Network
     optimizer: torch.optim.Optimizer
     step: int
     status: int
@@ -234,9 +234,8 @@ class EagerEngine:
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]
-        module = Transformer.holding(
-            spec.model, {t.name: state.params[t.name][i] for t in self._table}
-        )
+        weights = {t.name: state.params[t.name][i] for t in self._table}
+        module = family_of(spec.model).holding(spec.model, weights)
         optimizer = _optimizer(module, spec)
         moved = max(0, int(state.step[i]) - self._tables.moments_from)  # times its moments were
         for t in self._table:
@@ -256,7 +255,7 @@ class EagerEngine:
         }
 
 
-def _optimizer(module: Transformer, spec: MemberSpec) -> torch.optim.Optimizer:
+def _optimizer(module: Network, spec: MemberSpec) -> torch.optim.Optimizer:
     options = spec.optimizer
     every = list(module.parameters())
     decayed = [p for p in every if p.ndim == 2 or options.decay == "all"]

@@ -25,7 +25,7 @@ from compfast.engines.profile import Profile
 from compfast.ensembles.room import has_room, require_room
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
-from compfast.models.init import initial_values
+from compfast.models.init import initial_values, is_gaussian
 from compfast.models.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
@@ -119,9 +119,9 @@ class NativeEngine:
         table = parameter_table(self.specs[0].model)
         for column, tensor in zip(self._tables.std.T, table, strict=True):
             where = self._flat.view(tensor.name, self._params)  # [M, rows, columns]
-            if tensor.init != "normal":
-                for values, spec in zip(where, self.specs, strict=True):
-                    values[:] = initial_values(tensor, spec).reshape(values.shape)
+            if not all(is_gaussian(tensor, spec.init) for spec in self.specs):
+                for values, spec, own in zip(where, self.specs, column, strict=True):
+                    values[:] = initial_values(tensor, spec, float(own)).reshape(values.shape)
                 continue
             std = np.ascontiguousarray(column)
             strides = [step // where.itemsize for step in where.strides[:2]]

@@ -9,7 +9,7 @@ import importlib
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,14 +23,12 @@ from compfast.engines.base import Float32
 from compfast.ensembles.groups import Groups, member_groups
 from compfast.ensembles.table import column_of
 from compfast.errors import StorageError, UsageError
+from compfast.models.families import family_of
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import FORMAT, Checkpoint, group_folder
 from compfast.runs.layouts import run_layouts, snapshot_layouts
 from compfast.runs.tables import read_members, read_metrics
 from compfast.storage import durable, tensorfile
-
-if TYPE_CHECKING:
-    from compfast.models.transformer import Transformer
 
 
 class Run:
@@ -99,13 +97,12 @@ class Run:
             folder = self._snapshot(step)
         return tensorfile.read_row(folder / file, row)
 
-    def model(self, member: int, step: int | None = None) -> Transformer:
-        """A member as a plain module in evaluation mode: tokens [B, T] -> logits [B, T, V]."""
-        from compfast.models.transformer import Transformer
-
+    def model(self, member: int, step: int | None = None) -> Any:
+        """A member as its family's `nn.Module` in evaluation mode: tokens [B, T] -> logits
+        [B, T, V]."""
         group, row = self._place(member)
         model = self.groups[group][row].model
-        return Transformer.holding(model, self.params(member, step)).eval()
+        return family_of(model).holding(model, self.params(member, step)).eval()
 
     @property
     def snapshots(self) -> list[int]:

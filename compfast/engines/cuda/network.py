@@ -28,8 +28,12 @@ FREE = frozenset(
 # What all of them have.
 COMMON: dict[str, Any] = {
     "task.name": "anchor",
+    "model.family": "transformer",
     "training.precision": "fp32",
     "model.norm": "pre",
+    "model.norm_bias": True,
+    "model.attention": "softmax",
+    "model.logits": "vocabulary",
     "model.final_norm": True,
     "model.activation": "gelu",
     "model.attention_bias": True,
@@ -70,7 +74,7 @@ def find_network(spec: MemberSpec, shapes: Sequence[Mapping[str, Any]]) -> int:
         if given != wanted:
             raise UsageError(
                 f"{path} is {given}; engine cuda is compiled for {wanted} alone, and"
-                f" {_others(given)} {given}"
+                f" {_others(path, given)} {given}"
             )
     differing = [
         [path for path, wanted in sizes(shape).items() if _given(spec, path) != wanted]
@@ -83,7 +87,7 @@ def find_network(spec: MemberSpec, shapes: Sequence[Mapping[str, Any]]) -> int:
     given, wanted = _given(spec, path), sizes(shapes[nearest])[path]
     raise UsageError(
         f"{path} is {given}; the nearest network that engine cuda is compiled for has {wanted}"
-        f" ({_described(shapes[nearest])}), and {_others(given)} {given}"
+        f" ({_described(shapes[nearest])}), and {_others(path, given)} {given}"
     )
 
 
@@ -100,5 +104,9 @@ def _described(shape: Mapping[str, Any]) -> str:
     )
 
 
-def _others(given: Any) -> str:
-    return "engine triton takes" if given == "tf32" else "engines native, eager and triton take"
+def _others(path: str, given: Any) -> str:
+    if given == "tf32":
+        return "engine triton takes"
+    if path in ("model.family", "model.norm_bias", "model.logits"):  # triton/refusals.py
+        return "engines native and eager take"
+    return "engines native, eager and triton take"

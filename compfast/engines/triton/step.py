@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, ModelConfig
 from compfast.engines.base import ACTIVE
 from compfast.engines.layout import FlatLayout
 from compfast.engines.triton import adamw, anchor, fused, sgd
@@ -23,7 +23,7 @@ from compfast.engines.triton.host import HostBatches
 from compfast.engines.triton.launch import Launch
 from compfast.engines.triton.program import Program
 from compfast.ensembles.schedule import Tables
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 from compfast.tasks import make_task
 
 HISTORY = 32  # steps between two looks at the device
@@ -60,14 +60,14 @@ def program_for(
     """The launches of one pass of `batch` sequences for members shaped as `spec`."""
     length, precision = make_task(spec.task).length, spec.training.precision
     how: Any = {"batch": batch, "length": length, "precision": precision}
-    if fused.fits(spec.model, length, precision):
-        return FusedProgram(spec.model, flat, params, live, **how)
-    plan = transformer_plan(spec.model, absorb=False)
-    return Program(plan, flat, params, live, epsilon=spec.model.norm_eps, **how)
+    model = spec.model
+    if isinstance(model, ModelConfig) and fused.fits(model, length, precision):
+        return FusedProgram(model, flat, params, live, **how)
+    return Program(model_plan(model, absorb=False), flat, params, live, **how)
 
 
 def flat_layout(spec: MemberSpec) -> FlatLayout:
-    return FlatLayout(spec.model, transformer_plan(spec.model, absorb=False), spec.optimizer.decay)
+    return FlatLayout(spec.model, model_plan(spec.model, absorb=False), spec.optimizer.decay)
 
 
 class Step:
