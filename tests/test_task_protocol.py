@@ -162,6 +162,7 @@ def test_installed_packages_bring_tasks(own: str, monkeypatch: pytest.MonkeyPatc
     assert task_class("last").__name__ == "SumsTask"
 
     entries.append(metadata.EntryPoint("anchor", own, group))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
     with pytest.raises(UsageError, match=r"anchor' is claimed by compfast\.tasks\.anchor and by"):
         task_class("anchor")
 

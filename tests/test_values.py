@@ -179,7 +179,7 @@ def test_lists_without_an_end_are_no_value() -> None:
 FIELDS = [(section, name) for section, kind in sections(Kinds()).items() for name in names(kind)]
 
 
-def _made(kind: Any, **fields: Any) -> Any:
+def _made(kind: Any, /, **fields: Any) -> Any:
     """What a constructor makes of these, None where it refuses them in one sentence."""
     try:
         return kind(**fields)

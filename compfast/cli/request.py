@@ -24,6 +24,7 @@ from compfast.ensembles.grid import (
     parse_values,
 )
 from compfast.errors import UsageError
+from compfast.runs.parents import parse_start, settings_of
 from compfast.tasks import preset, start_of
 
 
@@ -59,7 +60,8 @@ class Given:
 
 def new_config(arguments: argparse.Namespace) -> Config:
     """The config of a new run; raises UsageError."""
-    start = base(arguments)
+    parent = _parent(arguments)
+    start = base(arguments) if parent is None else _parents(arguments, parent)
     kinds = settings.kinds_of(start)
     flags = given(arguments, kinds).settings
     data, ranges = sampled.split_ranges(settings.apply(start, flags))
@@ -82,6 +84,9 @@ def new_config(arguments: argparse.Namespace) -> Config:
         sample[SEED] = _seeds(arguments, len(next(iter(drawn.values()))))
     inner = ((GAMMA, gammas), (SEED, seeds))
     sweep = (*axes.items(), *((path, levels) for path, levels in inner if levels))
+    if parent is not None:  # rows are in the parent's order
+        order = list(start["sweep"])
+        sweep = tuple(sorted(sweep, key=lambda axis: (*order, axis[0]).index(axis[0])))
     steps = snapshots(arguments, shared.training.steps)
     run = shared.run if steps is None else dataclasses.replace(shared.run, snapshots=steps)
     return dataclasses.replace(shared, run=run, sweep=sweep, sample=tuple(sample.items()))
@@ -98,6 +103,35 @@ def base(arguments: argparse.Namespace) -> Settings:
     data = _of_family(data, family)
     settings.from_dict({**named, "sweep": file.get("sweep", {})})
     return settings.apply(settings.apply(data, file), named)
+
+
+def _parent(arguments: argparse.Namespace) -> str | None:
+    """The run to start from, as --start-from, --set or the settings file names it."""
+    if arguments.start_from is not None:
+        return parse_start(arguments.start_from)[0]
+    if (given := _set_flag(arguments, "start.run")) is not None:
+        return given
+    file = {} if arguments.config is None else settings.load_toml(arguments.config)
+    start = file.get("start")
+    run = start.get("run") if isinstance(start, Mapping) else None
+    return run if isinstance(run, str) else None
+
+
+def _parents(arguments: argparse.Namespace, run: str) -> Settings:
+    """The settings of the run to start from with those of the file over them."""
+    if arguments.preset is not None:
+        raise UsageError(
+            f"--preset is {arguments.preset}, but the settings are those of {run}, which this run"
+            " starts from"
+        )
+    data = settings_of(run)
+    file = {} if arguments.config is None else settings.load_toml(arguments.config)
+    task = _task_flag(arguments) or (settings.kinds_of(file).task if "task" in file else None)
+    if task not in (None, settings.kinds_of(data).task):
+        data["task"] = {**start_of(task).get("task", {}), "name": task}
+    family = _set_flag(arguments, "model.family")
+    data = _of_family(data, family or settings.kinds_of(settings.apply(data, file)).family)
+    return settings.apply(data, file)
 
 
 def _preset(arguments: argparse.Namespace, task: str | None) -> Settings:
@@ -170,6 +204,11 @@ def given(arguments: argparse.Namespace, kinds: Kinds) -> Given:
             values = parse_values(flag, text, kind)
             put = result.put if len(values) == 1 and not seed else result.put_axis
             put(path, values if put == result.put_axis else values[0], f"{flag} {text}")
+    if arguments.start_from is not None:
+        run, step = parse_start(arguments.start_from)
+        result.put("start.run", run, f"--start-from {arguments.start_from}")
+        if step is not None:
+            result.put("start.step", step, f"--start-from {arguments.start_from}")
     if arguments.shard is not None:
         result.put("run.shard", _shard(arguments.shard), f"--shard {arguments.shard}")
     if arguments.quiet:

@@ -107,8 +107,8 @@ def _hold_files(
     data, _ = sampled.split_ranges(request.base(arguments))
     config = settings.from_dict(data)
     for section in SECTIONS:
-        fields = settings.to_dict(config)[section]
-        explicit = arguments.preset is not None and section != "run"
+        fields = settings.to_dict(config).get(section, {})
+        explicit = arguments.preset is not None and section not in ("run", "start")
         for name in fields if explicit else data.get(section, {}):
             path = f"{section}.{name}"
             wanted, own = (getattr(getattr(c, section), name) for c in (config, run.config))

@@ -21,6 +21,7 @@ from compfast.config.sections import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    StartConfig,
     TrainingConfig,
     field_hint,
     sections,
@@ -58,6 +59,7 @@ class Config:
     training: TrainingConfig = TrainingConfig(steps=2800, batch_size=32, eval_every=400)
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
+    start: StartConfig = StartConfig()
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
     sample: tuple[Axis, ...] = ()
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
@@ -104,8 +106,26 @@ def _defined_in(module: str, kind: Any) -> bool:
 
 
 def _entries(group: str) -> dict[str, list[metadata.EntryPoint]]:
+    return _read_entries(group, metadata.entry_points, _installed())
+
+
+@functools.lru_cache(maxsize=16)
+def _read_entries(
+    group: str, read: Callable[..., Iterable[metadata.EntryPoint]], installed: object
+) -> dict[str, list[metadata.EntryPoint]]:
+    """Entry points by name. To read them takes milliseconds, and every field of a config asks."""
     found: dict[str, list[metadata.EntryPoint]] = {}
-    entries: Iterable[metadata.EntryPoint] = metadata.entry_points(group=group)
-    for entry in entries:
+    for entry in read(group=group):
         found.setdefault(entry.name, []).append(entry)
     return found
+
+
+def _installed() -> tuple[tuple[str, int], ...]:
+    """What changes when a package is installed: where Python looks, and when that was changed."""
+    times = []
+    for place in sys.path:
+        try:
+            times.append((place, os.stat(place or ".").st_mtime_ns))
+        except OSError:
+            times.append((place, 0))
+    return tuple(times)

@@ -11,11 +11,13 @@ from what).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from compfast.config import values
+from compfast.config.paths import user_path
 from compfast.config.plugins import family_class, task_class
 from compfast.config.section import (
     MOST,
@@ -317,12 +319,45 @@ class RunConfig(Section):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StartConfig(Section):
+    """Another run, from whose members of the same rows this one starts."""
+
+    section = "start"
+
+    run: str | None = None  # its folder, absolute once given; None: initial weights are drawn
+    step: int | None = None  # of a checkpoint or a snapshot there; None: its newest checkpoint's
+    # go_on: at that step, with moments and schedule; restart: with the weights alone, at step 0.
+    mode: Literal["go_on", "restart"] = "go_on"
+    digest: str | None = None  # SHA-256 of its manifest.json; filled in when the run starts
+
+    def _check(self) -> None:
+        choice("start", self, mode=("go_on", "restart"))
+        for name in ("step", "digest"):
+            value = getattr(self, name)
+            require(
+                self.run is not None or value is None,
+                f"start.{name} is {value!r}, but start.run names no run",
+            )
+        require(self.step is None or self.step >= 0, f"start.step is {self.step}; need >= 0")
+        require(
+            self.digest is None or re.fullmatch("[0-9a-f]{64}", self.digest) is not None,
+            f"start.digest is {self.digest!r}; it must be 64 hexadecimal digits",
+        )
+        if self.run is not None:
+            try:
+                object.__setattr__(self, "run", str(user_path(self.run)))
+            except UsageError as error:
+                raise UsageError(f"start.run: {error}") from None
+
+
 _SHARED: tuple[type[Section], ...] = (
     InitConfig,
     OptimizerConfig,
     TrainingConfig,
     EvaluationConfig,
     RunConfig,
+    StartConfig,
 )
 SECTIONS = ("task", "model", *(kind.section for kind in _SHARED))
 DEFAULT_TASK = "anchor"

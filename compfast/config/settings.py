@@ -21,6 +21,7 @@ from compfast.config import (
     Axis,
     Config,
     Kinds,
+    StartConfig,
     axis,
     column,
     field_hint,
@@ -79,9 +80,12 @@ def _named(data: Mapping[str, Any], section: str, field: str, default: str) -> s
 def to_dict(config: Config) -> Settings:
     """Plain data (lists instead of tuples) that `from_dict` turns into an equal config.
 
-    A config without a sample has no key of it, as those that were written before there were any.
+    A config without a sample, or one that starts from no other run, has no key of it, as those
+    that were written before there were any.
     """
     data = {section: _plain(dataclasses.asdict(getattr(config, section))) for section in SECTIONS}
+    if config.start == StartConfig():
+        del data["start"]
     data["sweep"] = {path: _plain(points) for path, points in config.sweep}
     if config.sample:
         data["sample"] = {path: _plain(points) for path, points in config.sample}

@@ -237,9 +237,10 @@ class EagerEngine:
         weights = {t.name: state.params[t.name][i] for t in self._table}
         module = family_of(spec.model).holding(spec.model, weights)
         optimizer = _optimizer(module, spec)
+        moved = max(0, int(state.step[i]) - self._tables.moments_from)  # times its moments were
         for t in self._table:
             optimizer.state[module.get_parameter(t.name)] = {
-                "step": torch.tensor(float(state.step[i]), dtype=torch.float32),
+                "step": torch.tensor(float(moved), dtype=torch.float32),
                 _FIRST[spec.optimizer.kind]: torch.tensor(state.exp_avg[t.name][i]),
                 "exp_avg_sq": torch.tensor(state.exp_avg_sq[t.name][i]),
             }

@@ -67,7 +67,7 @@ class Run:
     @property
     def step(self) -> int:
         """The last step at which all members were logged, examined or saved."""
-        return int(self.checkpoint.state["event"]) if self.checkpoint is not None else 0
+        return max(0, self.checkpoint.state["event"]) if self.checkpoint is not None else 0
 
     @cached_property
     def members(self) -> pl.DataFrame:

@@ -270,9 +270,14 @@ def conform(frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def _mean(window: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean over the columns, added from left to right in float64: no bit depends on M."""
-    total = np.zeros(len(window))
-    for column in window.T:
-        total += column
-    total /= window.shape[1]
-    return total
+    """Mean over the columns, added from left to right in float64: no bit depends on M.
+
+    Columns that were not run are left out: a window may begin before its run does.
+    """
+    ran = ~np.isnan(window)
+    total, count = np.zeros(len(window)), ran.sum(axis=1)
+    for column, own in zip(window.T, ran.T, strict=True):
+        total += np.where(own, column, np.float32(0))
+    result = np.full(len(window), np.nan)
+    np.divide(total, count, out=result, where=count > 0)
+    return result
