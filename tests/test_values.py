@@ -119,7 +119,7 @@ def test_sections_may_be_mappings(tmp_path: Path) -> None:
             "model",
             "norm",
             "prae",
-            "model.norm is 'prae'; it must be one of pre, post (did you mean",
+            "model.norm is 'prae'; it must be one of pre, post, none (did you mean",
         ),
         ("optimizer", "lr", "1e-3", "optimizer.lr is '1e-3'; it must be a number"),
         ("optimizer", "lr", 1j, "optimizer.lr is 1j; it must be a number"),
@@ -142,7 +142,7 @@ def test_what_is_ambiguous_is_refused(section: str, field: str, value: Any, word
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model": 3}, "[model] is 3; it must be a ModelConfig or a table"),
+        ({"model": 3}, "[model] is 3; it must be a family's Config or a table"),
         ({"model": {"layer": 3}}, "model.layer is not known (did you mean layers?)"),
         ({"sweep": "seed"}, "sweep is 'seed'; it must be a table"),
         ({"sweep": {"seed": 3}}, "sweep.seed is 3; it must be a list of values"),

@@ -102,6 +102,8 @@ def base(arguments: argparse.Namespace) -> Settings:
     named = {"task": {"name": settings.kinds_of(data).task}, "model": {"family": family}}
     data = _of_family(data, family)
     settings.from_dict({**named, "sweep": file.get("sweep", {})})
+    if not isinstance(file.get("model", {}), Mapping):
+        del named["model"]  # what stands there is refused as it is
     return settings.apply(settings.apply(data, file), named)
 
 
