@@ -254,6 +254,9 @@ def test_another_engine_may_go_on(runs: Runs, tmp_path: Path) -> None:
         assert np.allclose(child.params(1)[name], array, atol=1e-4), name
 
 
+@pytest.mark.edge(
+    "the run that was started from is deleted after the first checkpoint", "goes on, the same bits"
+)
 def test_a_stopped_child_goes_on_without_its_parent(
     engine: str, runs: Runs, tmp_path: Path
 ) -> None:
@@ -265,6 +268,9 @@ def test_a_stopped_child_goes_on_without_its_parent(
     assert_goes_on(whole, compfast.train(config, child.path, resume=True), 15)
 
 
+@pytest.mark.edge(
+    "the run that was started from is deleted after the first checkpoint", "goes on, the same bits"
+)
 def test_before_its_first_step_the_child_has_everything(runs: Runs, tmp_path: Path) -> None:
     whole, stopped = runs(15, **PLAIN)
     parent = copied(stopped, tmp_path / "parent")

@@ -63,6 +63,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.edge("a run to start from that is damaged, gone, or of other shapes", "one sentence")
 @pytest.mark.parametrize(("changes", "said"), CHANGES)
 def test_settings_that_do_not_fit(
     changes: dict[str, Any], said: str, parent: Run, tmp_path: Path
@@ -71,6 +72,7 @@ def test_settings_that_do_not_fit(
     assert told.replace(str(parent.path), "RUN").startswith(said)
 
 
+@pytest.mark.edge("a run to start from that is damaged, gone, or of other shapes", "one sentence")
 def test_places_that_are_not_there(parent: Run, tmp_path: Path) -> None:
     out = tmp_path / "child"
     told = sentence(compfast.UsageError, f"{parent.path}@13", out)
@@ -102,6 +104,7 @@ def _flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.edge("a run to start from that is damaged, gone, or of other shapes", "one sentence")
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -123,6 +126,7 @@ def test_a_damaged_checkpoint(
         assert compfast.train(None, out, start_from=f"{harmed.path}@14").finished
 
 
+@pytest.mark.edge("a run to start from that is damaged, gone, or of other shapes", "one sentence")
 def test_a_parent_in_training_that_removes_the_checkpoint(
     harmed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
