@@ -229,11 +229,11 @@ def test_a_callers_settings_change_no_ratio(runs: dict[str, Run]) -> None:
 @pytest.mark.edge("an analysis of a run without snapshots", "refused; --snapshots is named")
 @pytest.mark.parametrize("measure", [analysis.rank_one_energy, analysis.attention_to_skip])
 def test_a_run_without_snapshots_is_refused(
-    tmp_path: Path, measure: Any, native_extension: None
+    runs: dict[str, Run], measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = _trained(tmp_path / "run", {"layers": 1}, run={"threads": 1})
+    monkeypatch.setattr(Run, "snapshots", [])
     with pytest.raises(UsageError, match=r"has no snapshots; train it with --snapshots"):
-        measure(run)
+        measure(runs["pre"])
 
 
 @pytest.mark.edge("an analysis of what no member has", "refused; the field is named")

@@ -100,7 +100,7 @@ def _attends(specs: Sequence[MemberSpec]) -> bool:
 
 def _at_once(spec: MemberSpec, tokens: NDArray[Any]) -> int:
     """Sequences that a pass takes; a function of the member's shape, never of the machine."""
-    model, length = spec.model, tokens.shape[1]
+    model, length = spec.model, int(tokens.shape[1])
     assert isinstance(model, ModelConfig)
     widest = max(model.d_model, model.d_ff or 0, model.vocab_size or 0)
     return max(1, _ROOM // (_COPIES * length * (model.heads * length + widest)))

@@ -17,8 +17,13 @@ from compfast.runs.reading import Run
 Float64 = NDArray[np.float64]
 
 _CHUNK = 2**22  # numbers of a stack that are decomposed at once: 32 MB in float64
-_SCHEMA = {"member": pl.Int64, "step": pl.Int64, "tensor": pl.String, "energy": pl.Float64}
-_PLACE = {"place": pl.Int64}  # of a tensor among its group's, to sort by
+_SCHEMA: dict[str, type[pl.DataType]] = {
+    "member": pl.Int64,
+    "step": pl.Int64,
+    "tensor": pl.String,
+    "energy": pl.Float64,
+    "place": pl.Int64,  # of the tensor among its group's, to sort by
+}
 
 
 def rank_one_energy(run: Run, tensors: Sequence[str] | None = None) -> pl.DataFrame:
@@ -32,7 +37,7 @@ def rank_one_energy(run: Run, tensors: Sequence[str] | None = None) -> pl.DataFr
     that no matrix of any member has.
     """
     steps, chosen = snapshots_of(run), _chosen(run, tensors)
-    parts = [pl.DataFrame(schema=_SCHEMA | _PLACE)]
+    parts = [pl.DataFrame(schema=_SCHEMA)]
     for group, (specs, names) in enumerate(zip(run.groups, chosen, strict=True)):
         members = [spec.member for spec in specs]
         for step in steps:
@@ -40,8 +45,8 @@ def rank_one_energy(run: Run, tensors: Sequence[str] | None = None) -> pl.DataFr
                 found = energies(run.stacked(group, name, step))
                 m = len(found)
                 columns = (members, [step] * m, [name] * m, found, [place] * m)
-                rows = dict(zip(_SCHEMA | _PLACE, columns, strict=True))
-                parts.append(pl.DataFrame(rows, schema=_SCHEMA | _PLACE))
+                rows = dict(zip(_SCHEMA, columns, strict=True))
+                parts.append(pl.DataFrame(rows, schema=_SCHEMA))
     table = pl.concat(parts).sort("member", "step", "place").drop("place")
     return table.with_columns(pl.col("energy").fill_nan(None))
 
