@@ -88,14 +88,14 @@ class Run:
         Raises UsageError for a member or step that is not there.
         """
         group, row = self._place(member)
-        file = f"{group_folder(group)}/params.safetensors"
-        if step is None:
-            if self.checkpoint is None:
-                raise UsageError(f"{self.path} has no checkpoint yet, so there are no parameters")
-            folder = self.checkpoint.path
-        else:
-            folder = self._snapshot(step)
-        return tensorfile.read_row(folder / file, row)
+        return tensorfile.read_row(self._params_file(group, step), row)
+
+    def stacked(self, group: int, name: str, step: int | None = None) -> Float32:
+        """One tensor [M, *shape] of all members of `groups[group]`, in their order there.
+
+        As saved last, or at a snapshot. Raises UsageError for a step that is not there.
+        """
+        return tensorfile.read_array(self._params_file(group, step), name)
 
     def model(self, member: int, step: int | None = None) -> Any:
         """A member as its family's `nn.Module` in evaluation mode: tokens [B, T] -> logits
@@ -152,6 +152,15 @@ class Run:
         return {
             s.member: (g, r) for g, group in enumerate(self.groups) for r, s in enumerate(group)
         }
+
+    def _params_file(self, group: int, step: int | None) -> Path:
+        if step is not None:
+            folder = self._snapshot(step)
+        elif self.checkpoint is not None:
+            folder = self.checkpoint.path
+        else:
+            raise UsageError(f"{self.path} has no checkpoint yet, so there are no parameters")
+        return folder / group_folder(group) / "params.safetensors"
 
     def _snapshot(self, step: int) -> Path:
         if step not in self.snapshots:

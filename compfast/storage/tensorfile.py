@@ -146,6 +146,14 @@ def read_rows(path: Path, rows: range, names: Collection[str] | None = None) -> 
     return _read(path, chosen)
 
 
+def read_array(path: Path, name: str) -> Array:
+    """One array of a file, without reading the others."""
+    entries = read_header(path)
+    if name not in entries:
+        raise StorageError(f"{path} lacks the array {name}")
+    return _read(path, {name: entries[name]})[name]
+
+
 def layout_of(tensors: Mapping[str, Array]) -> Layout:
     return {
         name: (_CODES[array.dtype.newbyteorder("<")], array.shape)
