@@ -8,6 +8,7 @@ from typing import Any
 from compfast.config import ModelConfig
 from compfast.models.families import resolve
 from compfast.tasks.anchor import AnchorConfig
+from compfast.tasks.markov import MarkovConfig
 
 VOCABULARY = 110  # token ids of the composite anchor task: labels reach 109
 
@@ -66,6 +67,33 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 NAMES = tuple(ARCHITECTURES)
+
+# Networks of one logit for binary chains, whatever family: name -> (length, [model])
+_SINGLE = {"d_model": 12, "layers": 1, "logits": "single"}
+BINARY: dict[str, tuple[int, dict[str, Any]]] = {
+    "single_tied": (
+        23,
+        {
+            **_SINGLE,
+            "norm": "none",
+            "activation": "relu",
+            "tied_head": True,
+            "loss_positions": "all",
+        },
+    ),
+    "single_untied": (23, {**_SINGLE, "heads": 2, "loss_positions": "all"}),
+    "single_tied_last": (
+        23,
+        {**_SINGLE, "tied_head": True, "attention_bias": False, "norm": "post"},
+    ),
+    "single_without_bias": (
+        23,
+        {**_SINGLE, "attention": "none", "head_bias": False, "loss_positions": "all"},
+    ),
+    "canonical_last": (23, {"family": "canonical", "loss_positions": "last"}),
+    "canonical_all": (23, {"family": "canonical", "loss_positions": "all"}),
+}
+
 # What engine triton takes (compfast/engines/triton/refusals.py).
 TRITON_NAMES = tuple(n for n, (_, c) in ARCHITECTURES.items() if c.get("norm_bias", True))
 
@@ -75,6 +103,15 @@ def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     length, changes = ARCHITECTURES[name]
     task = AnchorConfig(seq_len=length)
     return task, resolve(ModelConfig(**changes), length, VOCABULARY)
+
+
+def sections_of(name: str, **task: Any) -> dict[str, Any]:
+    """[task] and [model] of one entry, also of a binary one; `task` are fields of the anchor's."""
+    if name in BINARY:
+        length, model = BINARY[name]
+        return {"task": MarkovConfig(seq_len=length), "model": model}
+    length, changes = ARCHITECTURES[name]
+    return {"task": AnchorConfig(seq_len=length, **task), "model": ModelConfig(**changes)}
 
 
 def every_setting() -> list[ModelConfig]:

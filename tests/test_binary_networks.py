@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import BINARY, sections_of
 from ensembles import same_bits, start
 from oracle import EPS, Array, Arrays, random_batch, random_params, reference
 
@@ -18,33 +19,19 @@ from compfast.errors import UsageError
 from compfast.models.params import parameter_table
 from compfast.tasks.markov import MarkovConfig
 
-SINGLE: dict[str, dict[str, Any]] = {
-    "tied": {"norm": "none", "activation": "relu", "tied_head": True, "loss_positions": "all"},
-    "untied": {"heads": 2, "loss_positions": "all"},
-    "tied_last": {"tied_head": True, "attention_bias": False, "norm": "post"},
-    "no_bias": {"attention": "none", "head_bias": False, "loss_positions": "all"},
-}
-CANONICAL = ("last", "all")
+SINGLE = tuple(name for name in BINARY if name.startswith("single"))
+CANONICAL = tuple(name for name in BINARY if name.startswith("canonical"))
 LENGTH, SIZES = 23, (3, 22)  # sequences in a batch: less and more than a microbatch
 
 
-def specs_of(model: dict[str, Any], **sections: Any) -> list[MemberSpec]:
+def specs_of(name: str) -> list[MemberSpec]:
     config = Config(
-        task=MarkovConfig(seq_len=LENGTH),
-        model=model,
+        **sections_of(name),
         init={"std": 0.4},  # type: ignore[arg-type]
         sweep=(("seed", (3, 4, 5)),),
-        **{"training": {"steps": 20, "batch_size": 13}, **sections},
+        training={"steps": 20, "batch_size": 13},  # type: ignore[arg-type]
     )
     return member_specs(config)
-
-
-def single(name: str) -> list[MemberSpec]:
-    return specs_of({"d_model": 12, "layers": 1, "logits": "single", **SINGLE[name]})
-
-
-def canonical(positions: str, **sections: Any) -> list[MemberSpec]:
-    return specs_of({"family": "canonical", "loss_positions": positions}, **sections)
 
 
 def loaded(specs: list[MemberSpec], members: list[Arrays]) -> State:
@@ -64,7 +51,7 @@ def widened(name: str, value: Array) -> Array:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_single_logit_is_two_of_which_one_is_zero(engine: str, name: str, size: int) -> None:
-    specs = single(name)
+    specs = specs_of(name)
     model: ModelConfig = specs[0].model
     members = [random_params(model, 100 + i) for i in range(len(specs))]
     made = start(engine, specs)
@@ -82,10 +69,10 @@ def test_a_single_logit_is_two_of_which_one_is_zero(engine: str, name: str, size
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("positions", CANONICAL)
-def test_the_canonical_model(engine: str, positions: str, size: int) -> None:
+@pytest.mark.parametrize("name", CANONICAL)
+def test_the_canonical_model(engine: str, name: str, size: int) -> None:
     """Against float64 autograd of its formula; the budget is that of sums of so many terms."""
-    specs = canonical(positions)
+    specs = specs_of(name)
     made = start(engine, specs)
     made.initialise()
     params = made.state().params
@@ -99,21 +86,20 @@ def test_the_canonical_model(engine: str, positions: str, size: int) -> None:
             value.requires_grad_()
         z = e**2 * (1 + 2 * w * w.abs()) * torch.tensor(tokens) + b - e**2 / 2
         terms = torch.nn.functional.softplus(z) - torch.tensor(following) * z
-        terms = terms if positions == "all" else terms[:, -1:]
+        terms = terms if name == "canonical_all" else terms[:, -1:]
         terms.mean().backward()  # type: ignore[no-untyped-call]
         exact = float(terms.detach().mean())
         assert abs(float(loss[i]) - exact) <= 8 * EPS * exact
         np.testing.assert_allclose(logits[i, :, 1], z.detach()[:, -1], rtol=0, atol=8 * EPS)
         assert not logits[i, :, 0].any()
-        for name, value in zip("ewb", (e, w, b), strict=True):
+        for number, value in zip("ewb", (e, w, b), strict=True):
             assert value.grad is not None
-            assert abs(float(grads[name][i, 0]) - float(value.grad)) <= 16 * EPS, name
+            assert abs(float(grads[number][i, 0]) - float(value.grad)) <= 16 * EPS, number
 
 
-@pytest.mark.parametrize("specs", [single("tied"), canonical("all")], ids=["single", "canonical"])
-def test_alone_and_among_others_trained_bits_are_the_same(
-    engine: str, specs: list[MemberSpec]
-) -> None:
+@pytest.mark.parametrize("name", BINARY)
+def test_alone_and_among_others_trained_bits_are_the_same(engine: str, name: str) -> None:
+    specs = specs_of(name)
     together, alone = start(engine, specs, threads=2), start(engine, specs[1:2])
     together.advance(7)
     together.advance(20)
@@ -122,15 +108,15 @@ def test_alone_and_among_others_trained_bits_are_the_same(
 
 
 def test_predictions_follow_the_sign_of_the_logit(engine: str) -> None:
-    made = start(engine, canonical("all"))
-    tokens = random_batch(canonical("all")[0].model, LENGTH, 9, seed=1)[0]
+    made = start(engine, specs_of("canonical_all"))
+    tokens = random_batch(specs_of("canonical_all")[0].model, LENGTH, 9, seed=1)[0]
     logits = made.logits(tokens, range(3))
     np.testing.assert_array_equal(made.predict(tokens), logits[:, :, 1] > 0)
     assert len(np.unique(made.predict(tokens))) == 2
 
 
 def test_a_logit_that_is_not_finite_ends_its_member_alone(engine: str) -> None:
-    specs = canonical("all")
+    specs = specs_of("canonical_all")
     made = start(engine, specs)
     state = made.state()
     state.params["b"][1] = np.nan
@@ -156,9 +142,9 @@ def test_engine_triton_refuses_them_by_name(monkeypatch: pytest.MonkeyPatch) -> 
     from compfast.models.families import model_plan
 
     for specs, word in (
-        (single("tied"), "model.logits = single"),
-        (canonical("all"), "model.family = canonical"),
-        (specs_of({"norm_bias": False}), "model.norm_bias = false"),
+        (specs_of("single_tied"), "model.logits = single"),
+        (specs_of("canonical_all"), "model.family = canonical"),
+        (specs_of("scales_alone"), "model.norm_bias = false"),
     ):
         with pytest.raises(UsageError, match="engines native and eager have it") as refused:
             refusals.check_plan(model_plan(specs[0].model))
@@ -166,7 +152,7 @@ def test_engine_triton_refuses_them_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_table_of_the_canonical_model_is_three_numbers() -> None:
-    assert [(t.name, t.shape) for t in parameter_table(canonical("all")[0].model)] == [
+    assert [(t.name, t.shape) for t in parameter_table(specs_of("canonical_all")[0].model)] == [
         ("e", (1,)),
         ("w", (1,)),
         ("b", (1,)),
