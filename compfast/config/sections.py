@@ -71,7 +71,7 @@ class ModelConfig(ModelSection):
     loss_positions: Literal["last", "all"] = "last"  # [Z24]: last position only
 
     shown: ClassVar[Mapping[str, str]] = {
-        "norm": "{}-norm",
+        "norm": "norm {}",
         "d_model": "width {}",
         "layers": "depth {}",
         "heads": "heads {}",
