@@ -31,7 +31,7 @@ from compfast.engines.native import NativeEngine
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import Tables, make_tables
 from compfast.errors import CompfastError, UsageError
-from compfast.models.families import family_of
+from compfast.models.transformer import Transformer
 from compfast.tasks import make_task
 from compfast.tasks.markov import MarkovConfig
 
@@ -41,6 +41,7 @@ BATCH, STEPS = 16, 20_000
 UPDATES, TOLERANCE = 5, 1e-4  # of losses near 0.7
 GRADIENTS = 2e-5  # of the largest of a tensor
 POOL = 4  # batches drawn for the plain peers
+PROFILED = 40  # steps
 COLUMNS = (
     *("date", "commit", "cpu", "load", "d", "tokens", "batch", "members", "rounds", "peer", "ms"),
     *("ms_low", "ms_high", "wall_ms", "member_steps_s", "native_is_faster", "gate_difference"),
@@ -116,7 +117,7 @@ def gradient_difference(chains: Chains) -> float:
     tokens, targets = make_task(spec.task).batch(99, 0, BATCH)
     _, found = engine.gradients(tokens, targets)
     named = {name: w[0] for name, w in engine.state().params.items()}
-    module = family_of(spec.model).holding(spec.model, named).double()
+    module = Transformer.holding(spec.model, named).double()
     x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
     module.loss(x, y, "all").backward()  # type: ignore[no-untyped-call]
     worst = 0.0
@@ -167,9 +168,9 @@ def measure(chains: Chains, rounds: int, seconds: float) -> list[dict[str, Any]]
             count = steps[name] * len(chains.specs) / 1e3
             cpu[name].append((time.process_time() - begun[0]) / count)
             wall[name].append((time.perf_counter() - begun[1]) / count)
-    base = statistics.median(cpu["native"])
-    profile = chains.engine().profile(0, max(1, steps["native"] // 2))
-    draw = profile.phases["draw"] / profile.total
+    base, profiled = statistics.median(cpu["native"]), chains.engine()
+    profiles = [profiled.profile(0, 1) for _ in range(PROFILED)]
+    draw = statistics.median(p.phases["draw"] / p.total for p in profiles)
     return [
         {
             "date": machine.now(),
@@ -197,18 +198,22 @@ def measure(chains: Chains, rounds: int, seconds: float) -> list[dict[str, Any]]
 
 
 def profile_table(chains: Chains, steps: int) -> Table:
-    """Native's time by op of its plan, of one member."""
+    """Native's time by op of its plan, of one member: the least of so many steps, op by op."""
     engine = chains.engine()
-    found = min((engine.profile(0, steps) for _ in range(3)), key=lambda p: p.total)
+    found = [engine.profile(0, 1) for _ in range(steps)]
     table = Table(title=f"native, d {chains.d}, {chains.length} tokens: where a step goes")
     for heading in ("op", "forward ms", "backward ms", "share"):
         table.add_column(heading, justify="left" if heading == "op" else "right")
-    each = zip(engine.plan.plan.ops, found.forward, found.backward, strict=True)
+    forward, backward = (
+        np.array([getattr(p, direction) for p in found]).min(axis=0)
+        for direction in ("forward", "backward")
+    )
+    each = zip(engine.plan.plan.ops, forward, backward, strict=True)
     rows = [(f"{op.kind} {(*op.weights, '')[0]}", f, b) for op, f, b in each]
-    rows += [(name, spent, 0.0) for name, spent in found.phases.items()]
+    rows += [(name, min(p.phases[name] for p in found), 0.0) for name in found[0].phases]
+    total = sum(f + b for _, f, b in rows)
     for name, f, b in rows:
-        spent = [f"{1e3 * x / steps:.3f}" for x in (f, b)]
-        table.add_row(name, *spent, f"{(f + b) / found.total:.1%}")
+        table.add_row(name, f"{1e3 * f:.3f}", f"{1e3 * b:.3f}", f"{(f + b) / total:.1%}")
     return table
 
 
@@ -230,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in given.settings:
             chains = make_chains(*SETTINGS[name], given.models)
             rows = measure(chains, given.rounds, given.seconds)
-            console.print(_table(rows), profile_table(chains, 20))
+            console.print(_table(rows), profile_table(chains, PROFILED))
             if given.csv is not None:
                 _append(given.csv, rows)
     except CompfastError as error:

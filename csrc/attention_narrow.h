@@ -121,7 +121,7 @@ struct NarrowQueries {
 
 // dK and dV of a tile's keys over one group of rows, added to the columns when it has passed: two
 // short sums instead of one long.
-struct NarrowKeys {
+struct alignas(64) NarrowKeys {
   float d_k[ATTENTION_NARROW * TILE_KEYS * W], d_v[ATTENTION_NARROW * TILE_KEYS * W];
 };
 

@@ -147,8 +147,8 @@ class Stacked:
 
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q, k, v [B, T, D] -> [B, T, D], causal."""
-    heads = (x.unsqueeze(1) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*heads, is_causal=True).squeeze(1)
+    q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).squeeze(1)
 
 
 def attend_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
