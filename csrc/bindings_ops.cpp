@@ -227,16 +227,17 @@ void attention_forward(int64_t members, int64_t sequences, int64_t positions, in
 
 void attention_backward(int64_t members, int64_t sequences, int64_t positions, int64_t heads,
                         int64_t d_k, int64_t d_v, bool causal, int threads, Address q, Address k,
-                        Address v, Address saved, Address d_o, Address dq, Address dk, Address dv) {
+                        Address v, Address o, Address saved, Address d_o, Address dq, Address dk,
+                        Address dv) {
   const OpTable& ops = table();
   const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
   const AttentionSizes n(members, a);
-  require_tensors<float>({{"q", q}, {"k", k}, {"v", v}, {"saved", saved}, {"d_o", d_o}});
+  require_tensors<float>({{"q", q}, {"k", k}, {"v", v}, {"o", o}, {"saved", saved}, {"d_o", d_o}});
   require_tensors<float>({{"dq", dq}, {"dk", dk}, {"dv", dv}});
   over_members(members, 2 * n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
     ops.attention_backward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
-                           at(in(saved), m, n.saved), at(in(d_o), m, n.v), at(out(dq), m, n.q),
-                           at(out(dk), m, n.q), at(out(dv), m, n.v), scratch);
+                           at(in(o), m, n.v), at(in(saved), m, n.saved), at(in(d_o), m, n.v),
+                           at(out(dq), m, n.q), at(out(dk), m, n.q), at(out(dv), m, n.v), scratch);
   });
 }
 

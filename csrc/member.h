@@ -122,9 +122,10 @@ inline void backward_attention(const OpRecord& op, long n, float* values, float*
     const long qs = s * q.rows * q.ld + skip, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
     const long os = s * op.out.rows * op.out.ld;
     attention_backward(shape, values + q.value + qs, q_ld, values + k.value + ks, k.ld,
-                       values + v.value + vs, v.ld, values + op.out.grad + os, o_ld,
-                       values + op.saved + s * attention_saved(op), values + q.grad + qs, q_ld,
-                       values + k.grad + ks, k.ld, values + v.grad + vs, v.ld, scratch);
+                       values + v.value + vs, v.ld, values + op.out.value + os,
+                       values + op.out.grad + os, o_ld, values + op.saved + s * attention_saved(op),
+                       values + q.grad + qs, q_ld, values + k.grad + ks, k.ld, values + v.grad + vs,
+                       v.ld, scratch);
   }
 }
 

@@ -57,8 +57,8 @@ struct OpTable {
   void (*attention_forward)(const AttentionDims&, const float* q, const float* k, const float* v,
                             float* o, float* saved, float* scratch);
   void (*attention_backward)(const AttentionDims&, const float* q, const float* k, const float* v,
-                             const float* saved, const float* d_o, float* dq, float* dk, float* dv,
-                             float* scratch);
+                             const float* o, const float* saved, const float* d_o, float* dq,
+                             float* dk, float* dv, float* scratch);
   // logits, d_logits [rows, vocabulary] -> mean loss
   float (*cross_entropy)(int64_t rows, int64_t vocabulary, const float* logits,
                          const int32_t* targets, float* d_logits, float* scratch);

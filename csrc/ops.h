@@ -74,8 +74,8 @@ inline void attention_forward(const AttentionDims& a, const float* q, const floa
 }
 
 inline void attention_backward(const AttentionDims& a, const float* q, const float* k,
-                               const float* v, const float* saved, const float* d_o, float* dq,
-                               float* dk, float* dv, float* scratch) {
+                               const float* v, const float* o, const float* saved, const float* d_o,
+                               float* dq, float* dk, float* dv, float* scratch) {
   Scratch s{scratch};
   const long q_ld = a.heads * a.d_k, v_ld = a.heads * a.d_v;
   const long q_size = a.positions * q_ld, v_size = a.positions * v_ld;
@@ -85,7 +85,7 @@ inline void attention_backward(const AttentionDims& a, const float* q, const flo
   for (long b = 0; b < a.sequences; b++) {
     const long at = b * q_size, v_at = b * v_size;
     ::attention_backward(sequence_shape(a), with_slack(a, q_size, q + at, q_copy), q_ld,
-                         with_slack(a, q_size, k + at, k_copy), q_ld, v + v_at, v_ld,
+                         with_slack(a, q_size, k + at, k_copy), q_ld, v + v_at, v_ld, o + v_at,
                          with_slack(a, v_size, d_o + v_at, o_copy), v_ld, saved + b * saved_size,
                          dq + at, q_ld, dk + at, q_ld, dv + v_at, v_ld, s.next);
   }

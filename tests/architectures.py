@@ -50,6 +50,8 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
     "long": (20, {"d_model": 25, "heads": 1, "d_ff": 37}),
     "blocks_of_queries": (40, {"d_model": 20, "heads": 2, "loss_positions": "all"}),
     "long_heads_all": (20, {"heads": 4, "d_k": 9, "d_v": 6, "loss_positions": "all"}),
+    "narrow_heads": (45, {"d_model": 20, "heads": 4, "loss_positions": "all"}),
+    "narrow_heads_last": (34, {"d_model": 12, "heads": 4, "d_k": 3, "d_v": 4, "causal": False}),
     "spare_positions": (7, {"max_positions": 12, "d_model": 20}),
     "wide_post": (5, {"norm": "post", "d_model": 72, "heads": 2, "layers": 1}),
     "not_causal": (9, {"causal": False, "heads": 2}),
