@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import sys
 from importlib import metadata
@@ -154,11 +155,20 @@ def test_what_no_task_takes_is_one_sentence(
 
 def test_installed_packages_bring_tasks(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     group = plugins.TASKS
-    entries = [metadata.EntryPoint("last", own, group)]
-    monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
+    entries, looks = [metadata.EntryPoint("last", own, group)], []
+
+    def entry_points(group: str) -> list[metadata.EntryPoint]:
+        looks.append(group)
+        return entries
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    monkeypatch.setattr(plugins, "_entries", functools.cache(plugins._entries.__wrapped__))
     assert "last" in known_tasks()
     assert task_class("last").__name__ == "SumsTask"
+    settings.from_dict({"model": {"layers": 1, "d_model": 8}, "task": {"seq_len": 5}})
+    assert looks == [group], "every package was looked at again"
 
+    plugins._entries.cache_clear()
     entries.append(metadata.EntryPoint("anchor", own, group))
     with pytest.raises(UsageError, match=r"anchor' is claimed by compfast\.tasks\.anchor and by"):
         task_class("anchor")

@@ -86,6 +86,7 @@ def _defined_in(module: str, kind: Any) -> bool:
     return inspect.isclass(kind) and kind.__module__ == module and "Config" in vars(kind)
 
 
+@functools.cache  # a config asks about a hundred times; each time is a look at every package
 def _entries(group: str) -> dict[str, list[metadata.EntryPoint]]:
     found: dict[str, list[metadata.EntryPoint]] = {}
     entries: Iterable[metadata.EntryPoint] = metadata.entry_points(group=group)
