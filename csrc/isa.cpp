@@ -2,36 +2,27 @@
 
 #include <stdexcept>
 
+// COMPFAST_EACH_ISA is EACH(generic)EACH(v3) and so on: what was compiled, weakest first.
 extern "C" {
-#if defined(__aarch64__)
-extern const compfast::KernelTable compfast_kernels_neon;
-#else
-extern const compfast::KernelTable compfast_kernels_generic;
-extern const compfast::KernelTable compfast_kernels_v3;
-extern const compfast::KernelTable compfast_kernels_v4;
-extern const compfast::KernelTable compfast_kernels_v4bf16;
-#endif
+#define EACH(isa) extern const compfast::KernelTable compfast_kernels_##isa;
+COMPFAST_EACH_ISA
+#undef EACH
 }
 
 namespace compfast {
 
-#if defined(__aarch64__)
+std::vector<const KernelTable*> compiled_kernels() {
+#define EACH(isa) &compfast_kernels_##isa,
+  return {COMPFAST_EACH_ISA};
+#undef EACH
+}
 
-std::vector<const KernelTable*> compiled_kernels() { return {&compfast_kernels_neon}; }
+#if defined(__aarch64__)
 
 // NEON is part of every aarch64.
 static bool supported(const KernelTable&) { return true; }
 
 #else
-
-std::vector<const KernelTable*> compiled_kernels() {
-  return {
-      &compfast_kernels_generic,
-      &compfast_kernels_v3,
-      &compfast_kernels_v4,
-      &compfast_kernels_v4bf16,
-  };
-}
 
 static bool supported(const KernelTable& table) {
   __builtin_cpu_init();
@@ -40,10 +31,11 @@ static bool supported(const KernelTable& table) {
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
-  if (&table == &compfast_kernels_v3) return v3;
-  if (&table == &compfast_kernels_v4) return v4;
-  if (&table == &compfast_kernels_v4bf16) return v4 && __builtin_cpu_supports("avx512bf16");
-  return &table == &compfast_kernels_generic;
+  const std::string isa = table.isa;
+  if (isa == "v3") return v3;
+  if (isa == "v4") return v4;
+  if (isa == "v4bf16") return v4 && __builtin_cpu_supports("avx512bf16");
+  return isa == "generic";
 }
 
 #endif

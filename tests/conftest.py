@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Iterator
@@ -80,6 +81,20 @@ def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import compfast
 
     return compfast.train(small_config(sweep=SWEEP), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint; who changes something in it puts it back."""
+    from hostile import stopped_run
+
+    return stopped_run(tmp_path_factory.mktemp("stopped") / "run")
+
+
+@pytest.fixture
+def copied(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to be spoilt."""
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

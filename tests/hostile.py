@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from small_runs import interrupted_at, small_config
 
 from compfast.config import Config
 from compfast.ensembles.grid import member_count
@@ -19,6 +20,7 @@ from compfast.ensembles.groups import member_groups
 from compfast.runs import checkpoints
 from compfast.storage import durable, tensorfile
 
+SWEEP: Any = (("init.gamma", (0.4, 0.8)), ("seed", (5, 6)))
 NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63, 10**18, 10**400, 0.5, -1e308, 1e308)
 TEXTS = ("", "none", "../../x", "/etc/passwd", "<script>", "=1+1", "\x1b[2J", "\ud800", "²", "$\\")
 
@@ -36,6 +38,12 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
 )
+
+
+def stopped_run(path: Path) -> Path:
+    """A run of four members with a checkpoint, to be copied and spoilt."""
+    interrupted_at(path, small_config(sweep=SWEEP, steps=20, run={"checkpoint_every": 8}), 15)
+    return path
 
 
 @st.composite

@@ -4,55 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import hostile
 import numpy as np
-import polars as pl
 import pytest
 from hostile import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import interrupted_at, small_config
+from small_runs import small_config
 
 import compfast
-from compfast.config.settings import from_dict, load_toml
 from compfast.report import write_report
 from compfast.report.page import page
-from compfast.runs import checkpoints, tables
+from compfast.runs import checkpoints
 from compfast.runs.layouts import run_layouts
 from compfast.runs.reading import Run
-from compfast.storage import durable, tensorfile
+from compfast.storage import durable
 
 pytestmark = pytest.mark.usefixtures("native_extension")
-
-SWEEP: Any = (("init.gamma", (0.4, 0.8)), ("seed", (5, 6)))
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a checkpoint, to be copied and spoilt."""
-    path = tmp_path_factory.mktemp("hostile") / "run"
-    interrupted_at(path, small_config(sweep=SWEEP, steps=20, run={"checkpoint_every": 8}), 15)
-    return path
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two finished halves of a run."""
     folder, parts = tmp_path_factory.mktemp("shards"), [{"shard": (i, 2)} for i in range(2)]
-    configs = [small_config(sweep=SWEEP, steps=20, run=part) for part in parts]
+    configs = [small_config(sweep=hostile.SWEEP, steps=20, run=part) for part in parts]
     return [compfast.train(config, folder / f"{i}").path for i, config in enumerate(configs)]
-
-
-@pytest.fixture
-def copied(stopped: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
 def look_at_everything(path: Path) -> None:
@@ -69,75 +49,6 @@ def expect_refusal(path: Path) -> str:
     with pytest.raises(compfast.CompfastError) as caught:
         look_at_everything(path)
     return str(caught.value)
-
-
-@examples(60)
-@given(st.binary(max_size=60) | hostile.values.map(hostile.as_json))
-def test_json(content: bytes) -> None:
-    with suppress(compfast.StorageError):
-        assert isinstance(durable.parsed_json(content, "here"), dict)
-
-
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000])
-def test_json_that_is_too_deep_or_too_long(content: bytes) -> None:
-    with pytest.raises(compfast.StorageError, match="not valid JSON"):
-        durable.parsed_json(content, "here")
-
-
-@examples(60)
-@given(st.text(max_size=60) | hostile.values.map(lambda v: f"a = {v!r}"))
-def test_toml(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.toml").write_bytes(text.encode(errors="surrogatepass"))
-    with suppress(compfast.UsageError):
-        from_dict(load_toml(tmp_path / "a.toml"))
-
-
-def test_toml_that_is_too_deep(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text("a = " + "[" * 100_000)
-    with pytest.raises(compfast.UsageError, match="is not TOML"):
-        load_toml(tmp_path / "a.toml")
-
-
-ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
-
-
-@examples(150)
-@given(hostile.changed({"a": ENTRY, "b": {**ENTRY, "data_offsets": [24, 48]}}))
-def test_tensor_files(tmp_path: Path, header: Any) -> None:
-    text = hostile.as_json(header)
-    path = tmp_path / "a"
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(48))
-    for read in (tensorfile.read, lambda p: tensorfile.read_row(p, 1)):
-        try:
-            arrays = read(path)
-        except compfast.StorageError:
-            continue
-        assert sum(array.nbytes for array in arrays.values()) <= 48
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"dtype": "F32", "shape": [0, 2**70], "data_offsets": [0, 0]},
-        {"dtype": "F32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]},
-        {"dtype": "U8", "shape": [1] * 70, "data_offsets": [0, 1]},
-        {"dtype": "F32", "shape": [float("inf")], "data_offsets": [0, 0]},
-        {"dtype": "F32", "shape": [2**61], "data_offsets": [0, 2**63]},
-    ],
-)
-def test_shapes_that_no_array_has(tmp_path: Path, entry: dict[str, Any]) -> None:
-    text = hostile.as_json({"a": entry})
-    data = bytes(1 if entry["data_offsets"] == [0, 1] else 0)
-    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + data)
-    with pytest.raises(compfast.StorageError):
-        tensorfile.read(tmp_path / "a")
-
-
-def test_a_header_that_is_too_deep(tmp_path: Path) -> None:
-    text = b'{"a":' * 100_000
-    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(compfast.StorageError, match="unreadable header"):
-        tensorfile.read(tmp_path / "a")
 
 
 def _manifest_property(stopped: Path, data: Any) -> None:
@@ -324,100 +235,6 @@ def test_folders_that_are_no_numbers(copied: Path, name: str) -> None:
     run = compfast.train(None, copied, resume=True)
     assert run.finished
     assert run.snapshots == []
-
-
-def _write(path: Path, frame: pl.DataFrame) -> None:
-    frame.write_parquet(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.head(3), "has 3 rows; the run has 4 members"),
-        (lambda t: pl.concat([t] * 3), "has 12 rows; the run has at most 4"),
-        (lambda t: t.with_columns(gamma=pl.lit(0.1)), "column gamma is not what"),
-        (lambda t: t.with_columns(member=pl.col("member") + 1), "column member is not what"),
-        (lambda t: t.drop("seed"), "column seed is not what"),
-        (lambda t: t.with_columns(verdict=pl.lit("<script>alert(1)")), "no member can get"),
-        (lambda t: t.with_columns(verdict=pl.lit('=HYPERLINK("x")')), "no member can get"),
-        (lambda t: t.with_columns(verdict=pl.lit(1.5)), "no column of verdicts"),
-        (lambda t: t.with_columns(seen=pl.lit([[1.0]])), "which no run writes"),
-    ],
-)
-def test_members_that_are_not_the_run_s(copied: Path, change: Any, message: str) -> None:
-    _write(copied / "members.parquet", change(compfast.load(copied).members))
-    with pytest.raises(compfast.StorageError, match=message):
-        _ = compfast.load(copied).members
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.with_columns(member=pl.col("member") + 9), "members that are not in the run"),
-        (lambda t: t.drop("step"), "column step does not hold whole numbers"),
-        (lambda t: t.with_columns(loss=pl.lit("=1+1")), "lacks a column of numbers"),
-        (lambda t: t.with_columns(verdict=pl.lit("<b>")), "no member can get"),
-        (lambda t: pl.concat([t] * 50), "the run has at most"),
-    ],
-)
-def test_metrics_that_are_not_the_run_s(copied: Path, change: Any, message: str) -> None:
-    """With a manifest that agrees with them."""
-    part = next((copied / "metrics").iterdir())
-    _write(part, change(pl.read_parquet(part)))
-    digest = durable.digest_of(part)
-    for folder in checkpoints.numbered(copied / "checkpoints"):
-        manifest = durable.read_json(folder / "manifest.json")
-        manifest["metrics"][part.name] = {"sha256": digest.sha256, "bytes": digest.bytes}
-        hostile.write_manifest(folder, manifest)
-    with pytest.raises(compfast.StorageError, match=message):
-        _ = compfast.load(copied).metrics
-
-
-def test_a_table_of_very_many_rows_is_not_unpacked(copied: Path) -> None:
-    many = pl.select(member=pl.repeat(0, 3_000_000, dtype=pl.Int64))
-    _write(copied / "members.parquet", many)
-    assert (copied / "members.parquet").stat().st_size < 100_000
-    with pytest.raises(compfast.StorageError, match="has 3000000 rows; the run has at most 4"):
-        _ = compfast.load(copied).members
-
-
-def _parquet_property(content: bytes, path: Path, data: Any) -> None:
-    damaged = bytearray(content)
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(damaged) - 1))
-        if data.draw(st.booleans()):
-            damaged[place] = data.draw(st.integers(0, 255))
-        else:
-            del damaged[place : place + data.draw(st.integers(0, 40))]
-    path.write_bytes(damaged)
-    with suppress(compfast.StorageError):
-        assert len(tables.read_parquet(path, 100)) <= 100
-
-
-@examples(60)
-@given(data=st.data())
-def test_parquet(stopped: Path, tmp_path: Path, data: Any) -> None:
-    content = (stopped / "members.parquet").read_bytes()
-    _parquet_property(content, tmp_path / "a.parquet", data)
-
-
-@pytest.mark.slow
-@examples(5000)
-@given(data=st.data())
-def test_parquet_long(stopped: Path, tmp_path: Path, data: Any) -> None:
-    content = (stopped / "members.parquet").read_bytes()
-    _parquet_property(content, tmp_path / "a.parquet", data)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("atheris") is None, reason="pip install -e '.[fuzz]'")
-@pytest.mark.parametrize("target", ["tensors", "manifest", "config", "table", "toml", "flags"])
-def test_coverage_guided(target: str, tmp_path: Path) -> None:
-    """tests/fuzz.py, in short."""
-    script = Path(__file__).parent / "fuzz.py"
-    command = [sys.executable, str(script), target, "-runs=3000", f"-artifact_prefix={tmp_path}/"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_looked_at_is_fine_as_it_is(copied: Path) -> None:
