@@ -67,6 +67,7 @@ def test_installed_packages_bring_families(own: str, monkeypatch: pytest.MonkeyP
     assert "last" in known_families()
     assert family_class("last").__name__ == "BigramFamily"
     entries.append(metadata.EntryPoint("canonical", own, group))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
     with pytest.raises(UsageError, match="canonical' is claimed by"):
         family_class("canonical")
 

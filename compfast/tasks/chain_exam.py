@@ -85,9 +85,9 @@ class ChainExam:
     def _measured(self, q: Float64, loss: Float64) -> dict[str, Float64]:
         found = {"exam_loss": loss}
         for symbol, name in enumerate(self.measures[1:]):
-            after = self.last == symbol
-            nobody = np.full(len(q), np.nan)
-            found[name] = 1 - q[:, after, symbol].mean(axis=1) if after.any() else nobody
+            after = np.flatnonzero(self.last == symbol)
+            stays = np.ascontiguousarray(q[:, after, symbol])  # a row's sum in the row's own order
+            found[name] = 1 - stays.mean(axis=1) if len(after) else np.full(len(q), np.nan)
         return found
 
 
