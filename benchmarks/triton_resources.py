@@ -273,18 +273,19 @@ def resources(
         )
 
 
-def changes() -> list[str]:
-    """What sets the committed table apart from today's kernels; nothing is compiled.
+def changes(shapes: list[str], precisions: list[str], prefix: str = "") -> list[str]:
+    """What sets the committed table apart from today's kernels of these; nothing is compiled.
 
     Rows of other versions of Triton are not compared: their `ir` may be spelled otherwise.
     """
     here = {
         (shape, precision, architecture, kernel, form): found
-        for shape, precision, kernel, form, launch in kernels(ALL, PRECISIONS)
+        for shape, precision, kernel, form, launch in kernels(shapes, precisions, prefix)
         for found in [digest(launch)]
         for architecture in ARCHITECTURES
     }
-    table = {row.key[2:]: row for row in committed().values()}
+    asked = shapes, precisions, list(ARCHITECTURES), prefix
+    table = {row.key[2:]: row for row in committed().values() if _is(row, *asked)}
     found = [f"{key} is not in the table" for key in here.keys() - table.keys()]
     found += [f"{key} is in the table only" for key in table.keys() - here.keys()]
     found += [
@@ -316,12 +317,13 @@ def main() -> int:
     parser.add_argument("--kernels", default="", help="what their names begin with")
     parser.add_argument("--architectures", default=",".join(map(str, ARCHITECTURES)))
     given = parser.parse_args()
+    shapes, precisions = given.shapes.split(","), given.precisions.split(",")
     if given.check:
-        found = changes()
+        found = changes(shapes, precisions, given.kernels)
         print("\n".join(found) or f"{len(committed())} rows, every kernel as it was compiled")
         return 1 if found else 0
     architectures = [int(a) for a in given.architectures.split(",")]
-    asked = given.shapes.split(","), given.precisions.split(","), architectures, given.kernels
+    asked = shapes, precisions, architectures, given.kernels
     measured = report(*asked)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_FIELDS)

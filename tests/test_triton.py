@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
+ENGINE = "test_triton_engine.py"  # takes as long as all others
+OTHERS = [p.name for p in (TESTS / "interpreted").glob("test_*.py") if p.name != ENGINE]
 
 
 @pytest.mark.usefixtures("native_extension")
-@pytest.mark.parametrize("name", sorted(p.name for p in (TESTS / "interpreted").glob("test_*.py")))
-def test_under_the_interpreter(name: str) -> None:
-    _pytest(str(TESTS / "interpreted" / name), "-m", "not slow")
+@pytest.mark.parametrize("names", [[ENGINE], sorted(OTHERS)], ids=["engine", "others"])
+def test_under_the_interpreter(names: list[str]) -> None:
+    _pytest(*(str(TESTS / "interpreted" / name) for name in names), "-m", "not slow")
 
 
 @pytest.mark.slow

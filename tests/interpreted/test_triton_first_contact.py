@@ -64,7 +64,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_replayed_graph_is_the_launches_one_by_one() -> None:
     """Two chunks and a frozen member: one graph serves every step, and capturing moves nobody."""
     axes = (("seed", (0, 1, 2)),)
-    specs = mixed(group("one_layer", axes, batch_size=16, steps=20))
+    specs = mixed(group("one_layer", axes, batch_size=7, steps=20))
     launched, replayed = start("triton", specs), start("triton", specs)
     replayed._interpreted = False
     for engine in (launched, replayed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import quick_interpreter  # noqa: F401
 
 from compfast.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
 from compfast.engines import make_engine
