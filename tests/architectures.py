@@ -66,8 +66,6 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 NAMES = tuple(ARCHITECTURES)
-# What engine triton takes (compfast/engines/triton/refusals.py).
-TRITON_NAMES = tuple(n for n, (_, c) in ARCHITECTURES.items() if c.get("norm_bias", True))
 
 
 def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
