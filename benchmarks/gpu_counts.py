@@ -18,7 +18,8 @@ from compfast.config import MemberSpec
 from compfast.engines.arithmetic import op_flops
 from compfast.engines.layout import FlatLayout
 from compfast.engines.triton.launch import Launch
-from compfast.models.plan import Op, Plan, transformer_plan
+from compfast.models.families import model_plan
+from compfast.models.plan import Op, Plan
 from compfast.tasks import make_task
 
 FLOAT = 4
@@ -35,7 +36,7 @@ class Counted:
 
 def counted(launches: Sequence[Launch], spec: MemberSpec, flat: FlatLayout) -> list[Counted]:
     """Of each launch of a training step, in order."""
-    plan = transformer_plan(spec.model, absorb=False)
+    plan = model_plan(spec.model, absorb=False)
     seen: Counter[str] = Counter()
     found = []
     for launch in launches:

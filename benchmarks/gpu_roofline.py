@@ -24,7 +24,7 @@ from benchmarks.cards import H100
 from benchmarks.triton_resources import spec_of, step_of
 from compfast.engines.arithmetic import step_flops
 from compfast.engines.triton.fused import FusedProgram
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 from compfast.tasks import make_task
 
 PEAK = H100.peak  # dense, operations a second
@@ -85,7 +85,7 @@ def on_paper(shape: str, precision: str) -> Paper:
     """A row of the table."""
     spec, members = spec_of(shape, precision), MEMBERS[shape]
     step = step_of(spec)
-    plan = transformer_plan(spec.model, absorb=False)
+    plan = model_plan(spec.model, absorb=False)
     counted = step_flops(plan, make_task(spec.task).length, spec.training.batch_size)
     operations = sum(counted.values())
     _, parts, size = step.program.gradients.shape

@@ -15,7 +15,7 @@ from benchmarks.measure import Outcome, Setting
 from benchmarks.peers import PEERS
 from compfast.engines.arithmetic import step_flops
 from compfast.errors import UsageError
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 
 BASE = "native"  # what the ratios are against
 COLUMNS = (
@@ -31,7 +31,7 @@ def rows(setting: Setting, outcomes: Sequence[Outcome], peak: float, mkl: str | 
     """One row a peer: numbers rounded, None where not known."""
     model = setting.problem().model
     length = setting.problem().positions
-    flops = sum(step_flops(transformer_plan(model), length, setting.batch_size).values())
+    flops = sum(step_flops(model_plan(model), length, setting.batch_size).values())
     base = next((o.median for o in outcomes if o.peer == BASE), None)
     shared = {
         "date": machine.now(),

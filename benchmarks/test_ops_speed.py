@@ -111,6 +111,33 @@ def test_adamw(benchmark: BenchmarkFixture, size: int, members: int) -> None:
 
 
 @pytest.mark.parametrize("members", MEMBERS)
+@pytest.mark.parametrize("size", [16_384, 65_536])
+def test_sgd(benchmark: BenchmarkFixture, size: int, members: int) -> None:
+    """Against torch's fused SGD, which gives all members one learning rate."""
+    torch.manual_seed(0)
+    params, grads = torch.randn(members, size), torch.randn(members, size)
+    peer = torch.nn.Parameter(params.clone())
+    peer.grad = grads.clone()
+    optimizer = torch.optim.SGD([peer], lr=1e-3, momentum=0.9, nesterov=True, fused=True)
+    state = {"params": params, "grads": grads, "momentum_buffer": torch.zeros_like(params)}
+    each = {
+        name: torch.full((members,), value, dtype=torch.float64)
+        for name, value in {"lr": 1e-3, "weight_decay": 0.0, "clip_scale": 1.0}.items()
+    }
+
+    def native(_: str) -> None:
+        ops.sgd(**state, **each, momentum=0.9, nesterov=True)
+
+    def eager(_: str) -> None:
+        optimizer.step()
+
+    native("")
+    eager("")
+    torch.testing.assert_close(params, peer.detach(), rtol=1e-4, atol=1e-6)
+    _alternate(benchmark, f"sgd P={size}", members, native, eager)
+
+
+@pytest.mark.parametrize("members", MEMBERS)
 def test_philox(benchmark: BenchmarkFixture, members: int) -> None:
     """The words of one step's 256 sequences of 9 tokens."""
     seeds = torch.arange(members)

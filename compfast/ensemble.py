@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from compfast.cli.beginning import start_line
 from compfast.cli.flags import PROGRAM, parse
 from compfast.cli.live import Lines, Live, Reports
 from compfast.cli.output import Output, complain, occupy_descriptors
@@ -26,11 +27,12 @@ from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
 from compfast.config.paths import user_path
 from compfast.errors import AllDivergedError, CompfastError, Interrupted, OutOfMemory, UsageError
-from compfast.runs.folder import refuse_used
+from compfast.runs.folder import default_out, refuse_used
 from compfast.runs.reading import Run, load
 from compfast.training import interrupts
 from compfast.training.callbacks import Callback
-from compfast.training.loop import default_out, train
+from compfast.training.loop import train
+from compfast.training.start import resolved
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
@@ -75,9 +77,14 @@ def _run(arguments: argparse.Namespace) -> None:
         output = Output(config.run.quiet)
         out, left = user_path(arguments.out or default_out(config.task.name)), 1.0
         refuse_used(out)
+        config = resolved(config)
+        if config.start.mode == "go_on" and config.start.step is not None:
+            left = 1 - config.start.step / config.training.steps
     # What this machine would need says nothing of a cluster.
     if not config.run.quiet and (arguments.cluster is None or arguments.dry_run):
         output.say(plan(config).line(left))
+    if config.start.run is not None and arguments.resume is None and not output.quiet:
+        output.say(start_line(config))
     if arguments.dry_run:
         output.say(grid_line(config))
         return

@@ -4,62 +4,23 @@
 // Keys and values are copied to [d, T padded] columns so that a row of scores is whole registers
 // and no product needs a horizontal sum. Up to ATTENTION_WHOLE positions, P [t_q, T padded] is
 // saved for backward; above, blocks of query rows pass by and each row saves its maximum and 1 /
-// sum (Dao et al. 2022 save as much), from which backward makes P again.
+// sum (Dao et al. 2022 save as much), from which backward makes P again. A lone row and heads of
+// few columns have ways of their own.
 #pragma once
 
 #include "attention_lone.h"
-#include "attention_sizes.h"
+#include "attention_narrow.h"
+#include "attention_shape.h"
 #include "gemm.h"
 
 namespace {
 
 using namespace compfast;
 
-struct AttentionShape {
-  long t_q, t, heads, d_k, d_v;
-  bool causal;
-  float scale;
-  bool add_dk = false, add_dv = false;  // dv goes first
-};
-
-// out[c * t_pad + j] = in[j * ld + c], in blocks of 4 x 4
-inline void columns_of(const float* in, long ld, long t, long d, float* out, long t_pad) {
-  typedef float v4 __attribute__((vector_size(16)));
-  typedef float v4_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
-  long j = 0;
-  for (; j + 4 <= t; j += 4) {
-    const float* rows = in + j * ld;
-    long c = 0;
-    for (; c + 4 <= d; c += 4) {
-      const v4 r0 = *reinterpret_cast<const v4_unaligned*>(rows + c);
-      const v4 r1 = *reinterpret_cast<const v4_unaligned*>(rows + ld + c);
-      const v4 r2 = *reinterpret_cast<const v4_unaligned*>(rows + 2 * ld + c);
-      const v4 r3 = *reinterpret_cast<const v4_unaligned*>(rows + 3 * ld + c);
-      const v4 a = shuffle<0, 4, 1, 5>(r0, r1);
-      const v4 b = shuffle<2, 6, 3, 7>(r0, r1);
-      const v4 e = shuffle<0, 4, 1, 5>(r2, r3);
-      const v4 f = shuffle<2, 6, 3, 7>(r2, r3);
-      float* to = out + c * t_pad + j;
-      *reinterpret_cast<v4_unaligned*>(to) = shuffle<0, 1, 4, 5>(a, e);
-      *reinterpret_cast<v4_unaligned*>(to + t_pad) = shuffle<2, 3, 6, 7>(a, e);
-      *reinterpret_cast<v4_unaligned*>(to + 2 * t_pad) = shuffle<0, 1, 4, 5>(b, f);
-      *reinterpret_cast<v4_unaligned*>(to + 3 * t_pad) = shuffle<2, 3, 6, 7>(b, f);
-    }
-    for (; c < d; c++)
-      for (long r = 0; r < 4; r++) out[c * t_pad + j + r] = rows[r * ld + c];
-  }
-  for (; j < t; j++)
-    for (long c = 0; c < d; c++) out[c * t_pad + j] = in[j * ld + c];
-}
-
 // A block of query rows: [first, first + rows), none of which sees a key from `seen` on.
 struct QueryBlock {
   long first, rows, seen;
 };
-
-inline long keys_seen(const AttentionShape& s, long row) {
-  return s.causal ? row + s.t - s.t_q + 1 : s.t;
-}
 
 inline long block_count(const AttentionShape& s) {
   return s.t <= ATTENTION_WHOLE ? 1 : (s.t_q + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
@@ -166,6 +127,11 @@ inline void attention_forward(const AttentionShape& s, const float* q, long q_ld
                    v_ld, o + h * s.d_v, saved + h * saved_row);
       continue;
     }
+    if (is_narrow(s.t_q, s.t, s.d_k, s.d_v)) {
+      narrow_forward(s, q + h * s.d_k, q_ld, k + h * s.d_k, k_ld, v + h * s.d_v, v_ld,
+                     o + h * s.d_v, o_ld, saved + h * s.t_q * saved_row, scratch);
+      continue;
+    }
     columns_of(k + h * s.d_k, k_ld, s.t, s.d_k, room.k_columns, t_pad);
     for (long b = 0; b < block_count(s); b++) {
       const QueryBlock block = query_block(s, b);
@@ -180,12 +146,14 @@ inline void attention_forward(const AttentionShape& s, const float* q, long q_ld
   }
 }
 
-// dV = P^T dO; dP = dO V^T; dS = P (dP - sum_j P dP) scale; dQ = dS K; dK = dS^T Q. The last
-// block of rows goes first: it sees every key, so the others add.
+// `o` is what forward wrote, of the rows' stride o_ld as d_o. dV = P^T dO; dP = dO V^T; dS = P (dP
+// - sum_j P dP) scale; dQ = dS K; dK = dS^T Q. The last block of rows goes first: it sees every
+// key, so the others add.
 inline void attention_backward(const AttentionShape& s, const float* q, long q_ld, const float* k,
-                               long k_ld, const float* v, long v_ld, const float* d_o, long do_ld,
-                               const float* saved, float* d_q, long dq_ld, float* d_k, long dk_ld,
-                               float* d_v, long dv_ld, float* scratch) {
+                               long k_ld, const float* v, long v_ld, const float* o,
+                               const float* d_o, long o_ld, const float* saved, float* d_q,
+                               long dq_ld, float* d_k, long dk_ld, float* d_v, long dv_ld,
+                               float* scratch) {
   const long t_pad = padded(s.t), saved_row = attention_saved_row(s.t);
   const long blocks = block_count(s);
   const AttentionScratch room(s, scratch);
@@ -197,13 +165,19 @@ inline void attention_backward(const AttentionShape& s, const float* q, long q_l
                     s.add_dk, d_v + h * s.d_v, dv_ld, s.add_dv);
       continue;
     }
+    if (is_narrow(s.t_q, s.t, s.d_k, s.d_v)) {
+      narrow_backward(s, q + h * s.d_k, q_ld, kh, k_ld, v + h * s.d_v, v_ld, o + h * s.d_v,
+                      d_o + h * s.d_v, o_ld, saved + h * s.t_q * saved_row, d_q + h * s.d_k, dq_ld,
+                      d_k + h * s.d_k, dk_ld, d_v + h * s.d_v, dv_ld, scratch);
+      continue;
+    }
     columns_of(v + h * s.d_v, v_ld, s.t, s.d_v, room.v_columns, t_pad);
     if (s.t > ATTENTION_WHOLE) columns_of(kh, k_ld, s.t, s.d_k, room.k_columns, t_pad);
     for (long b = blocks - 1; b >= 0; b--) {
       const QueryBlock block = query_block(s, b);
       const float* kept = saved + (h * s.t_q + block.first) * saved_row;
       const float* qh = q + block.first * q_ld + h * s.d_k;
-      const float* doh = d_o + block.first * do_ld + h * s.d_v;
+      const float* doh = d_o + block.first * o_ld + h * s.d_v;
       const float* p = kept;
       if (s.t > ATTENTION_WHOLE) {
         gemm(block.rows, block.seen, s.d_k, qh, q_ld, 1, room.k_columns, t_pad, room.p, t_pad);
@@ -213,9 +187,9 @@ inline void attention_backward(const AttentionShape& s, const float* q, long q_l
       Epilogue dk_epilogue, dv_epilogue;
       dk_epilogue.add = s.add_dk || b < blocks - 1;
       dv_epilogue.add = s.add_dv || b < blocks - 1;
-      gemm_exact(block.seen, s.d_v, block.rows, p, 1, t_pad, doh, do_ld, d_v + h * s.d_v, dv_ld,
+      gemm_exact(block.seen, s.d_v, block.rows, p, 1, t_pad, doh, o_ld, d_v + h * s.d_v, dv_ld,
                  dv_epilogue, room.exact);
-      gemm(block.rows, block.seen, s.d_v, doh, do_ld, 1, room.v_columns, t_pad, room.scores, t_pad);
+      gemm(block.rows, block.seen, s.d_v, doh, o_ld, 1, room.v_columns, t_pad, room.scores, t_pad);
       softmax_backward(s, block, p, room.scores, t_pad);
       gemm_exact(block.rows, s.d_k, block.seen, room.scores, t_pad, 1, kh, k_ld,
                  d_q + block.first * dq_ld + h * s.d_k, dq_ld, Epilogue(), room.exact);

@@ -71,7 +71,7 @@ class PyGroup {
     status_ = a.status = keep<uint8_t>(arrays, "status", {members_}, true);
     a.seed = keep<uint64_t>(arrays, "seed", {members_});
     a.lr = keep<double>(arrays, "lr", {members_});
-    a.weight_decay = keep<double>(arrays, "weight_decay", {members_});
+    a.weight_decay = keep<double>(arrays, "weight_decay", {members_, DECAYS});
     a.clip = keep<double>(arrays, "clip", {members_});
     require_host_members(stream_);
     kernels_ = &select_kernels(forced_isa());

@@ -227,16 +227,17 @@ void attention_forward(int64_t members, int64_t sequences, int64_t positions, in
 
 void attention_backward(int64_t members, int64_t sequences, int64_t positions, int64_t heads,
                         int64_t d_k, int64_t d_v, bool causal, int threads, Address q, Address k,
-                        Address v, Address saved, Address d_o, Address dq, Address dk, Address dv) {
+                        Address v, Address o, Address saved, Address d_o, Address dq, Address dk,
+                        Address dv) {
   const OpTable& ops = table();
   const AttentionDims a{sequences, positions, heads, d_k, d_v, causal};
   const AttentionSizes n(members, a);
-  require_tensors<float>({{"q", q}, {"k", k}, {"v", v}, {"saved", saved}, {"d_o", d_o}});
+  require_tensors<float>({{"q", q}, {"k", k}, {"v", v}, {"o", o}, {"saved", saved}, {"d_o", d_o}});
   require_tensors<float>({{"dq", dq}, {"dk", dk}, {"dv", dv}});
   over_members(members, 2 * n.work, threads, attention_scratch(a), [&](int64_t m, float* scratch) {
     ops.attention_backward(a, at(in(q), m, n.q), at(in(k), m, n.q), at(in(v), m, n.v),
-                           at(in(saved), m, n.saved), at(in(d_o), m, n.v), at(out(dq), m, n.q),
-                           at(out(dk), m, n.q), at(out(dv), m, n.v), scratch);
+                           at(in(o), m, n.v), at(in(saved), m, n.saved), at(in(d_o), m, n.v),
+                           at(out(dq), m, n.q), at(out(dk), m, n.q), at(out(dv), m, n.v), scratch);
   });
 }
 
@@ -333,6 +334,24 @@ void adamw(int64_t members, int64_t count, double beta1, double beta2, double ep
   });
 }
 
+// lr, weight_decay, clip: float64 [M].
+void sgd(int64_t members, int64_t count, double momentum, bool nesterov, int threads,
+         Address gradient, Address params, Address buffer, Address lr, Address weight_decay,
+         Address clip) {
+  const OpTable& ops = table();
+  elements("params", {members, count});
+  require_tensors<float>({{"grads", gradient}, {"params", params}, {"momentum_buffer", buffer}});
+  require_tensors<double>({{"lr", lr}, {"weight_decay", weight_decay}, {"clip", clip}});
+  const auto of = [](Address tensor, int64_t i) {
+    return reinterpret_cast<const double*>(tensor)[i];
+  };
+  over_members(members, 4 * count, threads, 0, [&](int64_t i, float*) {
+    const SgdSettings o{of(lr, i), of(weight_decay, i), of(clip, i), momentum, nesterov};
+    ops.sgd(o, count, at(in(gradient), i, count), at(out(params), i, count),
+            at(out(buffer), i, count));
+  });
+}
+
 // Words [start, start + count) of each seed's stream, int64 [M, count].
 void philox_words(int64_t members, uint32_t purpose, uint32_t step, uint32_t sub, int64_t start,
                   int64_t count, int threads, Address seeds, Address words) {
@@ -385,6 +404,7 @@ void bind_ops(py::module_& m) {
   m.def("embed_forward", &embed_forward);
   m.def("embed_backward", &embed_backward);
   m.def("adamw", &adamw);
+  m.def("sgd", &sgd);
   m.def("philox_words", &philox_words);
   m.def("normals", &normals);
 }

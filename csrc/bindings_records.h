@@ -53,6 +53,9 @@ inline OpRecord op_record(const pybind11::dict& d) {
   read(d, "head_width", op.head_width);
   read(d, "narrow", op.narrow);
   read(d, "epsilon", op.epsilon);
+  read(d, "spare", op.spare);
+  read(d, "first", op.first);
+  read(d, "loss", op.loss);
   return op;
 }
 
@@ -61,7 +64,7 @@ inline PlanRecord plan_record(const pybind11::dict& d, std::vector<OpRecord>& op
                               std::vector<Segment>& segments) {
   for (const auto& op : value_of<std::vector<pybind11::dict>>(d, "ops"))
     ops.push_back(op_record(op));
-  using Triple = std::tuple<int64_t, int64_t, bool>;
+  using Triple = std::tuple<int64_t, int64_t, int32_t>;
   for (const auto& [offset, length, decay] : value_of<std::vector<Triple>>(d, "segments"))
     segments.push_back({offset, length, decay});
   require_between("ops and segments", (int64_t)(ops.size() + segments.size()), 1, MOST_WIDTH);

@@ -141,7 +141,7 @@ Member Group::member(int64_t i) const {
   member.seed = arrays_.seed[i];
   member.row = i;
   member.lr = arrays_.lr[i];
-  member.weight_decay = arrays_.weight_decay[i];
+  member.weight_decay = arrays_.weight_decay + i * DECAYS;
   member.clip = arrays_.clip[i];
   return member;
 }

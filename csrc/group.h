@@ -25,7 +25,7 @@ struct GroupArrays {
   uint8_t* status = nullptr;  // [M]
   const uint64_t* seed = nullptr;
   const double* lr = nullptr;
-  const double* weight_decay = nullptr;
+  const double* weight_decay = nullptr;  // [M, DECAYS]
   const double* clip = nullptr;
 };
 

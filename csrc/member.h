@@ -3,10 +3,12 @@
 
 #include "adamw.h"
 #include "attention.h"
+#include "canonical.h"
 #include "cross_entropy.h"
 #include "embed.h"
 #include "head_linear.h"
 #include "linear.h"
+#include "logistic.h"
 #include "norm.h"
 #include "plan.h"
 #include "profile.h"
@@ -43,8 +45,8 @@ inline void pack(const PlanRecord& plan, const float* params, const Workspace& w
 inline void forward_norm(const OpRecord& op, long n, const float* params, float* values) {
   const Rows x = rows_of(op.in[0], op.out.rows);
   norm_forward(n * op.out.rows, op.out.width, op.epsilon, values + op.in[0].value + x.offset,
-               x.stride, params + op.weight, params + op.bias, values + op.out.value, op.out.ld,
-               values + op.saved);
+               x.stride, params + op.weight, op.bias < 0 ? values + op.spare : params + op.bias,
+               values + op.out.value, op.out.ld, values + op.saved);
 }
 
 inline void forward_attention(const OpRecord& op, long n, float* values, float* scratch) {
@@ -66,8 +68,8 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
     const OpRecord& op = plan.ops[i];
     const int64_t begun = begin(w.profile);
     if (op.kind == OP_EMBED)
-      embed_forward(n, plan.positions, op.out.width, op.out.ld, tokens, params + op.weight,
-                    params + op.weight2, w.values + op.out.value);
+      embed_forward(n, plan.positions, op.out.width, op.out.ld, op.first, tokens,
+                    params + op.weight, params + op.weight2, w.values + op.out.value);
     else if (op.kind == OP_NORM)
       forward_norm(op, n, params, w.values);
     else if (op.kind == OP_LINEAR)
@@ -76,6 +78,8 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
       head_linear_forward(op, n, params, w.packed, w.values, w.scratch);
     else if (op.kind == OP_ATTENTION)
       forward_attention(op, n, w.values, w.scratch);
+    else if (op.kind == OP_CANONICAL)
+      canonical_forward(op, n, plan.positions, tokens, params, w.values);
     end(w.profile, &Profile::forward, i, begun);
   }
 }
@@ -90,8 +94,11 @@ inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, 
       const bool last = i == z.rows - 1;
       const int32_t target = last ? targets[s] : tokens[s * plan.positions + i + 1];
       const long at = (s * z.rows + i) * z.ld;
-      sum += cross_entropy(plan.vocabulary, w.values + z.value + at, target, inverse_count,
-                           w.values + z.grad + at);
+      const float* logits = w.values + z.value + at;
+      float* gradient = w.values + z.grad + at;
+      sum += op.loss == LOSS_LOGISTIC
+                 ? logistic_loss(z.ld, logits[0], target, inverse_count, gradient)
+                 : cross_entropy(plan.vocabulary, logits, target, inverse_count, gradient);
     }
   return sum;
 }
@@ -103,7 +110,7 @@ inline void backward_norm(const OpRecord& op, long n, const float* params, float
   norm_backward(n * op.out.rows, op.out.width, values + in.value + x.offset, x.stride,
                 params + op.weight, values + op.out.grad, op.out.ld, values + op.saved,
                 values + in.grad + x.offset, x.stride, in.mode != GRAD_WRITE, gradient + op.weight,
-                gradient + op.bias);
+                op.bias < 0 ? values + op.spare + to_pad(op.out.width) : gradient + op.bias);
 }
 
 inline void backward_attention(const OpRecord& op, long n, float* values, float* scratch) {
@@ -115,9 +122,10 @@ inline void backward_attention(const OpRecord& op, long n, float* values, float*
     const long qs = s * q.rows * q.ld + skip, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
     const long os = s * op.out.rows * op.out.ld;
     attention_backward(shape, values + q.value + qs, q_ld, values + k.value + ks, k.ld,
-                       values + v.value + vs, v.ld, values + op.out.grad + os, o_ld,
-                       values + op.saved + s * attention_saved(op), values + q.grad + qs, q_ld,
-                       values + k.grad + ks, k.ld, values + v.grad + vs, v.ld, scratch);
+                       values + v.value + vs, v.ld, values + op.out.value + os,
+                       values + op.out.grad + os, o_ld, values + op.saved + s * attention_saved(op),
+                       values + q.grad + qs, q_ld, values + k.grad + ks, k.ld, values + v.grad + vs,
+                       v.ld, scratch);
   }
 }
 
@@ -147,8 +155,10 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     } else if (op.kind == OP_ATTENTION) {
       backward_attention(op, n, w.values, w.scratch);
     } else if (op.kind == OP_EMBED) {
-      embed_backward(n, plan.positions, op.out.width, op.out.ld, tokens, w.values + op.out.grad,
-                     gradient + op.weight, gradient + op.weight2);
+      embed_backward(n, plan.positions, op.out.width, op.out.ld, op.first, tokens,
+                     w.values + op.out.grad, gradient + op.weight, gradient + op.weight2);
+    } else if (op.kind == OP_CANONICAL) {
+      canonical_backward(op, n, plan.positions, tokens, params, w.values, gradient);
     }
     end(w.profile, &Profile::backward, i, begun);
   }
@@ -212,13 +222,14 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   const double lr = (double)(float)(member.lr * o.scale[step] + o.offset[step]);
   const double scale = member.clip > 0 ? member.clip / ((double)norm + 1e-6) : 1.0;
   const float clip = (float)(scale < 1.0 ? scale : 1.0);
-  const double decay = member.weight_decay * o.decay[step];
-  const float keep = (float)(1.0 - lr * decay);
+  const auto keep = [&](const Segment& s) {
+    return (float)(1.0 - lr * (member.weight_decay[s.decay] * o.decay[step]));
+  };
   if (o.kind == OPTIMIZER_SGD) {
-    Sgd a{clip, keep, (float)lr, (float)o.momentum, o.nesterov != 0};
+    Sgd a{clip, 1.0f, (float)lr, (float)o.momentum, o.nesterov != 0};
     for (int i = 0; i < plan.segment_count; i++) {
       const Segment& s = plan.segments[i];
-      a.keep = s.decay ? keep : 1.0f;
+      a.keep = keep(s);
       sgd(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset);
     }
     return;
@@ -234,7 +245,7 @@ inline void optimise(const PlanRecord& plan, const Optimizer& o, const Member& m
   a.eps = (float)o.eps;
   for (int i = 0; i < plan.segment_count; i++) {
     const Segment& s = plan.segments[i];
-    a.keep = s.decay ? keep : 1.0f;
+    a.keep = keep(s);
     adamw(a, s.length, gradient + s.offset, member.params + s.offset, member.m + s.offset,
           member.v + s.offset);
   }
@@ -272,16 +283,20 @@ inline void train_pack(const PlanRecord& plan, const Member& member, const Works
   end(w.profile, &Profile::phases, PHASE_PACK, begun);
 }
 
-// Last-position logits [count, vocabulary] and their argmax [count]; either may be null.
+// Last-position logits [count, vocabulary] and their argmax [count]; either may be null. A single
+// logit is that of token 1, and token 0 has 0.
 inline void member_logits(const PlanRecord& plan, const Member& member, const Workspace& w,
                           const int32_t* tokens, int64_t count, float* out, int32_t* best) {
   pack(plan, member.params, w);
-  const ViewRecord& z = plan.ops[plan.op_count - 1].in[0];
+  const OpRecord& loss = plan.ops[plan.op_count - 1];
+  const ViewRecord& z = loss.in[0];
   for (int64_t s = 0; s < count; s += plan.microbatch) {
     const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);
     forward(plan, n, member.params, w, tokens + s * plan.positions);
     for (long i = 0; i < n; i++) {
       const float* row = w.values + z.value + (i * z.rows + z.rows - 1) * z.ld;
+      const float both[2] = {0.0f, row[0]};
+      if (loss.loss == LOSS_LOGISTIC) row = both;
       if (out) std::memcpy(out + (s + i) * plan.vocabulary, row, plan.vocabulary * sizeof(float));
       if (!best) continue;
       int32_t top = 0;

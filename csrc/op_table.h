@@ -35,6 +35,12 @@ struct AdamWSettings {
   double beta1, beta2, eps;
 };
 
+struct SgdSettings {
+  double lr, weight_decay, clip;  // clip multiplies the gradient
+  double momentum;
+  bool nesterov;
+};
+
 struct OpTable {
   // x [rows, d_in], w [d_out, d_in], b [d_out] or null -> y, slope [rows, d_out]; slope is null
   // where there is no activation.
@@ -51,8 +57,8 @@ struct OpTable {
   void (*attention_forward)(const AttentionDims&, const float* q, const float* k, const float* v,
                             float* o, float* saved, float* scratch);
   void (*attention_backward)(const AttentionDims&, const float* q, const float* k, const float* v,
-                             const float* saved, const float* d_o, float* dq, float* dk, float* dv,
-                             float* scratch);
+                             const float* o, const float* saved, const float* d_o, float* dq,
+                             float* dk, float* dv, float* scratch);
   // logits, d_logits [rows, vocabulary] -> mean loss
   float (*cross_entropy)(int64_t rows, int64_t vocabulary, const float* logits,
                          const int32_t* targets, float* d_logits, float* scratch);
@@ -63,6 +69,8 @@ struct OpTable {
   void (*embed_backward)(const EmbedShape&, const int32_t* tokens, const float* dx,
                          float* d_token_table, float* d_position_table, float* scratch);
   void (*adamw)(const AdamWSettings&, int64_t count, const float* g, float* p, float* m, float* v);
+  // b: the momentum's buffer, which stays as it is without one
+  void (*sgd)(const SgdSettings&, int64_t count, const float* g, float* p, float* b);
 };
 
 static inline int64_t linear_scratch(const LinearShape& s) {

@@ -10,6 +10,7 @@
 #include "op_table.h"
 #include "ops_linear.h"
 #include "ops_rows.h"
+#include "sgd.h"
 
 namespace {
 namespace ops {
@@ -73,8 +74,8 @@ inline void attention_forward(const AttentionDims& a, const float* q, const floa
 }
 
 inline void attention_backward(const AttentionDims& a, const float* q, const float* k,
-                               const float* v, const float* saved, const float* d_o, float* dq,
-                               float* dk, float* dv, float* scratch) {
+                               const float* v, const float* o, const float* saved, const float* d_o,
+                               float* dq, float* dk, float* dv, float* scratch) {
   Scratch s{scratch};
   const long q_ld = a.heads * a.d_k, v_ld = a.heads * a.d_v;
   const long q_size = a.positions * q_ld, v_size = a.positions * v_ld;
@@ -84,7 +85,7 @@ inline void attention_backward(const AttentionDims& a, const float* q, const flo
   for (long b = 0; b < a.sequences; b++) {
     const long at = b * q_size, v_at = b * v_size;
     ::attention_backward(sequence_shape(a), with_slack(a, q_size, q + at, q_copy), q_ld,
-                         with_slack(a, q_size, k + at, k_copy), q_ld, v + v_at, v_ld,
+                         with_slack(a, q_size, k + at, k_copy), q_ld, v + v_at, v_ld, o + v_at,
                          with_slack(a, v_size, d_o + v_at, o_copy), v_ld, saved + b * saved_size,
                          dq + at, q_ld, dk + at, q_ld, dv + v_at, v_ld, s.next);
   }
@@ -125,7 +126,7 @@ inline void embed_forward(const EmbedShape& shape, const int32_t* tokens, const 
   const float* table = with_padding(shape.vocabulary, d, token_table, s);
   const float* positions = with_padding(shape.positions, d, position_table, s);
   float* to = room(rows, d, x, s);
-  ::embed_forward(shape.sequences, shape.positions, d, padded(d), tokens, table, positions, to);
+  ::embed_forward(shape.sequences, shape.positions, d, padded(d), 0, tokens, table, positions, to);
   without_padding(rows, d, to, x);
 }
 
@@ -138,7 +139,8 @@ inline void embed_backward(const EmbedShape& shape, const int32_t* tokens, const
   float* positions = room(shape.positions, d, d_position_table, s);
   clear(table, shape.vocabulary * padded(d));
   clear(positions, shape.positions * padded(d));
-  ::embed_backward(shape.sequences, shape.positions, d, padded(d), tokens, grad, table, positions);
+  ::embed_backward(shape.sequences, shape.positions, d, padded(d), 0, tokens, grad, table,
+                   positions);
   without_padding(shape.vocabulary, d, table, d_token_table);
   without_padding(shape.positions, d, positions, d_position_table);
 }
@@ -166,10 +168,24 @@ inline void adamw(const AdamWSettings& o, int64_t count, const float* g, float* 
   for (int i = 1; i < 4; i++) std::memcpy(to[i], last[i], rest * sizeof(float));
 }
 
+inline void sgd(const SgdSettings& o, int64_t count, const float* g, float* p, float* b) {
+  const float keep = (float)(1.0 - o.lr * o.weight_decay);
+  const Sgd a{(float)o.clip, keep, (float)o.lr, (float)o.momentum, o.nesterov};
+  const long whole = count / PAD * PAD, rest = count - whole;
+  ::sgd(a, whole, g, p, b);
+  if (rest == 0) return;
+  float last[3][PAD] = {};
+  const float* from[3] = {g + whole, p + whole, b + whole};
+  for (int i = 0; i < 3; i++) std::memcpy(last[i], from[i], rest * sizeof(float));
+  ::sgd(a, PAD, last[0], last[1], last[2]);
+  std::memcpy(p + whole, last[1], rest * sizeof(float));
+  std::memcpy(b + whole, last[2], rest * sizeof(float));
+}
+
 constexpr OpTable TABLE = {
     linear_forward,    linear_backward,    norm_forward,  norm_backward,
     attention_forward, attention_backward, cross_entropy, activation,
-    embed_forward,     embed_backward,     adamw,
+    embed_forward,     embed_backward,     adamw,         sgd,
 };
 
 }  // namespace ops

@@ -14,6 +14,12 @@ enum OpKind : int32_t {
   OP_ATTENTION = 3,
   OP_LOSS = 4,
   OP_HEAD_LINEAR = 5,
+  OP_CANONICAL = 6,
+};
+
+enum LossKind : int32_t {
+  LOSS_CROSS_ENTROPY = 0,
+  LOSS_LOGISTIC = 1,  // one logit, of token 1 against token 0
 };
 
 // How an op's backward meets the gradient buffer of an input.
@@ -38,8 +44,8 @@ struct OpRecord {
   ViewRecord in[3];
   int32_t inputs = 0;
   ViewRecord out;
-  int64_t weight = -1;   // offset in the flat parameter vector; embed: token table
-  int64_t weight2 = -1;  // embed: position table
+  int64_t weight = -1;   // offset in the flat parameter vector; embed: token table; canonical: e
+  int64_t weight2 = -1;  // embed: position table; canonical: w
   int64_t bias = -1;
   int32_t weight_ld = 0;
   int32_t d_out = 0, d_in = 0;
@@ -58,12 +64,19 @@ struct OpRecord {
   int32_t shared = 0;                  // attention: all heads read one k = v
   int32_t head_width = 0, narrow = 0;  // head_linear; d_in is one head's other width
   float epsilon = 0;
+  int64_t spare = -1;  // norm without shifts: a row of zeros and one that nobody reads
+  int32_t first = 0;   // embed: the token of the table's first row; those before it add nothing
+  int32_t loss = LOSS_CROSS_ENTROPY;
 };
 
-// A stretch of the flat vector whose tensors share the decay flag.
+// A member's weight decays (compfast/engines/decays.py): of the groups embedding, qk, vo, ffn,
+// head, of biases and norms, and the zero of what never decays.
+constexpr int32_t DECAYS = 7;
+
+// A stretch of the flat vector whose tensors share a weight decay.
 struct Segment {
   int64_t offset = 0, length = 0;
-  bool decay = true;
+  int32_t decay = 0;  // which of DECAYS
 };
 
 struct PlanRecord {
@@ -104,7 +117,8 @@ struct Member {
   float* v = nullptr;
   uint64_t seed = 0;
   int64_t row = 0;  // in its group
-  double lr = 0, weight_decay = 0, clip = 0;
+  double lr = 0, clip = 0;
+  const double* weight_decay = nullptr;  // [DECAYS]
 };
 
 // What a step does beside the ops of its plan.

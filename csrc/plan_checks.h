@@ -14,8 +14,8 @@ class OpCheck {
   OpCheck(const PlanRecord& plan, int32_t index) : plan_(plan), op_(plan.ops[index]), at_(index) {}
 
   void run() const {
-    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1}, most[] = {0, 1, 2, 3, 1, 1};
-    require(op_.kind >= OP_EMBED && op_.kind <= OP_HEAD_LINEAR, "there is no such kind");
+    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0}, most[] = {0, 1, 2, 3, 1, 1, 0};
+    require(op_.kind >= OP_EMBED && op_.kind <= OP_CANONICAL, "there is no such kind");
     require(op_.inputs >= least[op_.kind] && op_.inputs <= most[op_.kind], "so many inputs");
     require(op_.bf16 == 0 || op_.bf16 == 1, "bf16 must be 0 or 1");
     require((op_.kind == OP_LOSS) == (at_ == plan_.op_count - 1), "the loss must be the last");
@@ -26,6 +26,7 @@ class OpCheck {
     if (op_.kind == OP_HEAD_LINEAR) head_linear();
     if (op_.kind == OP_ATTENTION) attention();
     if (op_.kind == OP_LOSS) loss();
+    if (op_.kind == OP_CANONICAL) canonical();
   }
 
  private:
@@ -80,7 +81,8 @@ class OpCheck {
 
   void embed() const {
     require(op_.out.rows == plan_.positions, "an embedding has a row a position");
-    parameters(op_.weight, times(plan_.vocabulary, op_.out.ld));
+    require(op_.first >= 0 && op_.first < plan_.vocabulary, "first is no token");
+    parameters(op_.weight, times(plan_.vocabulary - op_.first, op_.out.ld));
     parameters(op_.weight2, times(plan_.positions, op_.out.ld));
   }
 
@@ -88,7 +90,11 @@ class OpCheck {
     const int64_t columns = to_pad(op_.out.width);
     input(op_.in[0], op_.out.width, columns);
     parameters(op_.weight, columns);
-    parameters(op_.bias, columns);
+    require(op_.bias >= -1, "bias is not an offset");
+    if (op_.bias >= 0)
+      parameters(op_.bias, columns);
+    else
+      inside("its spare rows", op_.spare, times(2, columns), plan_.workspace_size);
     inside("what it saves", op_.saved, times(2, rows(op_.out)), plan_.workspace_size);
   }
 
@@ -166,7 +172,17 @@ class OpCheck {
   void loss() const {
     const ViewRecord& z = op_.in[0];
     view(z, to_pad(z.width));
-    require(z.width == plan_.vocabulary, "logits are not the vocabulary's");
+    const bool logistic = op_.loss == LOSS_LOGISTIC;
+    require(logistic || op_.loss == LOSS_CROSS_ENTROPY, "there is no such loss");
+    require(!logistic || plan_.vocabulary == 2, "one logit is for two tokens");
+    require(z.width == (logistic ? 1 : plan_.vocabulary), "logits are not the vocabulary's");
+  }
+
+  void canonical() const {
+    require(op_.out.width == 1 && plan_.vocabulary == 2, "one logit is for two tokens");
+    parameters(op_.weight, 1);
+    parameters(op_.weight2, 1);
+    parameters(op_.bias, 1);
   }
 
   const PlanRecord& plan_;
@@ -190,6 +206,7 @@ inline void check_plan(const PlanRecord& plan) {
     require_between("a segment's offset", s.offset, 0, plan.flat_size);
     require_between("a segment's length", s.length, 0, plan.flat_size - s.offset);
     if (s.length % 16 != 0) refuse("a segment's length must be a multiple of 16");
+    require_between("a segment's decay", s.decay, 0, DECAYS - 1);
   }
 }
 

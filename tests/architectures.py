@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from compfast.config import ModelConfig, resolve
+from compfast.config import ModelConfig
+from compfast.models.families import resolve
 from compfast.tasks.anchor import AnchorConfig
+from compfast.tasks.markov import MarkovConfig
 
 VOCABULARY = 110  # token ids of the composite anchor task: labels reach 109
 
@@ -48,12 +50,54 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
     "long": (20, {"d_model": 25, "heads": 1, "d_ff": 37}),
     "blocks_of_queries": (40, {"d_model": 20, "heads": 2, "loss_positions": "all"}),
     "long_heads_all": (20, {"heads": 4, "d_k": 9, "d_v": 6, "loss_positions": "all"}),
+    "narrow_heads": (45, {"d_model": 20, "heads": 4, "loss_positions": "all"}),
+    "narrow_heads_last": (34, {"d_model": 12, "heads": 4, "d_k": 3, "d_v": 4, "causal": False}),
     "spare_positions": (7, {"max_positions": 12, "d_model": 20}),
     "wide_post": (5, {"norm": "post", "d_model": 72, "heads": 2, "layers": 1}),
     "not_causal": (9, {"causal": False, "heads": 2}),
+    "no_norm": (9, {"norm": "none", "heads": 2, "d_model": 20}),
+    "no_norm_all_tied": (
+        7,
+        {"norm": "none", "layers": 1, "d_model": 8, "loss_positions": "all", "tied_head": True},
+    ),
+    "no_attention": (7, {"attention": "none", "d_model": 20}),
+    "no_attention_post_all": (
+        5,
+        {"attention": "none", "norm": "post", "loss_positions": "all", "layers": 1},
+    ),
+    "scales_alone": (9, {"norm_bias": False, "d_model": 20, "loss_positions": "all"}),
 }
 
 NAMES = tuple(ARCHITECTURES)
+
+# Networks of one logit for binary chains, whatever family: name -> (length, [model])
+_SINGLE = {"d_model": 12, "layers": 1, "logits": "single"}
+BINARY: dict[str, tuple[int, dict[str, Any]]] = {
+    "single_tied": (
+        23,
+        {
+            **_SINGLE,
+            "norm": "none",
+            "activation": "relu",
+            "tied_head": True,
+            "loss_positions": "all",
+        },
+    ),
+    "single_untied": (23, {**_SINGLE, "heads": 2, "loss_positions": "all"}),
+    "single_tied_last": (
+        23,
+        {**_SINGLE, "tied_head": True, "attention_bias": False, "norm": "post"},
+    ),
+    "single_without_bias": (
+        23,
+        {**_SINGLE, "attention": "none", "head_bias": False, "loss_positions": "all"},
+    ),
+    "canonical_last": (23, {"family": "canonical", "loss_positions": "last"}),
+    "canonical_all": (23, {"family": "canonical", "loss_positions": "all"}),
+}
+
+# What engine triton takes (compfast/engines/triton/refusals.py).
+TRITON_NAMES = tuple(n for n, (_, c) in ARCHITECTURES.items() if c.get("norm_bias", True))
 
 
 def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
@@ -63,12 +107,23 @@ def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     return task, resolve(ModelConfig(**changes), length, VOCABULARY)
 
 
+def sections_of(name: str, **task: Any) -> dict[str, Any]:
+    """[task] and [model] of one entry, also of a binary one; `task` are fields of the anchor's."""
+    if name in BINARY:
+        length, model = BINARY[name]
+        return {"task": MarkovConfig(seq_len=length), "model": model}
+    length, changes = ARCHITECTURES[name]
+    return {"task": AnchorConfig(seq_len=length, **task), "model": ModelConfig(**changes)}
+
+
 def every_setting() -> list[ModelConfig]:
     """Resolved models over the product of all switches that add or remove tensors."""
     switches = {
         "layers": (1, 3),
-        "norm": ("pre", "post"),
-        "final_norm": (None, True, False),
+        "norm": ("pre", "post", "none"),
+        "norm_bias": (True, False),
+        "attention": ("softmax", "none"),
+        "final_norm": (None, True),
         "attention_bias": (True, False),
         "ffn_bias": (True, False),
         "head_bias": (True, False),

@@ -18,8 +18,8 @@ from oracle import Array
 from compfast.config import MemberSpec
 from compfast.engines.layout import FlatLayout
 from compfast.ensembles.schedule import make_tables
+from compfast.models.families import model_plan
 from compfast.models.init import initial_parameters
-from compfast.models.plan import transformer_plan
 from compfast.tasks import make_task
 
 SOURCE = Path(__file__).parent / "cpp" / "cuda_host.cpp"
@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL:
 
 
 def flat_layout(spec: MemberSpec) -> FlatLayout:
-    plan = transformer_plan(spec.model, absorb=False)
+    plan = model_plan(spec.model, absorb=False)
     return FlatLayout(spec.model, plan, spec.optimizer.decay)
 
 

@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["compfast"]):
     import compfast
     from compfast import ensemble
     from compfast.cli.written import parse_set
+    from compfast.config import Kinds
     from compfast.config.settings import from_dict, load_toml
     from compfast.report.page import page
     from compfast.runs import checkpoints, tables
@@ -135,7 +136,7 @@ def _written(scratch: Path, run: Path) -> tuple[Target, list[bytes]]:
 
     def target(data: bytes) -> None:
         with contextlib.suppress(compfast.UsageError):
-            path, value, many = parse_set(data.decode(errors="surrogateescape"), "anchor")
+            path, value, many = parse_set(data.decode(errors="surrogateescape"), Kinds())
             section, _, name = path.partition(".")
             from_dict({"sweep": {path: value}} if many else {section: {name: value}})
 

@@ -168,6 +168,10 @@ CASES = {
     "attention_36": attention_case(1, 2, 36, 2, 5, 16, causal=True),
     "attention_128": attention_case(1, 1, 128, 1, 32, 32, causal=False),
     "attention_1024": attention_case(1, 1, 1024, 1, 8, 8, causal=True),
+    "attention_narrow_45": attention_case(2, 2, 45, 3, 5, 3, causal=True),
+    "attention_narrow_all_seen": attention_case(1, 2, 70, 2, 8, 4, causal=False),
+    "attention_narrow_300": attention_case(1, 1, 300, 2, 4, 16, causal=True),
+    "attention_narrow_1024": attention_case(1, 1, 1024, 1, 16, 4, causal=True),
     "attention_one_position": attention_case(1, 1, 1, 1, 4, 4, causal=True),
     "cross_entropy": loss_case(3, 13, 101),
     "cross_entropy_whole_vectors": loss_case(1, 4, 32),
@@ -196,6 +200,13 @@ def evaluate(case: Case, impl: str, inputs: Tensors, dy: Tensor) -> Tensors:
 
 def double(tensors: Tensors) -> Tensors:
     return {name: value.double() for name, value in tensors.items()}
+
+
+def sgd_arguments(m: int, count: int, seed: int = 0) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(seed)
+    flat = {name: normal(g, m, count) for name in ("params", "grads", "momentum_buffer")}
+    each = ("lr", "weight_decay", "clip_scale")
+    return {**flat, **{name: torch.rand(m, generator=g).double() for name in each}}
 
 
 def adamw_arguments(m: int, count: int, seed: int = 0) -> dict[str, Any]:

@@ -55,15 +55,17 @@ class PlanRun:
     def _embed(self, op: Op) -> Array:
         token, position = (self.params[name] for name in op.weights)
         rows, length = self._rows(op), self.tokens.shape[1]
-        value: Array = (token[self.tokens] + position[:length])[:, length - rows :]
+        first = op.attributes["first"]
+        table = np.concatenate([np.zeros((first, token.shape[1])), token])
+        value: Array = (table[self.tokens] + position[:length])[:, length - rows :]
         return value
 
     def _norm(self, op: Op) -> Array:
         x = self.read(op.inputs[0], self._rows(op))
         centred = x - x.mean(-1, keepdims=True)
-        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + self.model.norm_eps)
-        value: Array = centred / spread * self.params[op.weights[0]] + self.params[op.biases[0]]
-        return value
+        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + op.attributes["epsilon"])
+        value: Array = centred / spread * self.params[op.weights[0]]
+        return value + self.params[op.biases[0]] if op.biases else value
 
     def _linear(self, op: Op) -> Array:
         rows = self._rows(op)

@@ -63,7 +63,7 @@ def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> T
     zero = {name: np.zeros_like(value, dtype=kind) for name, value in start.items()}
     params = {name: value.astype(kind) for name, value in start.items()}
     run = Trajectory(start, params, dict(zero), dict(zero), {n: z != 0 for n, z in zero.items()})
-    matrices = {t.name for t in parameter_table(spec.model) if t.matrix}
+    table = {t.name: t for t in parameter_table(spec.model)}
     task = make_task(spec.task)
     for t in range(steps):
         batch = task.batch(spec.seed, t, spec.training.batch_size)
@@ -84,8 +84,9 @@ def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> T
                 unbiased = v / kind(1 - options.beta2 ** (t + 1))
                 divisors[name] = np.sqrt(unbiased) + kind(options.eps)
                 update = m / kind(1 - options.beta1 ** (t + 1)) / divisors[name]
-            decays = options.decay == "all" or name in matrices
-            kept = kind(1 - lr * options.weight_decay * tables.decay[t] if decays else 1.0)
+            decays = options.decay == "all" or table[name].matrix
+            decay = options.weight_decay_of(table[name].group) if decays else 0.0
+            kept = kind(1 - lr * decay * tables.decay[t])
             run.params[name] = kept * run.params[name] - kind(lr) * update
         run.losses.append(float(now.loss))
         run.norms.append(norm)

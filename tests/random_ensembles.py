@@ -16,6 +16,7 @@ import numpy as np
 from ensembles import same_bits, start
 from hypothesis import strategies as st
 from oracle import Array, random_batch
+from random_tasks import models, tasks
 
 from compfast.config import (
     Config,
@@ -27,8 +28,8 @@ from compfast.config import (
 )
 from compfast.engines.base import State
 from compfast.ensembles.grid import member_specs
+from compfast.models.params import parameter_table
 from compfast.tasks import make_task
-from compfast.tasks.anchor import AnchorConfig
 
 Make = Callable[[Sequence[MemberSpec], int], Any]  # members, threads -> an initialised engine
 
@@ -118,48 +119,18 @@ def check_course(course: Course, make: Make = native) -> None:
         assert getattr(among, name).tobytes() == getattr(single, name).tobytes(), name
 
 
-def widths(least: int, most: int) -> st.SearchStrategy[int]:
-    """Any width, and often one of whole vectors in every instruction set: it has other kernels."""
-    return st.sampled_from((16, 32)) | st.integers(least, most)
-
-
-@st.composite
-def shapes(draw: Any) -> tuple[AnchorConfig, ModelConfig]:
-    """Any switch of the model, and any sizes."""
-    length = draw(st.integers(3, 20))
-    flag = st.booleans()
-    model = ModelConfig(
-        layers=draw(st.integers(1, 3)),
-        d_model=draw(widths(2, 40)),
-        heads=draw(st.sampled_from((1, 2, 4))),
-        d_k=draw(widths(1, 17)),
-        d_v=draw(widths(1, 17)),
-        d_ff=draw(widths(1, 65)),
-        max_positions=length + draw(st.integers(0, 3)),
-        norm=draw(st.sampled_from(("pre", "post"))),
-        final_norm=draw(st.sampled_from((None, True, False))),
-        activation=draw(st.sampled_from(("relu", "gelu", "gelu_tanh"))),
-        causal=draw(flag),
-        attention_bias=draw(flag),
-        ffn_bias=draw(flag),
-        head_bias=draw(flag),
-        tied_head=draw(flag),
-        loss_positions=draw(st.sampled_from(("last", "all"))),
-    )
-    return AnchorConfig(seq_len=length), model
-
-
 @st.composite
 def groups(draw: Any, steps: int) -> tuple[MemberSpec, ...]:
     """1 to 7 members of one shape, each with its own seed, gammas, rate, decay and clip."""
-    task, model = draw(shapes())
+    task = draw(tasks())
+    model = draw(models(task))
     count = draw(st.integers(1, 7))
     training = TrainingConfig(
         steps=steps,
         batch_size=draw(st.integers(1, 40)),
         precision=draw(st.sampled_from(("fp32", "bf16"))),
     )
-    schedule = draw(st.sampled_from(("constant", "cosine", "paper")))
+    schedule = draw(st.sampled_from(("constant", "linear", "cosine", "one_cycle", "paper")))
     decay = draw(st.sampled_from(("all", "matrices")))
     windows = draw(st.sampled_from(((), ((0.0, draw(st.integers(1, steps)) / steps),))))
     momentum = draw(st.sampled_from((0.0, 0.5)))
@@ -181,20 +152,35 @@ def groups(draw: Any, steps: int) -> tuple[MemberSpec, ...]:
 @st.composite
 def _member(draw: Any, spec: MemberSpec) -> MemberSpec:
     gamma = st.integers(0, 15).map(lambda tenths: tenths / 10)
+    tensor = draw(st.sampled_from(parameter_table(spec.model))).name
+    ruled = isinstance(spec.model, ModelConfig) and draw(st.integers(0, 4)) == 0
     init = InitConfig(
         gamma=draw(gamma),
         gamma_qk=draw(st.none() | gamma),
         gamma_head=draw(st.none() | gamma),
         residual_scale=draw(st.booleans()),
+        std=draw(st.none() | st.sampled_from((0.0, 0.3))),
+        constants=draw(st.sampled_from(((), ((tensor, 0.25),)))),
+        law="rank_one" if ruled else "gaussian",
     )
     optimizer = dataclasses.replace(
         spec.optimizer,
         lr=draw(st.sampled_from((0.0, 1e-4, 3e-3, 0.1))),
         weight_decay=draw(st.sampled_from((0.0, 0.05, 0.5))),
+        weight_decay_qk=draw(st.none() | st.just(0.3)),
+        weight_decay_vo=draw(st.none() | st.just(0.7)),
+        weight_decay_head=draw(st.none() | st.just(0.0)),
         clip=draw(st.sampled_from((0.0, 0.1, 1.0))),
     )
-    seed = draw(st.integers(0, 2**53 - 1))
-    return dataclasses.replace(spec, seed=seed, init=init, optimizer=optimizer)
+    seeds = st.integers(0, 2**53 - 1)
+    return dataclasses.replace(
+        spec,
+        seed=draw(seeds),
+        own_init_seed=draw(st.none() | seeds),
+        own_data_seed=draw(st.none() | seeds),
+        init=init,
+        optimizer=optimizer,
+    )
 
 
 @st.composite

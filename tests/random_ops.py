@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from random_ensembles import widths
+from random_tasks import widths
 from torch import Tensor
 
 from compfast import ops
@@ -75,6 +75,15 @@ def _adamw(inputs: Tensors) -> Tensors:
     return inputs
 
 
+def _sgd(momentum: float, nesterov: bool) -> Callable[[Tensors], Tensors]:
+    def run(inputs: Tensors) -> Tensors:
+        options: Any = {"momentum": momentum, "nesterov": nesterov}
+        ops.sgd(**inputs, **options)  # type: ignore[arg-type]
+        return inputs
+
+    return run
+
+
 @st.composite
 def calls(draw: Any) -> Call:
     size, width = st.integers(1, 19), st.integers(1, 70)
@@ -118,6 +127,12 @@ def calls(draw: Any) -> Call:
         inputs = {"tokens": indices(words, b, t), "token_table": normal(words, d)}
         inputs |= {"position_table": normal(t, d), "dy": normal(b, t, d)}
         run = _differentiable(ops.embedding)
+    elif name == "sgd":
+        inputs = {part: normal(d) for part in ("params", "grads", "momentum_buffer")}
+        for part in ("lr", "weight_decay", "clip_scale"):
+            inputs[part] = torch.rand(m, generator=generator).double()
+        momentum = draw(st.sampled_from((0.0, 0.9)))
+        run = _sgd(momentum, momentum > 0 and draw(st.booleans()))
     else:
         inputs = {part: normal(d) for part in ("params", "grads", "exp_avg")}
         inputs["exp_avg_sq"] = normal(d) ** 2
@@ -138,4 +153,5 @@ NAMES = (
     "attention",
     "embedding",
     "adamw",
+    "sgd",
 )

@@ -14,10 +14,11 @@ from oracle import random_params
 from oracle_plan import PlanRun
 from torch.utils.flop_counter import FlopCounterMode
 
-from compfast.config import ModelConfig, resolve
+from compfast.config import ModelConfig
 from compfast.engines.arithmetic import op_flops, step_flops, step_traffic
 from compfast.engines.layout import NativePlan
-from compfast.models.plan import Plan, View, transformer_plan
+from compfast.models.families import model_plan, resolve
+from compfast.models.plan import Plan, View
 from compfast.models.transformer import Transformer
 
 SEQUENCES = 3
@@ -36,15 +37,15 @@ def test_a_tiny_network_counted_by_hand() -> None:
     head = 4 * 112
     assert (first, last, head) == (890, 338, 448)
     every = dataclasses.replace(model, loss_positions="all")
-    found = step_flops(transformer_plan(every), 5, SEQUENCES)
+    found = step_flops(model_plan(every), 5, SEQUENCES)
     assert found["attention"] == 6 * SEQUENCES * 2 * 5 * scores
     assert sum(found.values()) == 6 * SEQUENCES * (2 * first + 5 * head)
-    pruned = step_flops(transformer_plan(model, absorb=False), 5, 1)
+    pruned = step_flops(model_plan(model, absorb=False), 5, 1)
     assert sum(pruned.values()) == 6 * (first + last + head)
     # one row through the query, its way to the key's input, the value and the output
     rows = 4 * 2 * 2 + 2 * 2 * 4 + 2 * 3 * 4 + output
     absorbed = rows + 2 * 5 * (4 + 4) + ffn
-    assert sum(step_flops(transformer_plan(model), 5, 1).values()) == 6 * (first + absorbed + head)
+    assert sum(step_flops(model_plan(model), 5, 1).values()) == 6 * (first + absorbed + head)
 
 
 class Counted(np.ndarray):
@@ -89,7 +90,7 @@ def test_forward_is_what_a_literal_run_multiplies(name: str) -> None:
     """Without a mask, since the interpreter leaves masked scores out."""
     task, resolved = architecture(name)
     model = dataclasses.replace(resolved, causal=False)
-    plan = transformer_plan(model)
+    plan = model_plan(model)
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, (SEQUENCES, task.seq_len))
     Counted.total = 0
     CountedRun(plan, model, random_params(model, 1), tokens)
@@ -107,13 +108,13 @@ def test_forward_and_backward_are_what_torch_counts(name: str) -> None:
     tokens = torch.randint(model.vocab_size or 0, (SEQUENCES, task.seq_len))
     with FlopCounterMode(display=False) as counter:
         net.loss(tokens, tokens[:, 0], "all").backward()  # type: ignore[no-untyped-call]
-    found = step_flops(transformer_plan(model), task.seq_len, SEQUENCES)
+    found = step_flops(model_plan(model), task.seq_len, SEQUENCES)
     assert sum(found.values()) == counter.get_total_flops()
 
 
 def test_an_unknown_kind_is_refused() -> None:
     _, model = architecture("default")
-    plan = transformer_plan(model)
+    plan = model_plan(model)
     ops = (*plan.ops, dataclasses.replace(plan.ops[0], kind="fourier"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'fourier' has no entry"):
         step_flops(Plan(plan.buffers, ops), 9, 1)

@@ -16,7 +16,7 @@ from fake_cuda import FakeDriver
 
 import compfast
 import compfast.engines
-from compfast.config import Config, MemberSpec, ModelConfig
+from compfast.config import WEIGHT_DECAYS, Config, MemberSpec, ModelConfig
 from compfast.engines import make_engine, resolve_engine
 from compfast.engines.cuda import network as networks
 from compfast.engines.cuda.driver import TorchDriver
@@ -59,13 +59,18 @@ SIZES = (
     *("model.vocab_size", "task.seq_len", "model.max_positions"),
 )
 OTHERS = {
+    "model.family": "canonical",
+    "model.attention": "none",
+    "model.logits": "single",
     "model.norm": "post",
     "model.activation": "relu",
     "model.loss_positions": "all",
     "optimizer.decay": "matrices",
     "optimizer.kind": "sgd",
+    **{f"optimizer.{name}": 0.25 for name in WEIGHT_DECAYS},
     "training.precision": "bf16",
 }
+NOT_TRITON = ("model.family", "model.norm_bias", "model.logits")
 DESCRIBED = {
     "tiny": "2 layers, d_model 48, 2 heads, d_ff 96, vocab_size 48, seq_len 9",
     "narrow": "2 layers, d_model 32, 1 head, d_ff 64, vocab_size 112, seq_len 9",
@@ -89,9 +94,11 @@ def refusal(spec: MemberSpec) -> str:
 def test_another_form_is_refused(path: str) -> None:
     old = networks.COMMON[path]
     new = OTHERS.get(path, not old)
+    shown = "none" if old is None else old
+    others = "native and eager" if path in NOT_TRITON else "native, eager and triton"
     assert refusal(changed(members(1)[0], path, new)) == (
-        f"{path} is {new}; engine cuda is compiled for {old} alone, and engines native,"
-        f" eager and triton take {new}"
+        f"{path} is {new}; engine cuda is compiled for {shown} alone, and engines {others}"
+        f" take {new}"
     )
 
 

@@ -14,7 +14,7 @@ from ensembles import group, member, mixed, random_state, start
 from oracle import Array, Reference, random_batch, reference
 from oracle_training import TrainingBudget, Trajectory, train, training_budget
 
-from compfast.config import MemberSpec
+from compfast.config import WEIGHT_DECAYS, MemberSpec
 from compfast.engines import make_engine
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
@@ -51,6 +51,7 @@ def _reference(name: str, size: int) -> Reference:
     return reference(specs[0].model, members, *batch)
 
 
+DECAYS: dict[str, Any] = dict(zip(WEIGHT_DECAYS, (0.0, 0.3, 0.6, 1.2, 2.4), strict=True))
 # architecture, batch size, optimiser; see ensembles.OPTIONS for what members differ in
 TRAININGS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "default": ("default", 37, {}),
@@ -73,6 +74,14 @@ TRAININGS: dict[str, tuple[str, int, dict[str, Any]]] = {
         "own_head_sizes",
         7,
         {"kind": "sgd", "momentum": 0.7, "nesterov": True, "decay": "matrices"},
+    ),
+    "group_decays": ("one_layer_post", 13, {**DECAYS, "decay_windows": ((0.1, 0.25),)}),
+    "group_decays_matrices": ("own_head_sizes", 13, {**DECAYS, "decay": "matrices"}),
+    "group_decays_tied": ("tied", 13, DECAYS),
+    "group_decays_sgd": (
+        "one_layer_post",
+        13,
+        {**DECAYS, "kind": "sgd", "momentum": 0.9, "decay_windows": ((0.1, 0.25),)},
     ),
     "own_head_sizes": ("own_head_sizes", 13, {"warmup": 0.0}),
     "tied": ("tied", 13, {"decay": "matrices"}),
@@ -119,6 +128,11 @@ def _assert_close(name: str, got: Array, wanted: Array, allowed: Array) -> None:
 def _training(case: str) -> list[MemberSpec]:
     name, size, optimizer = TRAININGS[case]
     specs = mixed(group(name, (("seed", (3, 4)),), batch_size=size, optimizer=optimizer))
+    if DECAYS.items() <= optimizer.items():  # the members' differ, in another order of groups
+        turned: dict[str, Any] = dict(zip(DECAYS, (2.0, 0.0, 1.0, 0.5, 0.25), strict=True))
+        specs[1] = dataclasses.replace(
+            specs[1], optimizer=dataclasses.replace(specs[1].optimizer, **turned)
+        )
     if optimizer.get("kind") != "sgd":
         return specs
     faster = [dataclasses.replace(s.optimizer, lr=30 * s.optimizer.lr) for s in specs]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from compfast.config import Config, ModelConfig, settings
+from compfast.config import Config, Kinds, ModelConfig, settings
 from compfast.config.presets import PRESETS
 from compfast.ensembles.grid import (
     gamma_axis,
@@ -139,7 +139,7 @@ def test_paths_that_members_cannot_differ_in(path: str) -> None:
     ) as caught:
         member_specs(Config(sweep=((path, (1, 2)),)))
     assert path in str(caught.value)
-    assert path not in sweep_paths("anchor")
+    assert path not in sweep_paths(Kinds())
 
 
 @pytest.mark.parametrize("path", ["model.nothing", "lr", "run.threads"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from compfast import _native
 from compfast.config import EvaluationConfig
 from compfast.errors import UsageError
 from compfast.solutions import verdicts
+from compfast.streams import philox
 from compfast.tasks.markov import MarkovConfig, MarkovTask
 
 # facts of arXiv 2406.03072, 4f: (p, q), P(1), unigram and bigram loss in nats.
@@ -58,6 +60,93 @@ def test_a_random_chains_law_is_stationary(states: int, order: int) -> None:
             moved[(c * states + s) % contexts] += task.stationary[c] * task.kernel[c, s]
     np.testing.assert_allclose(moved, task.stationary, atol=1e-12)
     assert task.bigram_loss < task.unigram_loss
+
+
+@pytest.mark.parametrize(
+    ("states", "p", "bigram", "unigram"),
+    [(5, 0.1, 0.464, 1.609), (5, 0.9, 1.573, 1.609)],  # 2406.03072's runs of five states
+)
+def test_losses_of_a_switching_chain_by_hand(
+    states: int, p: float, bigram: float, unigram: float
+) -> None:
+    task = MarkovTask(MarkovConfig(chain="switching", states=states, p=p))
+    assert task.symbols == pytest.approx([1 / states] * states, abs=1e-9)
+    assert task.bigram_loss == pytest.approx(bigram, abs=1e-3)
+    assert task.bigram_loss == pytest.approx(_h(p, 1 - p) + p * math.log(states - 1), abs=1e-6)
+    assert task.unigram_loss == pytest.approx(unigram, abs=1e-3)
+    assert task.unigram_loss == pytest.approx(math.log(states), abs=1e-6)
+
+
+ORDER_K = [(2, 1), (2, 3), (2, 5), (3, 2), (4, 2)]
+
+
+@pytest.mark.parametrize(("states", "order"), ORDER_K)
+def test_the_law_of_an_order_k_chain_is_that_of_all_its_sequences(states: int, order: int) -> None:
+    """Enumerated: windows of k + 1 symbols have the same exact law wherever they stand."""
+    task = MarkovTask(MarkovConfig(chain="random", states=states, order=order, seq_len=8))
+    law = task.stationary.reshape((states,) * order)
+    rows = task.kernel.reshape((states,) * order + (states,))
+    paths = law  # [V, .., V]: the probability of every sequence
+    for more in range(3):
+        paths = paths[..., None] * rows[(None,) * more]
+    length = order + 3
+    for at in range(3):
+        outside = tuple(i for i in range(length) if not at <= i <= at + order)
+        window = paths.sum(axis=outside)
+        np.testing.assert_allclose(window, law[..., None] * rows, atol=1e-12)
+    for at in range(length):
+        one = paths.sum(axis=tuple(i for i in range(length) if i != at))
+        np.testing.assert_allclose(one, task.symbols, atol=1e-12)
+    # The entropy rate is what one symbol more adds to the entropy of a sequence.
+    last = paths.sum(axis=-1)
+    rate = -(paths * np.log(paths)).sum() + (last * np.log(last)).sum()
+    assert task.bigram_loss == pytest.approx(float(rate), abs=1e-6)
+    assert task.unigram_loss == pytest.approx(_h(*task.symbols.tolist()), abs=1e-6)
+    moves = np.zeros((states**order, states**order))
+    for c, s in itertools.product(range(states**order), range(states)):
+        moves[c, (c * states + s) % states**order] += task.kernel[c, s]
+    values, vectors = np.linalg.eig(moves.T)
+    still = np.real(vectors[:, np.argmin(np.abs(values - 1))])
+    np.testing.assert_allclose(task.stationary, still / still.sum(), atol=1e-9)
+
+
+@pytest.mark.parametrize(("states", "order"), ORDER_K)
+@pytest.mark.parametrize("start", ["stationary", "uniform"])
+def test_transition_counts_of_an_order_k_chain_are_exact(
+    states: int, order: int, start: Literal["stationary", "uniform"]
+) -> None:
+    """The counts in a batch are those of the definition, drawn symbol by symbol in fractions."""
+    task = MarkovTask(
+        MarkovConfig(chain="random", states=states, order=order, seq_len=11, start=start)
+    )
+    size, width = 40, (task.length - order + 5) // 4 * 4
+    words = philox.words(5, philox.TRAIN, 2, 0, 0, size * width).reshape(size, width)
+    expected: Counter[tuple[int, ...]] = Counter()
+    contexts = list(itertools.product(range(states), repeat=order))  # in the order of the rows
+    first = task.stationary if start == "stationary" else np.full(len(contexts), 1 / len(contexts))
+    for sequence in words.tolist():
+        drawn = list(contexts[_inverse(first, sequence[0])])
+        for word in sequence[1 : task.length + 2 - order]:
+            context = tuple(drawn[-order:])
+            drawn.append(_inverse(task.kernel[contexts.index(context)], word))
+            expected[(*context, drawn[-1])] += 1
+    tokens, targets = task.batch(5, 2, size)
+    symbols = np.concatenate([tokens, targets[:, None]], axis=1)
+    found: Counter[tuple[int, ...]] = Counter()
+    for row in symbols.tolist():
+        found.update(tuple(row[at : at + order + 1]) for at in range(len(row) - order))
+    assert found == expected
+    assert sum(found.values()) == size * (task.length + 1 - order)
+
+
+def _inverse(law: Any, word: int) -> int:
+    """The symbol whose share of [0, 1) holds the word's first thirty bits, in units of 2^-30."""
+    total = Fraction(0)
+    for symbol, probability in enumerate(law[:-1].tolist()):
+        total += Fraction(probability)
+        if word >> 2 < round(total * 2**30):
+            return symbol
+    return len(law) - 1
 
 
 CHAINS: dict[str, dict[str, Any]] = {
@@ -124,11 +213,26 @@ def test_verdicts_of_the_two_solutions() -> None:
     wrong = np.broadcast_to([0.02, 0.98], chain.shape)
     outputs = 3.0 + _logits(np.stack([chain, law, 0.5 * chain + 0.5 * law, wrong, spread]))
     scores = exam.score(outputs)  # logits are known up to a constant
-    assert scores.candidates["global"][:2] == pytest.approx([1, 0], abs=1e-12)
-    assert scores.candidates["local"][:2] == pytest.approx([0, 1], abs=1e-12)
+    rounded = 1e-7  # the root of a loss's own rounding
+    assert scores.candidates["global"][:2] == pytest.approx([1, 0], abs=2 * rounded)
+    assert scores.candidates["local"][:2] == pytest.approx([0, 1], abs=rounded)
     found = verdicts(scores, evaluation, np.zeros(5, bool)).tolist()
     assert found[:4] == ["global", "local", "mixed", "underfit"]
     assert exam.score(outputs[1:2]).seen[0] == scores.seen[1]
+    assert exam.measures == ("exam_loss", "flip_0", "flip_1")
+    assert scores.measures["flip_0"][:4] == pytest.approx([0.5, 5 / 13, 23 / 52, 0.98])
+    assert scores.measures["flip_1"][:4] == pytest.approx([0.8, 8 / 13, 92 / 130, 0.02])
+    assert scores.measures["exam_loss"][:2] == pytest.approx([task.bigram_loss, task.unigram_loss])
+
+
+def test_a_loss_apart_from_both_is_neither() -> None:
+    """The right mean predictions, each far from the law: the loss tells."""
+    task = MarkovTask(MarkovConfig(p=0.5, q=0.8, seq_len=6))
+    exam = task.exam(EvaluationConfig(unseen_items=400))
+    sign = np.where(np.arange(400) % 2, 1.0, -1.0)[:, None] * [1.0, -1.0]
+    law = np.broadcast_to(task.symbols, (400, 2))
+    scores = exam.score(_logits(law + 0.3 * sign)[None])
+    assert scores.candidates["global"] == scores.candidates["local"] == 0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from op_cases import (
     draw,
     evaluate,
     linear_case,
+    sgd_arguments,
 )
 from oracle import EPS, assert_within_budget
 
@@ -118,6 +119,10 @@ def _adamw(**arguments: Any) -> None:
     ops.adamw(**arguments)
 
 
+def _sgd(**changes: Any) -> None:
+    ops.sgd(**{**sgd_arguments(2, 2), **changes})
+
+
 def step_adamw(impl: str, arguments: Tensors, dtype: torch.dtype = torch.float32) -> Tensors:
     flat = ("params", "grads", "exp_avg", "exp_avg_sq")
     given: dict[str, Any] = {
@@ -149,6 +154,70 @@ def test_adamw(m: int, count: int) -> None:
     among = step_adamw("native", given)
     for name, alone in step_adamw("native", first).items():
         assert torch.equal(alone, among[name][:1]), name
+
+
+SGD_FORMS = ((0.0, False), (0.9, False), (0.6, True))
+
+
+def step_sgd(
+    impl: str, arguments: Tensors, form: tuple[float, bool], dtype: torch.dtype = torch.float32
+) -> Tensors:
+    flat = ("params", "grads", "momentum_buffer")
+    given: dict[str, Any] = {
+        n: t.to(dtype, copy=True) if n in flat else t for n, t in arguments.items()
+    }
+    ops.sgd(**given, momentum=form[0], nesterov=form[1], impl=impl)
+    return {name: given[name] for name in flat}
+
+
+@pytest.mark.parametrize("form", SGD_FORMS)
+@pytest.mark.parametrize(("m", "count"), [(3, 53), (1, 64), (2, 5)])
+def test_sgd(m: int, count: int, form: tuple[float, bool]) -> None:
+    given, momentum = sgd_arguments(m, count), form[0]
+    exact = step_sgd("torch", given, form, torch.float64)
+    eager = step_sgd("torch", given, form)
+    size = {name: value.abs() for name, value in double(given).items()}
+    buffer = momentum * size["momentum_buffer"] + size["grads"] * size["clip_scale"][:, None]
+    bands = {
+        "params": size["params"] + size["lr"][:, None] * 2 * buffer,
+        "grads": torch.zeros(1),
+        "momentum_buffer": buffer if momentum else torch.zeros(1),
+    }
+    for name, got in step_sgd("native", given, form).items():
+        error = float((eager[name].double() - exact[name]).abs().max())
+        band = EPS * bands[name].numpy()
+        assert_within_budget(name, got.numpy(), exact[name].numpy(), error, band)
+    first = {name: value[:1] for name, value in given.items()}
+    given["grads"][1:] = torch.nan
+    among = step_sgd("native", given, form)
+    for name, alone in step_sgd("native", first, form).items():
+        assert torch.equal(alone, among[name][:1]), name
+
+
+@pytest.mark.parametrize("impl", ["native", "torch"])
+@pytest.mark.parametrize("form", SGD_FORMS)
+def test_sgd_is_the_optimiser_of_pytorch(form: tuple[float, bool], impl: str) -> None:
+    """Three steps, from a buffer of zeros; PyTorch's own decay is none that is decoupled."""
+    given = sgd_arguments(1, 40)
+    given["weight_decay"], given["momentum_buffer"] = torch.zeros(1).double(), torch.zeros(1, 40)
+    p = torch.nn.Parameter(given["params"][0].double())
+    optimizer = torch.optim.SGD([p], lr=float(given["lr"]), momentum=form[0], nesterov=form[1])
+    for step in range(3):
+        p.grad = (step + 1) * given["grads"][0].double() * given["clip_scale"]
+        optimizer.step()
+        now = {**given, "grads": (step + 1) * given["grads"]}
+        given |= {name: v for name, v in step_sgd(impl, now, form).items() if name != "grads"}
+    assert float((given["params"][0].double() - p.detach()).abs().max()) < 1e-5
+
+
+def test_the_decay_of_sgd_is_decoupled() -> None:
+    given = sgd_arguments(2, 9)
+    without = step_sgd("native", {**given, "weight_decay": torch.zeros(2).double()}, (0.9, True))
+    gone = given["lr"] * given["weight_decay"]
+    wanted = without["params"].double() - gone[:, None] * given["params"].double()
+    got = step_sgd("native", given, (0.9, True))
+    assert torch.equal(got["momentum_buffer"], without["momentum_buffer"])
+    assert float((got["params"].double() - wanted).abs().max()) < 1e-6
 
 
 def test_adamw_is_the_optimiser_of_pytorch() -> None:
@@ -212,6 +281,11 @@ X, WEIGHT = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
             lambda: _adamw(**{**adamw_arguments(2, 2), "exp_avg": torch.ones(2, 2).mT[:, :2]}),
             "exp_avg is not contiguous",
         ),
+        (lambda: _sgd(momentum=1.0), r"sgd: momentum is 1.0; it must be in \[0, 1\)"),
+        (lambda: _sgd(nesterov=True), "sgd: nesterov is True; it needs a momentum above 0"),
+        (lambda: _sgd(lr=torch.ones(2)), "lr is float32 on cpu; impl='native' needs float64"),
+        (lambda: _sgd(params=torch.ones(2, 2).mT), "params is not contiguous"),
+        (lambda: _sgd(momentum_buffer=torch.ones(2, 3)), "momentum_buffer has shape .* with P = 2"),
     ],
 )
 def test_refused_in_one_sentence(wrong: Callable[[], Any], sentence: str) -> None:

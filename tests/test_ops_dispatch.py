@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import CASES, Case, Tensors, adamw_arguments, draw
+from op_cases import CASES, Case, Tensors, adamw_arguments, draw, sgd_arguments
 from torch import Tensor
 
 from compfast import ops
@@ -49,6 +49,7 @@ def test_opcheck_of_the_loss() -> None:
 
 def test_opcheck_of_the_others() -> None:
     check("adamw", (*adamw_arguments(2, 5).values(), 0.9, 0.999, 1e-8))
+    check("sgd", (*sgd_arguments(2, 5).values(), 0.9, True))
     check("philox", (torch.tensor([1, 2]), 1, 2, 3, 4, 5))
 
 
@@ -75,6 +76,9 @@ def test_the_loss_and_the_undifferentiable_compiled(backend: str) -> None:
 
     def step(logits: Tensor, **state: Tensor) -> Tensor:
         ops.adamw(**state)  # type: ignore[arg-type]
+        moved = (state[name] for name in ("params", "grads", "exp_avg"))
+        each = {"lr": state["lr"], "weight_decay": state["lr"], "clip_scale": state["weight_decay"]}
+        ops.sgd(*moved, **each, momentum=0.9)  # type: ignore[arg-type]
         words = ops.philox(state["step"], 1, 2)
         return ops.cross_entropy(logits, targets) + words.sum()
 

@@ -24,7 +24,7 @@ from benchmarks.problem import Problem, make_problem
 from benchmarks.table import COLUMNS
 from compfast.engines.arithmetic import step_flops
 from compfast.errors import UsageError
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 from compfast.tasks.anchor import AnchorTask
 
 pytestmark = pytest.mark.usefixtures("native_extension")
@@ -156,7 +156,7 @@ def test_operations_are_those_that_torch_counts(d: int) -> None:
     with FlopCounterMode(display=False) as counter:
         loss = F.cross_entropy(net(torch.randint(112, (5, 9))), torch.randint(112, (5,)))
         loss.backward()  # type: ignore[no-untyped-call]
-    found = step_flops(transformer_plan(model, absorb=False), 9, 5)
+    found = step_flops(model_plan(model, absorb=False), 9, 5)
     assert counter.get_total_flops() == sum(found.values())
 
 

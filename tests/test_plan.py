@@ -11,9 +11,10 @@ from architectures import NAMES, architecture
 from oracle import build, random_batch, random_params
 from oracle_plan import PlanRun
 
-from compfast.config import ModelConfig, resolve
+from compfast.config import ModelConfig
+from compfast.models.families import model_plan, resolve
 from compfast.models.params import parameter_table
-from compfast.models.plan import Op, View, prune_rows, transformer_plan
+from compfast.models.plan import Op, View, prune_rows
 
 
 @pytest.mark.parametrize("absorb", [True, False])
@@ -22,7 +23,7 @@ def test_plan_is_the_transformer(name: str, absorb: bool) -> None:
     task, model = architecture(name)
     params = random_params(model, seed=1)
     tokens, _ = random_batch(model, task.seq_len, 3, seed=2)
-    plan = transformer_plan(model, absorb=absorb)
+    plan = model_plan(model, absorb=absorb)
     got = PlanRun(plan, model, params, tokens).values[_logits(plan.ops).buffer]
     with torch.no_grad():
         full = build(model, params, torch.float64)(torch.tensor(tokens).long()).numpy()
@@ -34,7 +35,7 @@ def test_plan_is_the_transformer(name: str, absorb: bool) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_plan_uses_every_parameter_once(name: str, absorb: bool) -> None:
     _, model = architecture(name)
-    plan = transformer_plan(model, absorb=absorb)
+    plan = model_plan(model, absorb=absorb)
     used = [w for op in plan.ops for w in (*op.weights, *op.biases)]
     expected = [tensor.name for tensor in parameter_table(model)]
     if model.tied_head:
@@ -45,7 +46,7 @@ def test_plan_uses_every_parameter_once(name: str, absorb: bool) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_buffer_is_written_before_it_is_read(name: str) -> None:
     _, model = architecture(name)
-    plan = transformer_plan(model)
+    plan = model_plan(model)
     written: set[str] = set()
     for op in plan.ops:
         assert {view.buffer for view in op.inputs} <= written
@@ -56,7 +57,7 @@ def test_every_buffer_is_written_before_it_is_read(name: str) -> None:
 
 
 def test_last_layer_keeps_only_the_last_row() -> None:
-    plan = transformer_plan(_resolved(layers=2))
+    plan = model_plan(_resolved(layers=2))
     rows = {buffer.name: buffer.rows for buffer in plan.buffers}
     everywhere = {name for name in rows if rows[name] == "all"}
     assert everywhere == {
@@ -74,7 +75,7 @@ def test_last_layer_keeps_only_the_last_row() -> None:
 
 
 def test_a_lone_query_takes_the_projections_of_keys_and_values() -> None:
-    plan = transformer_plan(_resolved(layers=2, d_model=24, heads=2, d_k=5, d_v=7))
+    plan = model_plan(_resolved(layers=2, d_model=24, heads=2, d_k=5, d_v=7))
     name = "blocks.1.attention"
     made = [op for op in plan.ops if op.output and op.output.buffer.startswith(name)]
     _, key, attention, value, _ = made
@@ -97,10 +98,10 @@ def test_a_lone_query_takes_the_projections_of_keys_and_values() -> None:
 
 
 def test_post_norm_needs_no_second_norm_at_earlier_positions() -> None:
-    plan = transformer_plan(_resolved(layers=1, norm="post"))
+    plan = model_plan(_resolved(layers=1, norm="post"))
     rows = {buffer.name: buffer.rows for buffer in plan.buffers}
     assert {name for name in rows if rows[name] == "all"} == {"embed"}
-    kept = transformer_plan(_resolved(layers=1, norm="post"), absorb=False)
+    kept = model_plan(_resolved(layers=1, norm="post"), absorb=False)
     assert {buffer.name for buffer in kept.buffers if buffer.rows == "all"} == {
         "embed",
         "blocks.0.attention.key",  # the joined key and value
@@ -108,13 +109,13 @@ def test_post_norm_needs_no_second_norm_at_earlier_positions() -> None:
 
 
 def test_loss_on_all_positions_prunes_nothing() -> None:
-    plan = transformer_plan(_resolved(loss_positions="all"))
+    plan = model_plan(_resolved(loss_positions="all"))
     assert {buffer.rows for buffer in plan.buffers} == {"all"}
 
 
 def test_projections_are_joined_where_their_rows_agree() -> None:
     model = _resolved(layers=2, d_model=24, d_k=5, d_v=7)
-    plan = transformer_plan(model, absorb=False)
+    plan = model_plan(model, absorb=False)
     first, second = (
         [op for op in plan.ops if any(w.startswith(f"blocks.{i}.attention.") for w in op.weights)]
         for i in (0, 1)
@@ -129,7 +130,7 @@ def test_projections_are_joined_where_their_rows_agree() -> None:
 
 def test_a_buffer_pruned_too_far_is_caught() -> None:
     task, model = architecture("default")
-    plan = transformer_plan(model)
+    plan = model_plan(model)
     short = tuple(
         dataclasses.replace(b, rows="last") if b.name == "blocks.1.norm1" else b
         for b in plan.buffers
@@ -141,7 +142,7 @@ def test_a_buffer_pruned_too_far_is_caught() -> None:
 
 
 def test_pruning_twice_changes_nothing() -> None:
-    plan = transformer_plan(_resolved())
+    plan = model_plan(_resolved())
     assert prune_rows(plan, "last") == plan
 
 
@@ -151,4 +152,5 @@ def _logits(ops: tuple[Op, ...]) -> View:
 
 
 def _resolved(**changes: object) -> ModelConfig:
-    return resolve(ModelConfig(**changes), 9, 110)  # type: ignore[arg-type]
+    model: ModelConfig = resolve(ModelConfig(**changes), 9, 110)  # type: ignore[arg-type]
+    return model

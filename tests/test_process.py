@@ -169,10 +169,10 @@ def test_a_model_made_anywhere_can_be_trained(name: str, tmp_path: Path) -> None
     kept = before.detach().clone()
     assert all(p.requires_grad and not p.is_inference() for p in module.parameters())
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    module.loss(tokens, targets, "last").backward()  # type: ignore[no-untyped-call]
+    module.loss(tokens, targets, "last").backward()
     optimizer.step()
     assert not torch.equal(before, kept)
-    assert torch.equal(run.model(0).head.bias, kept)  # type: ignore[arg-type]
+    assert torch.equal(run.model(0).head.bias, kept)
 
 
 @NO_TRACE

@@ -7,6 +7,8 @@ from collections import Counter
 from hypothesis import Phase, given, settings
 from random_ensembles import Course, courses
 
+from compfast.config import ModelConfig
+from compfast.config.plugins import known_tasks
 from compfast.tasks import make_task
 
 VECTOR = 16  # the widest instruction set's; a multiple of the others'
@@ -18,6 +20,10 @@ def reached(course: Course) -> set[str]:
     first = course.specs[0]
     model, length = first.model, make_task(first.task).length
     last = model.loss_positions == "last"
+    init = [spec.init for spec in course.specs]
+    family = {model.family: True, f"task {first.task.name}": True}
+    if not isinstance(model, ModelConfig):
+        return {name for name, true in family.items() if true}
     whole = (model.d_k or 0) % VECTOR == (model.d_v or 0) % VECTOR == 0
     facts = {
         "one member": len(course.specs) == 1,
@@ -30,7 +36,16 @@ def reached(course: Course) -> set[str]:
         "broken neighbour": any(chunk.broken for chunk in course.chunks),
         "frozen itself": any(course.probe in chunk.frozen for chunk in course.chunks),
         first.training.precision: True,
-        model.norm: True,
+        **family,
+        "constants": any(each.constants for each in init),
+        "std": any(each.std is not None for each in init),
+        "rank_one": any(each.law == "rank_one" for each in init),
+        "data seed": any(spec.own_data_seed is not None for spec in course.specs),
+        f"norm {model.norm}": True,
+        f"logits {model.logits}": True,
+        f"attention {model.attention}": True,
+        f"norm_bias {model.norm_bias}": True,
+        first.optimizer.kind: True,
         model.activation: True,
         f"tied {model.tied_head}": True,
         f"causal {model.causal}": True,
@@ -42,7 +57,7 @@ def test_every_variant_is_drawn() -> None:
     found: Counter[str] = Counter()
 
     @settings(
-        max_examples=80, derandomize=True, deadline=None, database=None, phases=(Phase.generate,)
+        max_examples=160, derandomize=True, deadline=None, database=None, phases=(Phase.generate,)
     )
     @given(courses())
     def look(course: Course) -> None:
@@ -59,7 +74,11 @@ def test_every_variant_is_drawn() -> None:
             "fp32",
             "bf16",
         ),
-        *("pre", "post", "relu", "gelu", "gelu_tanh"),
+        *("norm pre", "norm post", "norm none", "relu", "gelu", "gelu_tanh"),
+        *("logits vocabulary", "logits single", "attention softmax", "attention none"),
+        *("norm_bias True", "norm_bias False", "adamw", "sgd"),
+        *("constants", "std", "rank_one", "data seed", "transformer", "canonical"),
+        *(f"task {name}" for name in known_tasks()),
         *("tied True", "tied False", "causal True", "causal False"),
     }
     assert found.keys() == expected, expected ^ found.keys()

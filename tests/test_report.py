@@ -170,7 +170,7 @@ def test_caption_states_what_was_trained() -> None:
     run = made_run(GAMMAS, 4, depths=(2, 3))
     said = style.caption(run.config, run.members, "native")
     for words in (
-        "40 members", "4 seeds a gamma", "(3,4) trained as x-6, (4,3) unseen", "pre-norm",
+        "40 members", "4 seeds a gamma", "(3,4) trained as x-6, (4,3) unseen", "norm pre",
         "width 48", "depth 2, 3", "heads 2", "weight decay 0.12", "learning rate 0.002", "batch 32",
         f"{run.config.training.steps} steps", "native engine",
     ):  # fmt: skip

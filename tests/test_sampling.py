@@ -14,7 +14,7 @@ from command_lines import config_of, refused
 from small_runs import assert_same_run, interrupted_at, saved_arrays, small_config
 
 import compfast
-from compfast.config import Config, settings
+from compfast.config import Config, Kinds, settings
 from compfast.config.plugins import known_tasks
 from compfast.ensemble import main
 from compfast.ensembles.grid import member_count, member_specs, sweep_paths
@@ -77,7 +77,7 @@ def test_draws_fill_their_ranges_evenly() -> None:
 
 def test_no_field_shares_its_stream() -> None:
     for task in known_tasks():
-        subs = [zlib.crc32(path.encode()) for path in sweep_paths(task)]
+        subs = [zlib.crc32(path.encode()) for path in sweep_paths(Kinds(task))]
         assert len(set(subs)) == len(subs)
         assert min(subs) > 64  # the rounds of the permutation, which are streams of AUX too
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compfast.config import Config, names, sections, settings
+from compfast.config import Config, Kinds, names, sections, settings
 from compfast.errors import UsageError
 from compfast.tasks.anchor import AnchorConfig
 
@@ -49,17 +49,17 @@ def test_whole_numbers_serve_as_floats_and_stay_exact_types() -> None:
 
 
 def test_every_field_reads_its_own_default() -> None:
-    for section, kind in sections("anchor").items():
+    for section, kind in sections(Kinds()).items():
         for name in names(kind):
             value = getattr(kind(), name)
-            assert settings.convert(f"{section}.{name}", value, "anchor") == value
+            assert settings.convert(f"{section}.{name}", value, Kinds()) == value
 
 
 def test_every_field_refuses_an_object_of_another_kind() -> None:
-    for section, kind in sections("anchor").items():
+    for section, kind in sections(Kinds()).items():
         for name in typing.get_type_hints(kind):
             with pytest.raises(UsageError, match=f"{section}.{name} is"):
-                settings.convert(f"{section}.{name}", {"no": "such"}, "anchor")
+                settings.convert(f"{section}.{name}", {"no": "such"}, Kinds())
 
 
 @pytest.mark.parametrize(

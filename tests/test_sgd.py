@@ -138,4 +138,4 @@ def test_the_cuda_engine_names_what_has_it() -> None:
     (spec,) = network("tiny", (("seed", (0,)),), optimizer={"kind": "sgd"})
     said = "optimizer.kind is sgd; engine cuda is compiled for adamw alone, and engines native,"
     with pytest.raises(UsageError, match=said):
-        find_network(spec, [])
+        find_network([spec], [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import sys
 from importlib import metadata
@@ -19,7 +18,7 @@ from compfast.config import Config, EvaluationConfig, ModelConfig, plugins, sett
 from compfast.config.plugins import known_tasks, task_class
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
-from compfast.tasks import Task, make_task, preset, start_of
+from compfast.tasks import Task, make_task, measures_of, preset, start_of
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tasks.md"
 
@@ -76,6 +75,8 @@ def test_the_exam_scores_members_apart(name: str) -> None:
         for candidate, values in together.candidates.items():
             assert 0 <= values[member] <= 1
             assert alone.candidates[candidate][0] == values[member]
+        for name in measures_of(exam):
+            assert alone.measures[name][0] == together.measures[name][member]
 
 
 @pytest.mark.parametrize("name", known_tasks())
@@ -154,22 +155,14 @@ def test_what_no_task_takes_is_one_sentence(
 
 
 def test_installed_packages_bring_tasks(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = plugins.TASKS
-    entries, looks = [metadata.EntryPoint("last", own, group)], []
-
-    def entry_points(group: str) -> list[metadata.EntryPoint]:
-        looks.append(group)
-        return entries
-
-    monkeypatch.setattr(metadata, "entry_points", entry_points)
-    monkeypatch.setattr(plugins, "_entries", functools.cache(plugins._entries.__wrapped__))
+    _, _, group = plugins.TASKS
+    entries = [metadata.EntryPoint("last", own, group)]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
     assert "last" in known_tasks()
     assert task_class("last").__name__ == "SumsTask"
-    settings.from_dict({"model": {"layers": 1, "d_model": 8}, "task": {"seq_len": 5}})
-    assert looks == [group], "every package was looked at again"
 
-    plugins._entries.cache_clear()
     entries.append(metadata.EntryPoint("anchor", own, group))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entries)
     with pytest.raises(UsageError, match=r"anchor' is claimed by compfast\.tasks\.anchor and by"):
         task_class("anchor")
 

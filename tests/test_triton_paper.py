@@ -10,7 +10,7 @@ from benchmarks.gpu_roofline import ASSUMED, HBM, MEMBERS, PEAK, Paper, main, on
 from benchmarks.triton_resources import PRECISIONS, step_launches
 from compfast.engines.arithmetic import step_flops
 from compfast.engines.layout import pad
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 
 FEW = 12
 
@@ -36,7 +36,7 @@ def test_bytes_and_operations_of_tiny_by_hand() -> None:
     size = (vocabulary + length) * d + 2 * layer + 2 * d + vocabulary * d + pad(vocabulary)
     assert row.least == 512 * 6 * 4 * size
     batch = spec.training.batch_size
-    counted = step_flops(transformer_plan(spec.model, absorb=False), length, batch)
+    counted = step_flops(model_plan(spec.model, absorb=False), length, batch)
     assert row.operations == 512 * sum(counted.values())
     assert row.on_chip == row.operations * 4 // 16
     assert row.design > row.least

@@ -20,6 +20,7 @@ import compfast
 from compfast.config import (
     Config,
     InitConfig,
+    Kinds,
     ModelConfig,
     TrainingConfig,
     names,
@@ -118,7 +119,7 @@ def test_sections_may_be_mappings(tmp_path: Path) -> None:
             "model",
             "norm",
             "prae",
-            "model.norm is 'prae'; it must be one of pre, post (did you mean",
+            "model.norm is 'prae'; it must be one of pre, post, none (did you mean",
         ),
         ("optimizer", "lr", "1e-3", "optimizer.lr is '1e-3'; it must be a number"),
         ("optimizer", "lr", 1j, "optimizer.lr is 1j; it must be a number"),
@@ -132,7 +133,7 @@ def test_sections_may_be_mappings(tmp_path: Path) -> None:
 )
 def test_what_is_ambiguous_is_refused(section: str, field: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        sections("anchor")[section](**{field: value})
+        sections(Kinds())[section](**{field: value})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -141,7 +142,7 @@ def test_what_is_ambiguous_is_refused(section: str, field: str, value: Any, word
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model": 3}, "[model] is 3; it must be a ModelConfig or a table"),
+        ({"model": 3}, "[model] is 3; it must be a family's Config or a table"),
         ({"model": {"layer": 3}}, "model.layer is not known (did you mean layers?)"),
         ({"sweep": "seed"}, "sweep is 'seed'; it must be a table"),
         ({"sweep": {"seed": 3}}, "sweep.seed is 3; it must be a list of values"),
@@ -175,10 +176,10 @@ def test_lists_without_an_end_are_no_value() -> None:
         AnchorConfig(anchors=endless)  # type: ignore[arg-type]
 
 
-FIELDS = [(section, name) for section, kind in sections("anchor").items() for name in names(kind)]
+FIELDS = [(section, name) for section, kind in sections(Kinds()).items() for name in names(kind)]
 
 
-def _made(kind: Any, **fields: Any) -> Any:
+def _made(kind: Any, /, **fields: Any) -> Any:
     """What a constructor makes of these, None where it refuses them in one sentence."""
     try:
         return kind(**fields)
@@ -194,14 +195,14 @@ def _made(kind: Any, **fields: Any) -> Any:
 def test_any_value_for_any_field(field: tuple[str, str], value: Any) -> None:
     """A section that says the same again when it is made of its own values, or one sentence."""
     section, name = field
-    made = _made(sections("anchor")[section], **{name: value})
+    made = _made(sections(Kinds())[section], **{name: value})
     if made is not None:
         assert type(made)(**{field: getattr(made, field) for field in names(made)}) == made
 
 
 @hostile.examples(50)
 @given(
-    sweep=hostile.values | st.dictionaries(st.sampled_from(sweep_paths("anchor")), hostile.values)
+    sweep=hostile.values | st.dictionaries(st.sampled_from(sweep_paths(Kinds())), hostile.values)
 )
 def test_any_sweep(sweep: Any) -> None:
     made = _made(Config, sweep=sweep)

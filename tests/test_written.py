@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from compfast.cli.written import parse_set, read
+from compfast.config import Kinds
 from compfast.ensembles.grid import parse_values
 from compfast.errors import UsageError
 
@@ -45,7 +46,7 @@ ONE, MANY = False, True
     ],
 )
 def test_set_says_what_it_means(text: str, path: str, value: Any, many: bool) -> None:
-    found = parse_set(text, "anchor")
+    found = parse_set(text, Kinds())
     assert found == (path, value, many)
     assert type(found[1]) is type(value)
 
@@ -55,7 +56,7 @@ def test_set_says_what_it_means(text: str, path: str, value: Any, many: bool) ->
 )
 def test_set_refuses_what_names_no_field(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_set(text, "anchor")
+        parse_set(text, Kinds())
 
 
 @pytest.mark.parametrize("text", ["6-2", "2-3-4", "2:6:4", "1.5", "two", "inf", "nan", "1e400"])
@@ -66,4 +67,4 @@ def test_numbers_of_no_form_are_refused(text: str) -> None:
 
 def test_a_range_of_no_form_is_refused_with_its_name() -> None:
     with pytest.raises(UsageError, match="--threads"):
-        read("run.threads", "3:2:1", "--threads")
+        read("run.threads", "3:2:1", Kinds(), "--threads")

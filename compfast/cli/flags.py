@@ -25,6 +25,7 @@ FIELD_FLAGS = {
     "--threads": "run.threads",
     "--checkpoint-every": "run.checkpoint_every",
     "--report-every": "run.report_every",
+    "--start-mode": "start.mode",
 }
 # A flag that takes one value, or a list of values that members differ in.
 LIST_FLAGS: dict[str, tuple[str, type[int] | type[float]]] = {
@@ -50,6 +51,7 @@ HELP = {
     "--threads": "worker threads; default: one a core",
     "--checkpoint-every": "steps between two checkpoints",
     "--report-every": "steps between two reports; 0 (default): only at the end",
+    "--start-mode": "go_on (default), or restart: the weights alone, from step 0",
     "--layers": "depth",
     "--d-model": "width",
     "--d-ff": "width of the feed-forward layer",
@@ -112,6 +114,11 @@ def parser(prog: str = PROGRAM) -> Parser:
         "--variant", metavar="NAME", help="a named form of the task, e.g. both-unseen"
     )
     ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica, paper, ...")
+    ensemble.add_argument(
+        "--start-from",
+        metavar="RUN[@STEP]",
+        help="start from the members of another run, with its settings where none are given",
+    )
     for flag in LIST_FLAGS:
         ensemble.add_argument(flag, metavar="LIST", help=HELP[flag])
     for flag in FIELD_FLAGS:

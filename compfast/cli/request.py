@@ -13,7 +13,7 @@ from compfast.cli import sampled, written
 from compfast.cli.counts import count
 from compfast.cli.flags import FIELD_FLAGS, LIST_FLAGS, text_of
 from compfast.cli.sampled import GAMMA, SEED
-from compfast.config import DEFAULT_TASK, MAX_SEED, SEEDS, Config, field_hint, settings
+from compfast.config import DEFAULT_TASK, MAX_SEED, SEEDS, Config, Kinds, field_hint, settings
 from compfast.config.plugins import task_class
 from compfast.config.settings import Settings
 from compfast.ensembles.grid import (
@@ -24,6 +24,7 @@ from compfast.ensembles.grid import (
     parse_values,
 )
 from compfast.errors import UsageError
+from compfast.runs.parents import parse_start, settings_of
 from compfast.tasks import preset, start_of
 
 
@@ -59,13 +60,15 @@ class Given:
 
 def new_config(arguments: argparse.Namespace) -> Config:
     """The config of a new run; raises UsageError."""
-    start = base(arguments)
-    task = settings.task_name(start)
-    flags = given(arguments, task).settings
+    parent = _parent(arguments)
+    start = base(arguments) if parent is None else _parents(arguments, parent)
+    kinds = settings.kinds_of(start)
+    flags = given(arguments, kinds).settings
     data, ranges = sampled.split_ranges(settings.apply(start, flags))
-    shared = settings.from_dict(data)
+    ends = sampled.ends(arguments, kinds, ranges)  # drawn from below, so no axes
+    shared = settings.from_dict({**data, "sweep": {**data.get("sweep", {}), **ends}})
     axes = dict(shared.sweep) if data.get("sweep") else {}
-    drawn = sampled.columns(arguments, task, ranges, axes)
+    drawn = sampled.columns(arguments, kinds, ranges, axes)
     if arguments.sample is not None and not drawn:
         raise UsageError(
             f"--sample is {arguments.sample}, but nothing is given to draw from, such as"
@@ -81,6 +84,9 @@ def new_config(arguments: argparse.Namespace) -> Config:
         sample[SEED] = _seeds(arguments, len(next(iter(drawn.values()))))
     inner = ((GAMMA, gammas), (SEED, seeds))
     sweep = (*axes.items(), *((path, levels) for path, levels in inner if levels))
+    if parent is not None:  # rows are in the parent's order
+        order = list(start["sweep"])
+        sweep = tuple(sorted(sweep, key=lambda axis: (*order, axis[0]).index(axis[0])))
     steps = snapshots(arguments, shared.training.steps)
     run = shared.run if steps is None else dataclasses.replace(shared.run, snapshots=steps)
     return dataclasses.replace(shared, run=run, sweep=sweep, sample=tuple(sample.items()))
@@ -89,11 +95,45 @@ def new_config(arguments: argparse.Namespace) -> Config:
 def base(arguments: argparse.Namespace) -> Settings:
     """The settings of the preset with those of the file over them."""
     file = {} if arguments.config is None else settings.load_toml(arguments.config)
-    task = _task_flag(arguments) or (settings.task_name(file) if "task" in file else None)
+    task = _task_flag(arguments) or (settings.kinds_of(file).task if "task" in file else None)
     data = start_of(task or DEFAULT_TASK) if arguments.preset is None else _preset(arguments, task)
-    named = {"task": {"name": settings.task_name(data)}}
+    own = settings.kinds_of(settings.apply(data, file))
+    family = _set_flag(arguments, "model.family") or own.family
+    named = {"task": {"name": settings.kinds_of(data).task}, "model": {"family": family}}
+    data = _of_family(data, family)
     settings.from_dict({**named, "sweep": file.get("sweep", {})})
+    if not isinstance(file.get("model", {}), Mapping):
+        del named["model"]  # what stands there is refused as it is
     return settings.apply(settings.apply(data, file), named)
+
+
+def _parent(arguments: argparse.Namespace) -> str | None:
+    """The run to start from, as --start-from, --set or the settings file names it."""
+    if arguments.start_from is not None:
+        return parse_start(arguments.start_from)[0]
+    if (given := _set_flag(arguments, "start.run")) is not None:
+        return given
+    file = {} if arguments.config is None else settings.load_toml(arguments.config)
+    start = file.get("start")
+    run = start.get("run") if isinstance(start, Mapping) else None
+    return run if isinstance(run, str) else None
+
+
+def _parents(arguments: argparse.Namespace, run: str) -> Settings:
+    """The settings of the run to start from with those of the file over them."""
+    if arguments.preset is not None:
+        raise UsageError(
+            f"--preset is {arguments.preset}, but the settings are those of {run}, which this run"
+            " starts from"
+        )
+    data = settings_of(run)
+    file = {} if arguments.config is None else settings.load_toml(arguments.config)
+    task = _task_flag(arguments) or (settings.kinds_of(file).task if "task" in file else None)
+    if task not in (None, settings.kinds_of(data).task):
+        data["task"] = {**start_of(task).get("task", {}), "name": task}
+    family = _set_flag(arguments, "model.family")
+    data = _of_family(data, family or settings.kinds_of(settings.apply(data, file)).family)
+    return settings.apply(data, file)
 
 
 def _preset(arguments: argparse.Namespace, task: str | None) -> Settings:
@@ -101,7 +141,7 @@ def _preset(arguments: argparse.Namespace, task: str | None) -> Settings:
         data = preset(arguments.preset)
     except UsageError as error:
         raise UsageError(f"--{error}") from None
-    own = settings.task_name(data)
+    own = settings.kinds_of(data).task
     if task not in (None, own):
         raise UsageError(f"--preset {arguments.preset} is one of task {own}, not of {task}")
     return data
@@ -109,50 +149,68 @@ def _preset(arguments: argparse.Namespace, task: str | None) -> Settings:
 
 def _task_flag(arguments: argparse.Namespace) -> str | None:
     """The task that --task or --set task.name= names."""
-    name: str | None = arguments.task
-    for text in arguments.set:
-        path, value = written.set_parts(text)
-        if path == "task.name":
-            name = name or value.strip()
+    name: str | None = arguments.task or _set_flag(arguments, "task.name")
     return None if name is None else name.strip()
 
 
-def given(arguments: argparse.Namespace, task: str) -> Given:
+def _set_flag(arguments: argparse.Namespace, wanted: str) -> str | None:
+    """What --set says of a field, as text."""
+    for text in arguments.set:
+        path, value = written.set_parts(text)
+        if path == wanted:
+            return value.strip()
+    return None
+
+
+def _of_family(data: Settings, family: str) -> Settings:
+    """A preset's settings, without the fields of its network where another family is asked for."""
+    own = settings.kinds_of(data).family
+    return data if own == family else {**data, "model": {"family": family}}
+
+
+def given(arguments: argparse.Namespace, kinds: Kinds) -> Given:
     """What the flags say, apart from those that count members and draw points, and --snapshots.
 
-    `task` is the name of the task whose fields [task] has.
+    `kinds` say which fields [task] and [model] have.
     """
     result = Given()
     if arguments.variant is not None:
-        variants = task_class(task).variants
+        variants = task_class(kinds.task).variants
         if arguments.variant not in variants:
             known = f"must be one of {', '.join(variants)}" if variants else "has none"
-            raise UsageError(f"--variant is {arguments.variant!r}; that of task {task} {known}")
+            raise UsageError(
+                f"--variant is {arguments.variant!r}; that of task {kinds.task} {known}"
+            )
         for name, value in variants[arguments.variant].items():
             result.put(f"task.{name}", value, f"--variant {arguments.variant}")
     for text in arguments.set:
         path, value = written.set_parts(text)
-        if sampled.range_of(arguments, path, path, value, task):
+        if sampled.range_of(arguments, path, path, value, kinds):
             result.put_range(path, value, f"--set {text}")
             continue
-        path, value, many = written.parse_set(text, task)
+        path, value, many = written.parse_set(text, kinds)
         put = result.put_axis if many else result.put
         put(path, value, f"--set {text}")
     for flag, path in FIELD_FLAGS.items():
         text = text_of(arguments, flag)
         if text is not None:
-            result.put(path, _field(flag, path, text, task), f"{flag} {text}")
+            result.put(path, _field(flag, path, text, kinds), f"{flag} {text}")
     for flag, (path, kind) in LIST_FLAGS.items():
         text = text_of(arguments, flag)
-        if text is not None and sampled.range_of(arguments, flag, path, text, task):
+        if text is not None and sampled.range_of(arguments, flag, path, text, kinds):
             result.put_range(path, text, f"{flag} {text}")
         elif text is not None:
             seed = path in SEEDS  # one value of it is an axis too
             if not seed:
-                field_hint(path, task)
+                field_hint(path, kinds)
             values = parse_values(flag, text, kind)
             put = result.put if len(values) == 1 and not seed else result.put_axis
             put(path, values if put == result.put_axis else values[0], f"{flag} {text}")
+    if arguments.start_from is not None:
+        run, step = parse_start(arguments.start_from)
+        result.put("start.run", run, f"--start-from {arguments.start_from}")
+        if step is not None:
+            result.put("start.step", step, f"--start-from {arguments.start_from}")
     if arguments.shard is not None:
         result.put("run.shard", _shard(arguments.shard), f"--shard {arguments.shard}")
     if arguments.quiet:
@@ -184,11 +242,11 @@ def gamma_range(text: str) -> tuple[float, float]:
         ) from None
 
 
-def _field(flag: str, path: str, text: str, task: str) -> Any:
-    value, many = written.read(path, text, task, flag)
+def _field(flag: str, path: str, text: str, kinds: Kinds) -> Any:
+    value, many = written.read(path, text, kinds, flag)
     if many:
         raise UsageError(f"{flag} is {text!r}; it takes one value")
-    return settings.convert(path, value, task, flag)
+    return settings.convert(path, value, kinds, flag)
 
 
 def _shard(text: str) -> list[int]:

@@ -28,9 +28,10 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
     run = load(arguments.resume)
     if arguments.out is not None and user_path(arguments.out).resolve() != run.path.resolve():
         raise UsageError(f"--out {arguments.out} is not the folder of --resume {arguments.resume}")
-    given = request.given(arguments, run.config.task.name)
+    given = request.given(arguments, run.config.kinds)
     drawn = _hold_sample(run, arguments, given)
     _hold_files(run, arguments, given, drawn)
+    kinds = run.config.kinds
     changes: dict[str, Any] = {"quiet": arguments.quiet}  # how this process talks, not the run
     axes = {**dict(run.config.sample), **dict(run.config.sweep)}
     for path, shown in given.origin.items():
@@ -40,8 +41,7 @@ def resumption(arguments: argparse.Namespace) -> tuple[Run, Config]:
         own = None if path in SEEDS else getattr(getattr(run.config, section), name)
         axis = given.settings["sweep"].get(path)
         values = [given.settings[section][name]] if axis is None else axis
-        task = run.config.task.name
-        wanted = tuple(v if path in SEEDS else settings.convert(path, v, task) for v in values)
+        wanted = tuple(v if path in SEEDS else settings.convert(path, v, kinds) for v in values)
         stored = axes.get(path, (own,))
         if section == "run" and name in RESUMABLE:
             changes[name] = wanted[0]
@@ -75,12 +75,12 @@ def _hold_sample(
     stored = dict(run.config.sample)
     agrees = points is None or (points == run.config.points and bool(stored))
     _hold(run, f"--sample {points}", agrees, run.config.points if stored else "no sample")
-    task = run.config.task.name
-    named = {"task": {"name": task}}
+    kinds = run.config.kinds
+    named = {"task": {"name": kinds.task}, "model": {"family": kinds.family}}
     start = named if arguments.config is None else request.base(arguments)
     data, ranges = sampled.split_ranges(settings.apply(start, given.settings))
     axes = dict(settings.from_dict(data).sweep) if data.get("sweep") else {}
-    drawn = sampled.columns(arguments, task, ranges, axes)
+    drawn = sampled.columns(arguments, kinds, ranges, axes)
     if arguments.sample_seed is not None and not drawn:
         raise UsageError("--sample-seed says nothing without the ranges that were drawn from")
     for path, column in drawn.items():
@@ -107,8 +107,8 @@ def _hold_files(
     data, _ = sampled.split_ranges(request.base(arguments))
     config = settings.from_dict(data)
     for section in SECTIONS:
-        fields = settings.to_dict(config)[section]
-        explicit = arguments.preset is not None and section != "run"
+        fields = settings.to_dict(config).get(section, {})
+        explicit = arguments.preset is not None and section not in ("run", "start")
         for name in fields if explicit else data.get(section, {}):
             path = f"{section}.{name}"
             wanted, own = (getattr(getattr(c, section), name) for c in (config, run.config))

@@ -11,7 +11,7 @@ from rich.table import Table
 from compfast._native import read_bandwidth
 from compfast.cli import request
 from compfast.cli.output import Output
-from compfast.config import MemberSpec, settings
+from compfast.config import MemberSpec, ModelConfig, ModelSection, settings
 from compfast.engines import roofline
 from compfast.engines.cores import usable_cores
 from compfast.engines.native import NativeEngine
@@ -63,7 +63,7 @@ def report(arguments: argparse.Namespace) -> None:
 def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
     """The one network that the flags describe, and threads."""
     start = request.base(arguments)
-    flags = request.given(arguments, settings.task_name(start))
+    flags = request.given(arguments, settings.kinds_of(start))
     data = settings.apply(start, flags.settings)
     config = settings.from_dict(data)
     many = [path for path, _ in (*config.sweep, *config.sample) if not path.startswith(_HARMLESS)]
@@ -89,11 +89,17 @@ def ceiling_lines(c: Ceilings) -> Iterator[str]:
         yield f"  {level.name}{size}{assumed}: {_size(level.read)} at {level.bandwidth:.1f} GB/s"
 
 
+def _described(model: ModelSection) -> str:
+    m = model
+    if not isinstance(m, ModelConfig):
+        return f"family {m.family}"
+    return f"d {m.d_model}, L {m.layers}, {m.heads} x ({m.d_k}, {m.d_v}), FFN {m.d_ff}"
+
+
 def floor_lines(spec: MemberSpec, floor: Floor, samples: list[float]) -> Iterator[str]:
     m, ms = spec.model, median(samples)
     yield (
-        f"d {m.d_model}, L {m.layers}, {m.heads} x ({m.d_k}, {m.d_v}), FFN {m.d_ff},"
-        f" {make_task(spec.task).length} tokens, batch {spec.training.batch_size},"
+        f"{_described(m)}, {make_task(spec.task).length} tokens, batch {spec.training.batch_size},"
         f" {spec.training.precision}"
     )
     parts = ", ".join(f"{kind} {count / 1e6:.2f}" for kind, count in floor.flops.items())

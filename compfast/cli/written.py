@@ -9,20 +9,20 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from compfast.config import field_hint, settings, values
+from compfast.config import Kinds, field_hint, settings, values
 from compfast.ensembles.grid import number, parse_values
 from compfast.errors import UsageError
 
 _QUOTES = "\"'"
 
 
-def parse_set(text: str, task: str) -> tuple[str, Any, bool]:
+def parse_set(text: str, kinds: Kinds) -> tuple[str, Any, bool]:
     """(path, value, many) of "section.field=VALUE"; `many`: the value is a list to sweep over.
 
-    `task` is the name of the task whose fields [task] has.
+    `kinds` say which fields [task] and [model] have.
     """
     path, written = set_parts(text)
-    value, many = read(path, written, task)
+    value, many = read(path, written, kinds)
     return path, value, many
 
 
@@ -35,16 +35,16 @@ def set_parts(text: str) -> tuple[str, str]:
     return path.strip(), written
 
 
-def read(path: str, text: str, task: str, name: str | None = None) -> tuple[Any, bool]:
+def read(path: str, text: str, kinds: Kinds, name: str | None = None) -> tuple[Any, bool]:
     """(value, many): what `text` says for a field; text that is no such value comes back as it is.
 
     `many` tells a list of values to sweep over, in one of the forms X,Y,Z, [X, Y, Z], A-B (whole
     numbers), LO:HI:N and log:LO:HI:N, from one value. Raises UsageError for a field that there is
     not, and for a range that is none, calling it `name`.
     """
-    hint, text = values.inner(field_hint(path, task)), text.strip()
-    if settings.is_list_field(path, task):
-        return _list(path, text, task)
+    hint, text = values.inner(field_hint(path, kinds)), text.strip()
+    if settings.is_list_field(path, kinds):
+        return _list(path, text, kinds)
     bracketed = text.startswith("[") and text.endswith("]")
     parts = text[1:-1].removesuffix(",") if bracketed else text
     if hint in (int, float) and not bracketed and (":" in text or _is_span(text, hint)):
@@ -63,7 +63,7 @@ def _scalar(text: str, hint: Any) -> Any:
     return text[1:-1] if quoted else text
 
 
-def _list(path: str, text: str, task: str) -> tuple[Any, bool]:
+def _list(path: str, text: str, kinds: Kinds) -> tuple[Any, bool]:
     """One value of a list field, or several of them: one level of brackets more."""
     try:
         value = ast.literal_eval(text)
@@ -73,10 +73,10 @@ def _list(path: str, text: str, task: str) -> tuple[Any, bool]:
         return value, False
     listed = list(value)
     try:
-        settings.convert(path, listed, task)
+        settings.convert(path, listed, kinds)
     except UsageError:
         try:
-            return [list(settings.convert(path, entry, task)) for entry in listed], True
+            return [list(settings.convert(path, entry, kinds)) for entry in listed], True
         except UsageError:
             return listed, False
     return listed, False

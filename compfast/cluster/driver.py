@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from compfast.cluster.merging import join, verified_parts
 from compfast.cluster.part import Answer, Facts, Job, Outcome, threads_of
 from compfast.cluster.store import LocalStore, Store, committed, fetch, open_store
-from compfast.config import Config
+from compfast.config import Config, StartConfig
 from compfast.config.paths import user_path
 from compfast.config.settings import to_dict
 from compfast.ensembles.grid import member_count, shard_range
@@ -36,6 +36,7 @@ from compfast.storage import durable
 from compfast.training.callbacks import Callback, Outline, as_callbacks
 from compfast.training.interrupts import StopSignals
 from compfast.training.loop import check_snapshots
+from compfast.training.start import resolved
 
 PARTS_A_SLOT = 8  # so that at the end of a sweep about 1/16 of its time is lost to idle slots
 MOST_MEMBERS = 256  # a part
@@ -101,6 +102,8 @@ def sweep(
         refuse_used(path)
     if config.run.shard != (0, 1):
         raise UsageError("a cluster makes its own shards; give --shard or --cluster, not both")
+    if known is None:
+        config = resolved(config)
     groups = member_groups(config)
     check_snapshots(config, groups)
     if known is None:
@@ -174,7 +177,9 @@ def _new_job(config: Config, path: Path, cluster: Cluster, place: str | None) ->
 def _known_job(config: Config, known: Run, cluster: Cluster) -> Job:
     own, isa = _record(known), known.info["isa"]
     wanted = isa if known.info["engine"] == "native" else None
-    facts = _agreed(cluster, config, own.storage, wanted)
+    # Parts that were saved need no parent any more; the others say it themselves.
+    alone = dataclasses.replace(config, start=StartConfig())
+    facts = _agreed(cluster, alone, own.storage, wanted)
     if (facts.engine, facts.isa) != (known.info["engine"], isa):
         raise UsageError(
             f"{known.path} was trained with {known.info['engine']} ({isa}), the cluster would go on"

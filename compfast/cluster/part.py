@@ -19,6 +19,7 @@ from compfast.engines import resolve_engine
 from compfast.engines.processor import processor
 from compfast.errors import AllDivergedError, CompfastError, Interrupted, UsageError
 from compfast.runs.description import installed_version, source_commit
+from compfast.runs.parents import find
 from compfast.runs.reading import Run, load
 from compfast.storage import durable
 from compfast.training.callbacks import Callback
@@ -82,11 +83,14 @@ def probe(config: dict[str, Any], place: str, token: str, isa: str | None) -> An
     _force(isa)
     host, name = platform.node(), processor()[0]
     try:
-        facts, isas = here(from_dict(config)), _isas()
+        own = from_dict(config)
+        facts, isas = here(own), _isas()
         if open_store(place).read(token) is None:
             raise UsageError(
                 f"it does not see {place}; give --storage a place that all nodes share"
             )
+        if own.start.run is not None:
+            find(own.start)  # the run to start from is there, too
     except CompfastError as error:
         return Answer(host, name, None, (), str(error))
     return Answer(host, name, facts, isas, None)

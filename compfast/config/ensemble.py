@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from compfast.config import values
-from compfast.config.plugins import task_class
-from compfast.config.section import Section, TaskSection, check_seed
+from compfast.config.plugins import family_class, task_class
+from compfast.config.section import ModelSection, NotTogether, Section, TaskSection, check_seed
 from compfast.config.sections import (
+    DEFAULT_FAMILY,
     DEFAULT_TASK,
+    PICKED,
     EvaluationConfig,
     InitConfig,
+    Kinds,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    StartConfig,
     TrainingConfig,
     field_hint,
     sections,
@@ -40,37 +45,50 @@ class Config:
     Members are the Cartesian product in that order, so the last axis varies fastest. `sample` is
     one axis more, outermost, of points that differ in several fields at once: columns of equal
     length, whose i-th values are point i's, e.g. {"optimizer.lr": (1e-3, 4e-3), "seed": (0, 1)}
-    (compfast.ensembles.sampling draws some). Raises UsageError for what no field takes, naming
-    the field.
+    (compfast.ensembles.sampling draws some). Fields of a mapping that do not go together as they
+    stand, but do once members have theirs (schedule "points", and points in the sweep), hold the
+    first of those values. Raises UsageError for what no field takes, naming the field.
     """
 
     # The tiny network, whose map over gamma shows every zone; ours, found by
     # experiments/tiny_search.py, which also holds what else was tried.
     task: TaskSection = field(default_factory=lambda: _default_task())
-    model: ModelConfig = ModelConfig(d_model=48, heads=2)
+    model: Any = ModelConfig(d_model=48, heads=2)  # the Config of a family of networks
     init: InitConfig = InitConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.12)
     training: TrainingConfig = TrainingConfig(steps=2800, batch_size=32, eval_every=400)
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
+    start: StartConfig = StartConfig()
     sweep: tuple[Axis, ...] = (("seed", (0,)),)
     sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        task = _task(self.task)
-        object.__setattr__(self, "task", task)
-        for name, kind in sections(task.name).items():
-            if name != "task":
-                object.__setattr__(self, name, _section(name, getattr(self, name), kind))
-        axes = tuple(axis(path, points, task.name) for path, points in sweep_pairs(self.sweep))
+        kinds = Kinds(_task_name(self.task), _family_name(self.model))
+        axes = tuple(axis(path, points, kinds) for path, points in sweep_pairs(self.sweep))
         columns = tuple(
-            column(path, points, task.name) for path, points in sweep_pairs(self.sample, "sample")
+            column(path, points, kinds) for path, points in sweep_pairs(self.sample, "sample")
         )
+        first = {path: points[0] for path, points in (*axes, *columns)}
+        for section, kind in sections(kinds).items():
+            given, own = getattr(self, section), _fields(section, first)
+            if section == "task":
+                made = _task(given, kinds.task, own)
+            elif section == "model":
+                made = _model(given, kinds.family, own)
+            else:
+                made = _section(section, given, kind, own)
+            object.__setattr__(self, section, made)
         # The one seed that a sweep has by default makes way for the points' own.
         default = axes == (("seed", (0,)),) and "seed" in dict(columns)
         object.__setattr__(self, "sweep", () if default else axes)
         object.__setattr__(self, "sample", columns)
         _check_together(self.sweep, columns)
+        _check_scale(self.init, (*self.sweep, *columns))
+
+    @property
+    def kinds(self) -> Kinds:
+        return Kinds(self.task.name, self.model.family)
 
     @property
     def points(self) -> int:
@@ -92,31 +110,41 @@ def _check_together(axes: tuple[Axis, ...], columns: tuple[Axis, ...]) -> None:
         raise UsageError(f"sample has columns of different lengths: {said}")
 
 
-def axis(path: str, points: Any, task: str) -> Axis:
+def _check_scale(init: InitConfig, axes: tuple[Axis, ...]) -> None:
+    """A plain std of the initial weights leaves nothing that a gamma could change."""
+    gammas = [path for path, points in axes if path.startswith("init.gamma") and len(points) > 1]
+    if gammas and init.std is not None:
+        raise UsageError(
+            f"init.std is {init.std} and {gammas[0]} has several values; give one of the two"
+        )
+
+
+def axis(path: str, points: Any, kinds: Kinds) -> Axis:
     """A swept field and its values, converted; raises UsageError for what cannot be swept.
 
-    `task` is the name of the task whose fields may be swept.
+    `kinds` are the task and family whose fields may be swept.
     """
-    converted = _converted("sweep", path, points, task)
+    converted = _converted("sweep", path, points, kinds)
     if len(set(converted)) != len(converted):
         raise UsageError(f"sweep axis {path} has equal values: {converted}")
     return path, converted
 
 
-def column(path: str, points: Any, task: str) -> Axis:
+def column(path: str, points: Any, kinds: Kinds) -> Axis:
     """A field of a sample and its value in each point, converted; equal values are allowed."""
-    return path, _converted("sample", path, points, task)
+    return path, _converted("sample", path, points, kinds)
 
 
-def _converted(home: str, path: str, points: Any, task: str) -> tuple[Any, ...]:
+def _converted(home: str, path: str, points: Any, kinds: Kinds) -> tuple[Any, ...]:
     if path.partition(".")[0] == "run":
         raise UsageError(
             f"{home}.{path} is not allowed; [run] holds nothing that members differ in"
         )
-    if path == "task.name":
-        raise UsageError(f"{home}.task.name is not allowed; tasks have fields of their own")
+    if path in PICKED:
+        what = "tasks" if path == "task.name" else "families"
+        raise UsageError(f"{home}.{path} is not allowed; {what} have fields of their own")
     try:
-        hint = int if path in SEEDS else field_hint(path, task)
+        hint = int if path in SEEDS else field_hint(path, kinds)
     except UsageError as error:
         raise UsageError(f"{home}: {error}") from None
     listed = values.plain(points)
@@ -151,17 +179,37 @@ def sweep_pairs(sweep: Any, home: str = "sweep") -> Iterator[tuple[str, Any]]:
             yield path, points
 
 
-def _section(name: str, given: Any, kind: type[Section]) -> Section:
+def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of "section.field" -> value that are of one section, by field."""
+    split = {path: path.partition(".") for path in values}
+    return {name: values[path] for path, (home, _, name) in split.items() if home == section}
+
+
+def _together(
+    make: Callable[..., Section], given: dict[str, Any], first: dict[str, Any]
+) -> Section:
+    """The section of the given fields, with the first of the members' values where it needs them.
+
+    Raises UsageError where the fields go together in neither way.
+    """
+    try:
+        return make(**given)
+    except NotTogether:
+        if not first:
+            raise
+    return make(**{**given, **first})
+
+
+def _section(name: str, given: Any, kind: type[Section], first: dict[str, Any]) -> Section:
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):
         shown = f"{kind.__name__} or a table of its fields"
         raise UsageError(f"[{name}] is {given!r}; it must be a {shown}")
     for field_name in given:
-        field_hint(f"{name}.{field_name}", DEFAULT_TASK)
+        field_hint(f"{name}.{field_name}", Kinds())
     default: Any = next(f.default for f in dataclasses.fields(Config) if f.name == name)
-    changed: Section = dataclasses.replace(default, **given)
-    return changed
+    return _together(functools.partial(dataclasses.replace, default), dict(given), first)
 
 
 def _default_task() -> TaskSection:
@@ -169,14 +217,14 @@ def _default_task() -> TaskSection:
     return made
 
 
-def _task(given: Any) -> TaskSection:
+def _task_name(given: Any) -> str:
     if isinstance(given, TaskSection):
         if type(given) is not task_class(given.name).Config:
             raise UsageError(
                 f"[task] is a {type(given).__name__} with the name {given.name!r}, which is another"
                 " task's"
             )
-        return given
+        return given.name
     if not isinstance(given, Mapping):
         raise UsageError(
             f"[task] is {given!r}; it must be a task's Config or a table of its fields"
@@ -184,11 +232,44 @@ def _task(given: Any) -> TaskSection:
     name = given.get("name", DEFAULT_TASK)
     if not isinstance(name, str):
         raise UsageError(f"task.name is {name!r}; it must be a string")
+    return name
+
+
+def _task(given: Any, name: str, first: dict[str, Any]) -> Section:
+    if isinstance(given, TaskSection):
+        return given
     for field_name in given:
-        field_hint(f"task.{field_name}", name)
+        field_hint(f"task.{field_name}", Kinds(task=name))
     fields = {**_DEFAULT_FIELDS, **given} if name == DEFAULT_TASK else {"name": name, **given}
-    made: TaskSection = task_class(name).Config(**fields)
-    return made
+    return _together(task_class(name).Config, fields, first)
+
+
+def _family_name(given: Any) -> str:
+    if isinstance(given, ModelSection):
+        if type(given) is not family_class(given.family).Config:
+            raise UsageError(
+                f"[model] is a {type(given).__name__} with the family {given.family!r}, which is"
+                " another family's"
+            )
+        return given.family
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"[model] is {given!r}; it must be a family's Config or a table of its fields"
+        )
+    name = given.get("family", DEFAULT_FAMILY)
+    if not isinstance(name, str):
+        raise UsageError(f"model.family is {name!r}; it must be a string")
+    return name
+
+
+def _model(given: Any, name: str, first: dict[str, Any]) -> Section:
+    if isinstance(given, ModelSection):
+        return given
+    if name == DEFAULT_FAMILY:
+        return _section("model", given, ModelConfig, first)
+    for field_name in given:
+        field_hint(f"model.{field_name}", Kinds(family=name))
+    return _together(family_class(name).Config, dict(given), first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +282,7 @@ class MemberSpec:
     member: int
     seed: int  # of everything that has no seed of its own
     task: TaskSection
-    model: ModelConfig
+    model: Any  # a family's Config
     init: InitConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
@@ -222,32 +303,3 @@ class MemberSpec:
     def data_seed(self) -> int:
         """Key of the streams that training data come from: `seed`, unless it has its own."""
         return self.seed if self.own_data_seed is None else self.own_data_seed
-
-
-def resolve(model: ModelConfig, length: int, vocabulary: int) -> ModelConfig:
-    """`model` with every derived field filled in, for a task of so many tokens a sequence.
-
-    `vocabulary` is the number of token ids that the task uses. Raises UsageError where the model
-    has fewer of either.
-    """
-    resolved = dataclasses.replace(
-        model,
-        d_k=model.d_k or model.d_model // model.heads,
-        d_v=model.d_v or model.d_model // model.heads,
-        d_ff=model.d_ff or 2 * model.d_model,
-        vocab_size=model.vocab_size or -(-vocabulary // 16) * 16,
-        max_positions=model.max_positions or length,
-        final_norm=model.norm == "pre" if model.final_norm is None else model.final_norm,
-    )
-    assert resolved.vocab_size is not None
-    assert resolved.max_positions is not None
-    if resolved.vocab_size < vocabulary:
-        raise UsageError(
-            f"model.vocab_size is {resolved.vocab_size}; the task needs at least {vocabulary}"
-        )
-    if resolved.max_positions < length:
-        raise UsageError(
-            f"model.max_positions is {resolved.max_positions};"
-            f" a sequence of {length} tokens needs at least as many"
-        )
-    return resolved

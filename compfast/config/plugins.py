@@ -1,8 +1,9 @@
-"""What a name in a configuration stands for, when it stands for a class: tasks, by name.
+"""What a name in a configuration stands for, when it stands for a class: tasks, families.
 
 A class is found in this order: "package.module:Class" says where it is; a module of that name in
-`compfast/tasks/`; an entry point of that name in the group `compfast.tasks`, through which other
-packages bring theirs. A name that two of them claim is refused.
+`compfast/tasks/` (families: `compfast/models/families/`); an entry point of that name in the group
+`compfast.tasks` (`compfast.families`), through which other packages bring theirs. A name that two
+of them claim is refused.
 """
 
 from __future__ import annotations
@@ -10,30 +11,48 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
 from compfast.errors import UsageError
 
-TASKS = "compfast.tasks"  # the package of the shipped ones, and the group of entry points
+# Field -> the package of the shipped ones, and the group of entry points.
+TASKS = "task.name", "compfast.tasks", "compfast.tasks"
+FAMILIES = "model.family", "compfast.models.families", "compfast.families"
 
 
 def task_class(name: str) -> Any:
     """The class of task `name`; raises UsageError for one that there is not, or twice."""
-    return _find(TASKS, "task.name", name)
+    return _find(*TASKS, name)
+
+
+def family_class(name: str) -> Any:
+    """The class of the networks' family `name`; raises UsageError for none, or two."""
+    return _find(*FAMILIES, name)
 
 
 def known_tasks() -> tuple[str, ...]:
     """Names of the shipped tasks and of those that installed packages bring."""
-    return tuple(sorted({*_shipped(TASKS), *_entries(TASKS)}))
+    return _known(*TASKS)
 
 
-def _find(package: str, field: str, name: str) -> Any:
+def known_families() -> tuple[str, ...]:
+    """Names of the shipped families and of those that installed packages bring."""
+    return _known(*FAMILIES)
+
+
+def _known(_: str, package: str, group: str) -> tuple[str, ...]:
+    return tuple(sorted({*_shipped(package), *_entries(group)}))
+
+
+def _find(field: str, package: str, group: str, name: str) -> Any:
     if ":" in name:
         return _imported(field, name)
-    own, foreign = _shipped(package), _entries(package)
+    own, foreign = _shipped(package), _entries(group)
     if name not in own and name not in foreign:
         raise UsageError(
             f"{field} is {name!r}; it must be one of {', '.join(sorted({*own, *foreign}))}, or"
@@ -86,10 +105,27 @@ def _defined_in(module: str, kind: Any) -> bool:
     return inspect.isclass(kind) and kind.__module__ == module and "Config" in vars(kind)
 
 
-@functools.cache  # a config asks about a hundred times; each time is a look at every package
 def _entries(group: str) -> dict[str, list[metadata.EntryPoint]]:
+    return _read_entries(group, metadata.entry_points, _installed())
+
+
+@functools.lru_cache(maxsize=16)
+def _read_entries(
+    group: str, read: Callable[..., Iterable[metadata.EntryPoint]], installed: object
+) -> dict[str, list[metadata.EntryPoint]]:
+    """Entry points by name. To read them takes milliseconds, and every field of a config asks."""
     found: dict[str, list[metadata.EntryPoint]] = {}
-    entries: Iterable[metadata.EntryPoint] = metadata.entry_points(group=group)
-    for entry in entries:
+    for entry in read(group=group):
         found.setdefault(entry.name, []).append(entry)
     return found
+
+
+def _installed() -> tuple[tuple[str, int], ...]:
+    """What changes when a package is installed: where Python looks, and when that was changed."""
+    times = []
+    for place in sys.path:
+        try:
+            times.append((place, os.stat(place or ".").st_mtime_ns))
+        except OSError:
+            times.append((place, 0))
+    return tuple(times)

@@ -1,14 +1,14 @@
 """What every section of a configuration is: a frozen dataclass, converted and checked.
 
-Tasks make theirs from it (compfast/tasks/).
+Tasks (compfast/tasks/) and families of networks (compfast/models/families/) make theirs from it.
 """
 
 from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 from compfast.config import values
 from compfast.errors import UsageError
@@ -17,9 +17,19 @@ MOST = 2**24  # items, sequences: no configuration may ask for all memory or tim
 MAX_SEED = 2**53  # exclusive; seeds stay exact in JSON and float64
 
 
+class NotTogether(UsageError):
+    """Values of which each is allowed, but not beside the others."""
+
+
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def require_together(condition: bool, message: str) -> None:
+    """Of several fields: members may differ in one of them, and then theirs count."""
+    if not condition:
+        raise NotTogether(message)
 
 
 def check_seed(name: str, seed: int) -> None:
@@ -106,3 +116,18 @@ class TaskSection(Section):
     def describe(self, varied: frozenset[str]) -> str:
         """What a caption says of the task; `varied` names the fields that members differ in."""
         return self.name
+
+
+class ModelSection(Section):
+    """The section of a network; each family's own class has its fields, these among them."""
+
+    __slots__ = ()
+    section = "model"
+
+    family: str  # a family of networks by name, or package.module:Class
+    vocab_size: int | None  # token ids it takes; None: derived from the task
+    max_positions: int | None  # tokens a sequence at most; None: task.seq_len
+    loss_positions: Literal["last", "all"]  # which positions the loss reads
+
+    # What a caption says of a network: field -> text around its value.
+    shown: ClassVar[Mapping[str, str]] = {"family": "{} network"}

@@ -2,20 +2,26 @@
 
 Fields are converted (compfast.config.values) and checked on construction.
 
-Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537.
-A field whose value is `None` is derived by `config.resolve` (its comment says from what).
+Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537; [M24] = Makkuva et
+al., arXiv 2406.03072.
+A field whose value is `None` is derived by `compfast.models.families.resolve` (its comment says
+from what).
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from compfast.config import values
-from compfast.config.plugins import task_class
+from compfast.config.paths import user_path
+from compfast.config.plugins import family_class, task_class
 from compfast.config.section import (
     MOST,
+    ModelSection,
     Section,
     at_most,
     check_seed,
@@ -24,20 +30,22 @@ from compfast.config.section import (
     hints,
     positive,
     require,
+    require_together,
 )
 from compfast.errors import UsageError
 
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
 SCHEDULES = ("constant", "linear", "cosine", "one_cycle", "paper", "points")
+WEIGHT_DECAYS = tuple(f"weight_decay_{group}" for group in GAMMA_GROUPS)
+_OWN = ("lr", "weight_decay", *WEIGHT_DECAYS, "clip")  # of each member, within one group of them
 _MOST_GAMMA = 32  # d_in^32 is a float64 for every width
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig(Section):
+class ModelConfig(ModelSection):
     """A decoder-only transformer."""
 
-    section = "model"
-
+    family: str = "transformer"
     layers: int = 2
     d_model: int = 32
     heads: int = 1
@@ -46,16 +54,28 @@ class ModelConfig(Section):
     d_ff: int | None = None  # FFN width; None: 2 d_model
     vocab_size: int | None = None  # None: the task's vocabulary rounded up to 16
     max_positions: int | None = None  # rows of the position table; None: task.seq_len
-    norm: Literal["pre", "post"] = "pre"
-    final_norm: bool | None = None  # None: on for pre-norm, off for post-norm
+    norm: Literal["pre", "post", "none"] = "pre"
+    norm_bias: bool = True  # a shift beside each norm's scale
+    final_norm: bool | None = None  # None: on for pre-norm, off otherwise
+    attention: Literal["softmax", "none"] = "softmax"  # none: FFN blocks alone [M24]
     activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"  # gelu is the exact one
     attention_bias: bool = True  # biases of query, key, value and output projections
     ffn_bias: bool = True
     head_bias: bool = True
     tied_head: bool = False  # head weight = token table
+    # single: one logit for the second of two tokens, x_n times one vector as x_n's embedding and
+    # the logistic loss [M24]; vocabulary: a logit a token.
+    logits: Literal["vocabulary", "single"] = "vocabulary"
     causal: bool = True
     norm_eps: float = 1e-5  # [Z24]
     loss_positions: Literal["last", "all"] = "last"  # [Z24]: last position only
+
+    shown: ClassVar[Mapping[str, str]] = {
+        "norm": "norm {}",
+        "d_model": "width {}",
+        "layers": "depth {}",
+        "heads": "heads {}",
+    }
 
     def _check(self) -> None:
         positive("model", self, "layers", "d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size")
@@ -65,13 +85,15 @@ class ModelConfig(Section):
         choice(
             "model",
             self,
-            norm=("pre", "post"),
+            norm=("pre", "post", "none"),
+            attention=("softmax", "none"),
+            logits=("vocabulary", "single"),
             activation=("relu", "gelu", "gelu_tanh"),
             loss_positions=("last", "all"),
         )
         finite("model", self, "norm_eps", low=0.0)
         if self.d_k is None or self.d_v is None:
-            require(
+            require_together(
                 self.d_model % self.heads == 0,
                 f"model.d_model {self.d_model} is not divisible by model.heads {self.heads};"
                 " give model.d_k and model.d_v",
@@ -80,7 +102,11 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class InitConfig(Section):
-    """Weights ~ Normal(0, (d_in^-gamma)^2) ([Z24] section 3; groups from [Z25])."""
+    """Weights ~ Normal(0, (d_in^-gamma)^2) ([Z24] section 3; groups from [Z25]).
+
+    `std` is another scale for all of them, and with `constants` some tensors start at a number:
+    the guideline of [M24] is token and position tables, ffn.up and ffn.down at -1, 0.5, 2, -2.
+    """
 
     section = "init"
 
@@ -93,6 +119,12 @@ class InitConfig(Section):
     fan_in: Literal["tensor", "d_model"] = "tensor"  # [Z24] each tensor's own; [Z25] d_model
     residual_scale: bool = False  # 1/sqrt(2L) on attention output and FFN2 [Z25]
     bias: Literal["zero", "uniform"] = "zero"  # uniform: +-1/sqrt(fan_in), PyTorch's default
+    std: float | None = None  # of every weight, whatever gamma is; None: d_in^-gamma
+    # (name, number): tensors that start at one number, by the end of their name ("ffn.up.weight")
+    constants: tuple[tuple[str, float], ...] = ()
+    # rank_one: tables, value and FFN matrices have rank one along one vector of signs [M24]
+    law: Literal["gaussian", "rank_one"] = "gaussian"
+    rank_one: float = 0.1  # e and w of rank_one are |rank_one N| [M24 code]
 
     def _check(self) -> None:
         names = ("gamma", *(f"gamma_{group}" for group in GAMMA_GROUPS))
@@ -104,10 +136,21 @@ class InitConfig(Section):
                 f"init.{name} is {gamma}; it must be between -{_MOST_GAMMA} and {_MOST_GAMMA}",
             )
         choice("init", self, fan_in=("tensor", "d_model"), bias=("zero", "uniform"))
+        choice("init", self, law=("gaussian", "rank_one"))
+        finite("init", self, "std", "rank_one", low=0.0)
+        given = [name for name, _ in self.constants]
+        require(
+            all(given) and len(set(given)) == len(given),
+            f"init.constants is {self.constants}; it must name different tensors",
+        )
+        require(
+            all(math.isfinite(number) for _, number in self.constants),
+            f"init.constants is {self.constants}; its numbers must be finite",
+        )
 
     def gamma_of(self, group: str) -> float:
-        """Exponent of one init group (see GAMMA_GROUPS)."""
-        own: float | None = getattr(self, f"gamma_{group}")
+        """Exponent of one init group (see GAMMA_GROUPS), or of a tensor in none ("")."""
+        own: float | None = getattr(self, f"gamma_{group}") if group else None
         return self.gamma if own is None else own
 
 
@@ -120,6 +163,12 @@ class OptimizerConfig(Section):
     kind: Literal["adamw", "sgd"] = "adamw"  # weight decay is decoupled in both
     lr: float = 1.5e-3  # peak
     weight_decay: float = 0.3
+    # Of the tensors of one of GAMMA_GROUPS; None: weight_decay. Biases and norms are in no group.
+    weight_decay_embedding: float | None = None  # token and position tables, and a tied head
+    weight_decay_qk: float | None = None
+    weight_decay_vo: float | None = None
+    weight_decay_ffn: float | None = None
+    weight_decay_head: float | None = None
     clip: float = 1.0  # global gradient norm; 0 switches clipping off [Z24: 1]
     beta1: float = 0.9  # AdamW's, and so are beta2, eps
     beta2: float = 0.999
@@ -136,20 +185,30 @@ class OptimizerConfig(Section):
     points: tuple[tuple[float, float], ...] = ()  # schedule "points": (fraction, factor of lr)
     base_lr: float = 1e-5  # schedule "paper": warm-up starts and cosine ends here [Z24]
 
+    def weight_decay_of(self, group: str) -> float:
+        """Weight decay of one of GAMMA_GROUPS, or of "", the biases and norms."""
+        own: float | None = getattr(self, f"weight_decay_{group}") if group else None
+        return self.weight_decay if own is None else own
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """All values but those that members of one group may have of their own."""
+        return tuple(getattr(self, name) for name in hints(type(self)) if name not in _OWN)
+
     @property
     def moments(self) -> int:
         """Vectors as long as the parameters that a step reads and writes beside them."""
         return 2 if self.kind == "adamw" else int(self.momentum > 0)
 
     def _check(self) -> None:
-        finite("optimizer", self, "lr", "weight_decay", "clip", "eps", "base_lr", low=0.0)
+        finite("optimizer", self, *_OWN, "eps", "base_lr", low=0.0)
         for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be in [0, 1)")
         for name in ("warmup", "floor", "start"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"optimizer.{name} is {value}; it must be in [0, 1]")
-        require(
+        require_together(
             not self.nesterov or self.momentum > 0,
             "optimizer.nesterov is true; it needs an optimizer.momentum above 0",
         )
@@ -168,7 +227,7 @@ class OptimizerConfig(Section):
             decay=("all", "matrices"),
             schedule=SCHEDULES,
         )
-        require(
+        require_together(
             (self.schedule == "points") == bool(self.points),
             f"optimizer.schedule is {self.schedule!r} with {len(self.points)} optimizer.points;"
             ' schedule "points" needs at least one, the others none',
@@ -260,31 +319,78 @@ class RunConfig(Section):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StartConfig(Section):
+    """Another run, from whose members of the same rows this one starts."""
+
+    section = "start"
+
+    run: str | None = None  # its folder, absolute once given; None: initial weights are drawn
+    step: int | None = None  # of a checkpoint or a snapshot there; None: its newest checkpoint's
+    # go_on: at that step, with moments and schedule; restart: with the weights alone, at step 0.
+    mode: Literal["go_on", "restart"] = "go_on"
+    digest: str | None = None  # SHA-256 of its manifest.json; filled in when the run starts
+
+    def _check(self) -> None:
+        choice("start", self, mode=("go_on", "restart"))
+        for name in ("step", "digest"):
+            value = getattr(self, name)
+            require(
+                self.run is not None or value is None,
+                f"start.{name} is {value!r}, but start.run names no run",
+            )
+        require(self.step is None or self.step >= 0, f"start.step is {self.step}; need >= 0")
+        require(
+            self.digest is None or re.fullmatch("[0-9a-f]{64}", self.digest) is not None,
+            f"start.digest is {self.digest!r}; it must be 64 hexadecimal digits",
+        )
+        if self.run is not None:
+            try:
+                object.__setattr__(self, "run", str(user_path(self.run)))
+            except UsageError as error:
+                raise UsageError(f"start.run: {error}") from None
+
+
 _SHARED: tuple[type[Section], ...] = (
-    ModelConfig,
     InitConfig,
     OptimizerConfig,
     TrainingConfig,
     EvaluationConfig,
     RunConfig,
+    StartConfig,
 )
-SECTIONS = ("task", *(kind.section for kind in _SHARED))
+SECTIONS = ("task", "model", *(kind.section for kind in _SHARED))
 DEFAULT_TASK = "anchor"
+DEFAULT_FAMILY = "transformer"
 
 
-def sections(task: str) -> dict[str, type[Section]]:
-    """Section -> class, "task" with that of the task's own fields; UsageError for no task."""
-    own: type[Section] = task_class(task).Config
-    return {"task": own, **{kind.section: kind for kind in _SHARED}}
+class Kinds(NamedTuple):
+    """The names that say which fields [task] and [model] have."""
+
+    task: str = DEFAULT_TASK
+    family: str = DEFAULT_FAMILY
 
 
-def field_hint(path: str, task: str) -> Any:
+PICKED = ("task.name", "model.family")  # the fields that hold them
+
+
+def sections(kinds: Kinds) -> dict[str, type[Section]]:
+    """Section -> class; UsageError for a task or family that there is not."""
+    own: dict[str, type[Section]] = {
+        "task": task_class(kinds.task).Config,
+        "model": family_class(kinds.family).Config,
+    }
+    return own | {kind.section: kind for kind in _SHARED}
+
+
+def field_hint(path: str, kinds: Kinds) -> Any:
     """The type of "section.field"; raises UsageError naming near matches if there is none."""
     section, _, name = path.partition(".")
     if section not in SECTIONS:
         raise UsageError(values.unknown(path, section, SECTIONS, "sections"))
-    fields = hints(sections(task)[section])
+    fields = hints(sections(kinds)[section])
     if name not in fields:
-        of = f"fields of [{section}]" if section != "task" else f"fields of task {task}"
+        whose = {"task": f"task {kinds.task}", "model": f"family {kinds.family}"}
+        of = f"fields of {whose.get(section, f'[{section}]')}"
         raise UsageError(values.unknown(path, name, fields, of))
     return fields[name]

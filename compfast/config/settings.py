@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from compfast.config import (
+    DEFAULT_FAMILY,
     DEFAULT_TASK,
     SECTIONS,
     SEEDS,
     Axis,
     Config,
+    Kinds,
+    StartConfig,
     axis,
     column,
     field_hint,
@@ -45,13 +48,13 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     Raises UsageError for an unknown key, a wrong type or a value that is not allowed.
     """
     arguments: dict[str, Any] = {}
-    task = task_name(data)
+    kinds = kinds_of(data)
     for section, value in data.items():
         if section in AXES:
             pairs = sweep_pairs(value, section)
-            arguments[section] = tuple(_axis(section, *pair, task) for pair in pairs)
+            arguments[section] = tuple(_axis(section, *pair, kinds) for pair in pairs)
         elif section in SECTIONS:
-            arguments[section] = _section(section, value, task)
+            arguments[section] = _section(section, value, kinds)
         else:
             raise UsageError(
                 values.unknown(f"[{section}]", section, (*SECTIONS, *AXES), "sections")
@@ -59,21 +62,30 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     return Config(**arguments)
 
 
-def task_name(data: Mapping[str, Any]) -> str:
-    """The task that settings name, whose fields [task] has; the default one where they do not."""
-    task = data.get("task")
-    name = task.get("name", DEFAULT_TASK) if isinstance(task, Mapping) else DEFAULT_TASK
+def kinds_of(data: Mapping[str, Any]) -> Kinds:
+    """The task and family that settings name; the default ones where they do not."""
+    return Kinds(
+        _named(data, "task", "name", DEFAULT_TASK), _named(data, "model", "family", DEFAULT_FAMILY)
+    )
+
+
+def _named(data: Mapping[str, Any], section: str, field: str, default: str) -> str:
+    fields = data.get(section)
+    name = fields.get(field, default) if isinstance(fields, Mapping) else default
     if not isinstance(name, str):
-        raise UsageError(f"task.name is {name!r}; it must be a string")
+        raise UsageError(f"{section}.{field} is {name!r}; it must be a string")
     return name
 
 
 def to_dict(config: Config) -> Settings:
     """Plain data (lists instead of tuples) that `from_dict` turns into an equal config.
 
-    A config without a sample has no key of it, as those that were written before there were any.
+    A config without a sample, or one that starts from no other run, has no key of it, as those
+    that were written before there were any.
     """
     data = {section: _plain(dataclasses.asdict(getattr(config, section))) for section in SECTIONS}
+    if config.start == StartConfig():
+        del data["start"]
     data["sweep"] = {path: _plain(points) for path, points in config.sweep}
     if config.sample:
         data["sample"] = {path: _plain(points) for path, points in config.sample}
@@ -124,36 +136,36 @@ def apply(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Settings:
     return merged
 
 
-def convert(path: str, value: Any, task: str, name: str | None = None) -> Any:
-    """`value` as the type of field `path` (compfast.config.values.convert) where [task] is `task`.
+def convert(path: str, value: Any, kinds: Kinds, name: str | None = None) -> Any:
+    """`value` as the type of field `path` (compfast.config.values.convert) of these `kinds`.
 
     The word "none" stands for None where the field may be None (TOML has no null). `name` is what
     an error's sentence calls the field (a flag), `path` if it is not given.
     """
-    return values.convert(name or path, _spelt(path, value, task), field_hint(path, task))
+    return values.convert(name or path, _spelt(path, value, kinds), field_hint(path, kinds))
 
 
-def is_list_field(path: str, task: str) -> bool:
+def is_list_field(path: str, kinds: Kinds) -> bool:
     """Whether one value of the field is itself a list (task.anchors, run.snapshots, ...)."""
-    return typing.get_origin(values.inner(field_hint(path, task))) is tuple
+    return typing.get_origin(values.inner(field_hint(path, kinds))) is tuple
 
 
-def _spelt(path: str, value: Any, task: str) -> Any:
+def _spelt(path: str, value: Any, kinds: Kinds) -> Any:
     """The value, None where it is the word for it and the field may be None."""
     none = isinstance(value, str) and value.lower() == "none"
-    return None if none and values.is_optional(field_hint(path, task)) else value
+    return None if none and values.is_optional(field_hint(path, kinds)) else value
 
 
-def _section(section: str, value: Any, task: str) -> Any:
+def _section(section: str, value: Any, kinds: Kinds) -> Any:
     if not isinstance(value, Mapping):
         raise UsageError(f"[{section}] is {value!r}; it must be a table of fields")
-    return {name: _spelt(f"{section}.{name}", inner, task) for name, inner in value.items()}
+    return {name: _spelt(f"{section}.{name}", inner, kinds) for name, inner in value.items()}
 
 
-def _axis(home: str, path: str, points: Any, task: str) -> Axis:
+def _axis(home: str, path: str, points: Any, kinds: Kinds) -> Axis:
     if path not in SEEDS and isinstance(points, (list, tuple)) and path.partition(".")[0] != "run":
-        points = [_spelt(path, point, task) for point in points]
-    return (axis if home == "sweep" else column)(path, points, task)
+        points = [_spelt(path, point, kinds) for point in points]
+    return (axis if home == "sweep" else column)(path, points, kinds)
 
 
 def _plain(value: Any) -> Any:

@@ -37,9 +37,12 @@ def aside(work: Callable[[], T]) -> T:
         return pool.submit(work).result()
 
 
-def require_exact_products() -> None:
+def require_exact_products(
+    whose: str = "the eager engine", instead: str = " or use engine native"
+) -> None:
     """Raise UsageError where this process multiplies float32 matrices with rounded operands.
 
+    It says that `whose` results need others, and what to do `instead`.
     torch.set_float32_matmul_precision("medium") has that effect on some CPUs; each user's own
     threads would see it changed, so it is not.
     """
@@ -47,8 +50,8 @@ def require_exact_products() -> None:
     x = torch.full_like(one, 1 + 2**-12)  # 1 in bfloat16 and in tf32
     if not torch.equal(x @ one, x):
         raise UsageError(
-            "PyTorch is set to round the operands of float32 products, and the eager engine needs"
-            " exact ones; call torch.set_float32_matmul_precision('highest') or use engine native"
+            f"PyTorch is set to round the operands of float32 products, and {whose} needs"
+            f" exact ones; call torch.set_float32_matmul_precision('highest'){instead}"
         )
 
 

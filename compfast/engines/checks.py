@@ -3,7 +3,6 @@ and members that are not there."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ _MOST_NUMBERS = 2**34  # of a tensor: words of a stream
 
 
 def check_group(specs: Sequence[MemberSpec]) -> None:
-    """Members of a group differ in seed, init, learning rate, weight decay and clip only.
+    """Members of a group differ in seed, init, learning rate, weight decays and clip only.
 
     Raises UsageError otherwise, when there is no member, and for a batch or initial weights that
     cannot be drawn.
@@ -105,7 +104,7 @@ def check_until(until: int, tables: Tables) -> None:
 
 def _shared(spec: MemberSpec, section: str) -> object:
     if section == "optimizer":
-        return dataclasses.replace(spec.optimizer, lr=0.0, weight_decay=0.0, clip=0.0)
+        return spec.optimizer.shared
     return getattr(spec, section)
 
 

@@ -31,10 +31,10 @@ from compfast.engines.checks import (
 from compfast.engines.cores import usable_cores
 from compfast.ensembles.room import require_room
 from compfast.ensembles.schedule import Tables
+from compfast.models.families import Network, family_of
 from compfast.models.init import initial_parameters
 from compfast.models.params import parameter_count, parameter_table
 from compfast.models.precision import products
-from compfast.models.transformer import Transformer
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -46,16 +46,17 @@ class _Member:
     """One network, its optimiser and its progress."""
 
     spec: MemberSpec
-    module: Transformer
+    module: Network
     optimizer: torch.optim.Optimizer
     step: int
     status: int
 
     def train_step(
-        self, tokens: Tensor, targets: Tensor, lr: float, weight_decay: float
+        self, tokens: Tensor, targets: Tensor, lr: float, decay: float
     ) -> tuple[float, float]:
         """One step on tokens [B, T], targets [B]; returns loss and gradient norm.
 
+        `decay` multiplies the weight decays.
         Where one of the two is not finite the member is DIVERGED and keeps its parameters.
         """
         self.optimizer.zero_grad()
@@ -66,14 +67,14 @@ class _Member:
         norm = float(clip_grad_norm_(self.module.parameters(), clip))
         value = loss.item()
         if math.isfinite(value) and math.isfinite(norm):
-            decayed, plain = self.optimizer.param_groups
-            decayed["lr"] = plain["lr"] = lr
-            if isinstance(self.optimizer, torch.optim.SGD):  # whose own decay is not decoupled
-                with torch.no_grad():
-                    for parameter in decayed["params"]:
-                        parameter.mul_(1 - lr * weight_decay)
-            else:
-                decayed["weight_decay"] = weight_decay
+            for part in self.optimizer.param_groups:
+                part["lr"], weight_decay = lr, part["own_decay"] * decay
+                if isinstance(self.optimizer, torch.optim.SGD):  # whose decay is not decoupled
+                    with torch.no_grad():
+                        for parameter in part["params"]:
+                            parameter.mul_(1 - lr * weight_decay)
+                else:
+                    part["weight_decay"] = weight_decay
             self.optimizer.step()
             self.step += 1
         else:
@@ -229,18 +230,17 @@ class EagerEngine:
         scale, offset = self._tables.scale[member.step], self._tables.offset[member.step]
         lr = float(np.float32(spec.optimizer.lr * scale + offset))
         x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
-        weight_decay = spec.optimizer.weight_decay * float(self._tables.decay[member.step])
-        return member.train_step(x, y, lr, weight_decay)
+        return member.train_step(x, y, lr, float(self._tables.decay[member.step]))
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]
-        module = Transformer.holding(
-            spec.model, {t.name: state.params[t.name][i] for t in self._table}
-        )
+        weights = {t.name: state.params[t.name][i] for t in self._table}
+        module = family_of(spec.model).holding(spec.model, weights)
         optimizer = _optimizer(module, spec)
+        moved = max(0, int(state.step[i]) - self._tables.moments_from)  # times its moments were
         for t in self._table:
             optimizer.state[module.get_parameter(t.name)] = {
-                "step": torch.tensor(float(state.step[i]), dtype=torch.float32),
+                "step": torch.tensor(float(moved), dtype=torch.float32),
                 _FIRST[spec.optimizer.kind]: torch.tensor(state.exp_avg[t.name][i]),
                 "exp_avg_sq": torch.tensor(state.exp_avg_sq[t.name][i]),
             }
@@ -255,12 +255,14 @@ class EagerEngine:
         }
 
 
-def _optimizer(module: Transformer, spec: MemberSpec) -> torch.optim.Optimizer:
+def _optimizer(module: Network, spec: MemberSpec) -> torch.optim.Optimizer:
     options = spec.optimizer
-    every = list(module.parameters())
-    decayed = [p for p in every if p.ndim == 2 or options.decay == "all"]
-    plain = [p for p in every if p.ndim != 2 and options.decay == "matrices"]
-    groups = [{"params": decayed}, {"params": plain}]
+    parts: dict[float, list[torch.nn.Parameter]] = {}
+    for t in parameter_table(spec.model):
+        decays = t.matrix or options.decay == "all"
+        own = options.weight_decay_of(t.group) if decays else 0.0
+        parts.setdefault(own, []).append(module.get_parameter(t.name))
+    groups = [{"params": params, "own_decay": own} for own, params in parts.items()]
     if options.kind == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov)
     betas = options.beta1, options.beta2

@@ -10,17 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compfast.config import ModelConfig
+from compfast.config import ModelSection
 from compfast.engines.base import Float32, Named
+from compfast.engines.decays import decay_column
+from compfast.models.families import model_plan
 from compfast.models.params import Tensor, parameter_table
-from compfast.models.plan import Op, Plan, View, transformer_plan
+from compfast.models.plan import Op, Plan, View
 
 PAD = 16
 ACTIVATION_BYTES = 1024 * 1024
 PARAMETER_BYTES = 2 * 1024 * 1024
 MICROBATCHES = (64, 32, 16, 8, 4, 2, 1)  # sequences
 
-_KINDS = {"embed": 0, "norm": 1, "linear": 2, "attention": 3, "loss": 4, "head_linear": 5}
+_KINDS = {
+    "embed": 0,
+    "norm": 1,
+    "linear": 2,
+    "attention": 3,
+    "loss": 4,
+    "head_linear": 5,
+    "canonical": 6,
+}
+_LOSSES = {None: 0, "cross_entropy": 0, "logistic": 1}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
 _WRITE, _ADD, _ZERO_ADD = 0, 1, 2
 
@@ -48,22 +59,19 @@ class Placed:
 class FlatLayout:
     """Positions of all tensors in a member's flat vector of `size` floats."""
 
-    def __init__(self, model: ModelConfig, plan: Plan, decay: str) -> None:
+    def __init__(self, model: ModelSection, plan: Plan, decay: str) -> None:
         table = {tensor.name: tensor for tensor in parameter_table(model)}
         self.placed: dict[str, Placed] = {}
         self.size = 0
-        segments: list[tuple[int, int, bool]] = []
+        marks: list[tuple[int, int]] = []  # where each tensor begins, and how it decays
         for op in plan.ops:
             for run in (op.weights, op.biases):
-                start = self.size
                 for name in run:
                     if name not in self.placed:
+                        marks.append((self.size, decay_column(table[name], decay)))
                         self._place(table[name])
                 self.size = pad(self.size)
-                if run and self.size > start:
-                    decayed = decay == "all" or table[run[0]].matrix
-                    segments.append((start, self.size - start, decayed))
-        self.segments = segments
+        self.segments = _segments(marks, self.size)
         missing = table.keys() - self.placed.keys()
         assert not missing, f"the plan never uses {sorted(missing)}"
 
@@ -92,6 +100,13 @@ class FlatLayout:
         p = self.placed[name]
         block = flat[:, p.offset : p.offset + p.rows * p.ld]
         return block.reshape(len(flat), p.rows, p.ld)[:, :, : p.columns]
+
+
+def _segments(marks: list[tuple[int, int]], size: int) -> list[tuple[int, int, int]]:
+    """(offset, length, column of decays.py): the stretches of a flat vector that decay alike."""
+    begun = [mark for i, mark in enumerate(marks) if i == 0 or marks[i - 1][1] != mark[1]]
+    ends = [*(start for start, _ in begun[1:]), size]
+    return [(start, end - start, column) for (start, column), end in zip(begun, ends, strict=True)]
 
 
 class _Arena:
@@ -124,12 +139,12 @@ class NativePlan:
     """The records that csrc/plan.h expects, for one model, batch size and sequence length."""
 
     def __init__(
-        self, model: ModelConfig, positions: int, batch: int, decay: str, precision: str = "fp32"
+        self, model: ModelSection, positions: int, batch: int, decay: str, precision: str = "fp32"
     ) -> None:
         self.model, self.positions, self.batch = model, positions, batch
         self.bf16 = precision == "bf16"
         # bf16 keeps the products that eager rounds: each key and value is one of its own.
-        self.plan = transformer_plan(model, absorb=not self.bf16)
+        self.plan = model_plan(model, absorb=not self.bf16)
         self.flat = FlatLayout(model, self.plan, decay)
         for sequences in self._microbatches():
             self.microbatch = sequences
@@ -182,6 +197,7 @@ class NativePlan:
             if op.output is not None and op.attributes.get("activation")
         }
         saved = [arena.take(size) if (size := self._saved(op)) else -1 for op in self.plan.ops]
+        spare = [arena.take(size) if (size := self._spare(op)) else -1 for op in self.plan.ops]
         operands = arena.take(max(map(self._operands, self.plan.ops))) if self.bf16 else 0
         grads, modes = self._gradients(arena)  # last: they reuse each other's places
         self.packed_size = 0
@@ -196,6 +212,7 @@ class NativePlan:
             output = op.output
             record["output"] = output and self._view(output, values, grads, _WRITE)
             record["saved"] = saved[index]
+            record["spare"] = spare[index]
             record["activation"] = _ACTIVATIONS[op.attributes.get("activation")]
             record["slope"] = slopes.get(output.buffer, -1) if output else -1
             # The one consumer of an activation multiplies the gradient by its slope.
@@ -227,6 +244,11 @@ class NativePlan:
         if op.kind == "attention":
             return rows * int(op.attributes["heads"]) * saved_row(self.positions)
         return 2 * rows if op.kind == "norm" else 0
+
+    def _spare(self, op: Op) -> int:
+        """A norm without shifts reads zeros and leaves their gradient beside them."""
+        shiftless = op.kind == "norm" and op.output is not None and not op.biases
+        return 2 * pad(op.output.width) if shiftless and op.output else 0
 
     def _view(
         self, view: View, values: dict[str, int], grads: dict[str, int], mode: int
@@ -279,15 +301,17 @@ class NativePlan:
             "shared": int(op.attributes.get("shared", False)),
             "head_width": op.attributes.get("width", 0),
             "narrow": int(op.attributes.get("narrow", False)),
-            "d_k": self.model.d_k,
-            "d_v": self.model.d_v,
-            "epsilon": self.model.norm_eps,
+            "d_k": op.attributes.get("d_k", 0),
+            "d_v": op.attributes.get("d_v", 0),
+            "epsilon": op.attributes.get("epsilon", 0.0),
+            "first": op.attributes.get("first", 0),
+            "loss": _LOSSES[op.attributes.get("loss")],
             "d_out": op.output.width if op.output else 0,
             "d_in": op.inputs[0].width if op.inputs else 0,
         }
         placed = [self.flat.placed[name] for name in op.weights]
         record["weight"] = placed[0].offset if placed else -1
-        record["weight2"] = placed[1].offset if op.kind == "embed" else -1
+        record["weight2"] = placed[1].offset if op.kind in ("embed", "canonical") else -1
         record["weight_ld"] = placed[0].ld if placed else 0
         record["bias"] = self.flat.placed[op.biases[0]].offset if op.biases else -1
         record["packed"] = record["packed_bias"] = record["packed_back"] = -1

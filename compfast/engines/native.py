@@ -19,13 +19,14 @@ from compfast.engines.checks import (
     check_until,
 )
 from compfast.engines.cores import usable_cores
+from compfast.engines.decays import weight_decays
 from compfast.engines.host_batches import HostBatches
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
 from compfast.ensembles.room import has_room, require_room
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
-from compfast.models.init import initial_values
+from compfast.models.init import initial_values, is_gaussian
 from compfast.models.params import parameter_count, parameter_table
 from compfast.tasks import make_task
 
@@ -78,7 +79,7 @@ class NativeEngine:
             "status": self._status,
             "seed": np.array([spec.data_seed for spec in specs], np.uint64),
             "lr": np.array([spec.optimizer.lr for spec in specs], np.float64),
-            "weight_decay": np.array([spec.optimizer.weight_decay for spec in specs], np.float64),
+            "weight_decay": weight_decays(specs),
             "clip": np.array([spec.optimizer.clip for spec in specs], np.float64),
         }
         optimizer = {
@@ -119,9 +120,9 @@ class NativeEngine:
         table = parameter_table(self.specs[0].model)
         for column, tensor in zip(self._tables.std.T, table, strict=True):
             where = self._flat.view(tensor.name, self._params)  # [M, rows, columns]
-            if tensor.init != "normal":
-                for values, spec in zip(where, self.specs, strict=True):
-                    values[:] = initial_values(tensor, spec).reshape(values.shape)
+            if not all(is_gaussian(tensor, spec.init) for spec in self.specs):
+                for values, spec, own in zip(where, self.specs, column, strict=True):
+                    values[:] = initial_values(tensor, spec, float(own)).reshape(values.shape)
                 continue
             std = np.ascontiguousarray(column)
             strides = [step // where.itemsize for step in where.strides[:2]]

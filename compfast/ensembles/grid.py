@@ -9,9 +9,11 @@ import re
 from typing import Any, TypeVar
 
 from compfast import config as cfg
-from compfast.config import Config, MemberSpec, ModelConfig, TaskSection
+from compfast.config import Config, InitConfig, Kinds, MemberSpec, ModelSection, TaskSection
 from compfast.ensembles.spacing import evenly_in_log
 from compfast.errors import UsageError
+from compfast.models.families import resolve
+from compfast.models.init import check_init
 from compfast.tasks import Task, make_task
 
 Number = TypeVar("Number", int, float)
@@ -28,11 +30,11 @@ SWEPT_SECTIONS = ("task", "model", "init", "optimizer", "training")
 RUN_WIDE = ("steps", "precision", "log_every", "eval_every", "stop_loss", "stop_stable")
 
 
-def sweep_paths(task: str) -> tuple[str, ...]:
-    """Everything that members of an ensemble of this task can differ in."""
-    own = cfg.sections(task)
+def sweep_paths(kinds: Kinds) -> tuple[str, ...]:
+    """Everything that members of an ensemble of this task and family can differ in."""
+    own = cfg.sections(kinds)
     paths = (f"{section}.{name}" for section in SWEPT_SECTIONS for name in cfg.names(own[section]))
-    never = {"task.name", *(f"training.{name}" for name in RUN_WIDE)}
+    never = {*cfg.PICKED, *(f"training.{name}" for name in RUN_WIDE)}
     return (*cfg.SEEDS, *(path for path in paths if path not in never))
 
 
@@ -125,7 +127,7 @@ def member_specs(config: Config, chosen: range | None = None) -> list[MemberSpec
     With `chosen` (step 1), only those of them. Models are resolved. Raises UsageError for a sweep
     path that members cannot differ in, and whatever a section refuses.
     """
-    allowed = sweep_paths(config.task.name)
+    allowed = sweep_paths(config.kinds)
     for home, axes in (("sweep", config.sweep), ("sample", config.sample)):
         for path, _ in axes:
             if path not in allowed:
@@ -176,8 +178,9 @@ class _Builder:
         self.config = config
         self.sections: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self.tasks: dict[TaskSection, Task[Any]] = {}
+        self.inits: set[tuple[InitConfig, ModelSection]] = set()
         self.batches: set[tuple[TaskSection, int]] = set()
-        self.models: dict[tuple[ModelConfig, TaskSection], ModelConfig] = {}
+        self.models: dict[tuple[ModelSection, TaskSection], ModelSection] = {}
 
     def spec(self, member: int, point: dict[str, Any]) -> MemberSpec:
         section = {name: self._section(name, point) for name in SWEPT_SECTIONS}
@@ -190,8 +193,11 @@ class _Builder:
             self.batches.add(batch)
         if (model, task) not in self.models:
             made = self.tasks[task]
-            self.models[model, task] = cfg.resolve(model, made.length, made.vocabulary)
+            self.models[model, task] = resolve(model, made.length, made.vocabulary)
         section["model"] = self.models[model, task]
+        if (section["init"], section["model"]) not in self.inits:
+            check_init(section["init"], section["model"])
+            self.inits.add((section["init"], section["model"]))
         return MemberSpec(
             member=member,
             seed=point.get("seed", 0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from compfast.config import Config, MemberSpec
@@ -25,11 +24,10 @@ def member_groups(config: Config) -> Groups:
 def groups(specs: Sequence[MemberSpec]) -> list[list[MemberSpec]]:
     """Members that one engine can stack, in order of first appearance, in member order inside.
 
-    Members of a group may differ in seed, init, learning rate, weight decay and clip only.
+    Members of a group may differ in seed, init, learning rate, weight decays and clip only.
     """
     found: dict[tuple[object, ...], list[MemberSpec]] = {}
     for spec in specs:
-        shared = dataclasses.replace(spec.optimizer, lr=0.0, weight_decay=0.0, clip=0.0)
-        key = (spec.task, spec.model, shared, spec.training, spec.evaluation)
+        key = (spec.task, spec.model, spec.optimizer.shared, spec.training, spec.evaluation)
         found.setdefault(key, []).append(spec)
     return list(found.values())

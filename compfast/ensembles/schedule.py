@@ -46,7 +46,8 @@ class Tables:
     """Numbers computed once by the driver and stored in the run, never recomputed.
 
     The learning rate of member i at step t (0-based) is float32(lr_i * scale[t] + offset[t]), its
-    weight decay weight_decay_i * decay[t].
+    weight decay weight_decay_i * decay[t]. Where moments began at zero later than at step 0, the
+    bias corrections count from there, and those of the steps before, which nobody takes, are 0.
     """
 
     scale: Float64  # [steps]
@@ -55,6 +56,11 @@ class Tables:
     bias_correction2: Float64  # [steps], 1 - beta2^(t+1)
     std: Float64  # [M, tensors of the parameter table]; 0 where the init is not normal
     decay: Float64  # [steps], 1 where weight decay is on, else 0
+
+    @property
+    def moments_from(self) -> int:
+        """The step at which the moments were zero."""
+        return int(np.count_nonzero(self.bias_correction1 == 0))
 
 
 def schedule_tables(
@@ -96,9 +102,10 @@ def decay_table(optimizer: OptimizerConfig, steps: int) -> Float64:
     return factor
 
 
-def make_tables(specs: Sequence[MemberSpec]) -> Tables:
+def make_tables(specs: Sequence[MemberSpec], moments_from: int = 0) -> Tables:
     """Tables of one group: a shared schedule, one row of `std` a member.
 
+    `moments_from`: the step before which nobody trains, at which the moments are zero.
     Raises UsageError when the members' schedules, betas or steps differ, and for a decay window
     between two steps.
     """
@@ -108,9 +115,15 @@ def make_tables(specs: Sequence[MemberSpec]) -> Tables:
     scale, offset, correction1, correction2 = schedule_tables(
         specs[0].optimizer, specs[0].training.steps
     )
+    correction1, correction2 = (_from(moments_from, c) for c in (correction1, correction2))
     std = np.stack([initial_std(spec) for spec in specs])
     decay = decay_table(specs[0].optimizer, specs[0].training.steps)
     return Tables(scale, offset, correction1, correction2, std, decay)
+
+
+def _from(start: int, corrections: Float64) -> Float64:
+    """The corrections [steps] as they are when their moments begin at step `start`."""
+    return np.concatenate([np.zeros(start), corrections[: len(corrections) - start]])
 
 
 def _schedule_key(spec: MemberSpec) -> tuple[object, ...]:

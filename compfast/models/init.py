@@ -1,7 +1,8 @@
-"""Initial weights: Normal(0, (d_in^-gamma)^2) from the init streams.
+"""Initial weights: Normal(0, (d_in^-gamma)^2) from the init streams, and what stands beside it.
 
 Zhang et al. 2024, arXiv 2405.05409, section 3 (each tensor's own d_in); groups, d_model as
-d_in and the 1/sqrt(2L) of residual projections: arXiv 2501.08537.
+d_in and the 1/sqrt(2L) of residual projections: arXiv 2501.08537. A plain std, constants and
+rank one: arXiv 2406.03072 and its code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import InitConfig, MemberSpec, ModelConfig
+from compfast.config import InitConfig, MemberSpec, ModelConfig, ModelSection
+from compfast.errors import UsageError
+from compfast.models import rank_one
 from compfast.models.params import Tensor, parameter_table
 from compfast.streams import fixedmath, philox
 
@@ -27,12 +30,32 @@ def initial_std(spec: MemberSpec) -> Float64:
     return np.array([_std(tensor, spec.init, spec.model) for tensor in table])
 
 
+def check_init(init: InitConfig, model: ModelSection) -> None:
+    """Raise UsageError for initial weights that this resolved model has no tensors for."""
+    names = [tensor.name for tensor in parameter_table(model)]
+    for key, _ in init.constants:
+        if not any(_is_called(name, key) for name in names):
+            raise UsageError(
+                f"init.constants names {key!r}; this model has {', '.join(names[:6])}"
+                + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+            )
+    if init.law == "rank_one" and model.family != "transformer":
+        raise UsageError(f"init.law is rank_one, which is a transformer's, not a {model.family}'s")
+
+
+def is_gaussian(tensor: Tensor, init: InitConfig) -> bool:
+    """Whether its initial values are a std times the normals of its stream."""
+    ruled = init.law == "rank_one" and rank_one.rules(tensor)
+    return tensor.init == "normal" and _constant(tensor, init) is None and not ruled
+
+
 def initial_parameters(spec: MemberSpec, std: Float64) -> dict[str, Float32]:
     """name -> float32 array of the tensor's shape; `std` [tensors] as in `initial_std`.
 
     Element e (row-major) takes word or normal e of the stream (seed, INIT, tensor id, 0). It is
     computed in float64 and rounded to float32 once: std * z for normal tensors; for biases with
     init.bias = uniform (2 u - 1) / sqrt(fan_in) with a float32 uniform u, which is PyTorch's law.
+    init.constants come before that, and init.law = rank_one before the normals.
     """
     table = parameter_table(spec.model)
     return {t.name: initial_values(t, spec, float(s)) for t, s in zip(table, std, strict=True)}
@@ -41,7 +64,12 @@ def initial_parameters(spec: MemberSpec, std: Float64) -> dict[str, Float32]:
 def initial_values(tensor: Tensor, spec: MemberSpec, std: float = 0.0) -> Float32:
     """One tensor of `initial_parameters`; `std` counts for normal ones only."""
     stream = (spec.init_seed, philox.INIT, tensor.id, 0)
-    if tensor.init == "normal":
+    constant = _constant(tensor, spec.init)
+    if constant is not None:
+        flat = np.full(tensor.size, constant, dtype=np.float32)
+    elif spec.init.law == "rank_one" and rank_one.rules(tensor):
+        flat = rank_one.values(tensor, spec.init_seed, spec.init.rank_one).ravel()
+    elif tensor.init == "normal":
         flat = (std * philox.normals(*stream, tensor.size)).astype(np.float32)
     elif tensor.init == "bias" and spec.init.bias == "uniform":
         u = philox.uniforms(philox.words(*stream, 0, tensor.size)).astype(np.float64)
@@ -51,13 +79,26 @@ def initial_values(tensor: Tensor, spec: MemberSpec, std: float = 0.0) -> Float3
     return flat.reshape(tensor.shape)
 
 
-def _std(tensor: Tensor, init: InitConfig, model: ModelConfig) -> float:
-    if tensor.init != "normal":
+def _constant(tensor: Tensor, init: InitConfig) -> float | None:
+    """The number that the first of init.constants which names the tensor gives it."""
+    found = (number for key, number in init.constants if _is_called(tensor.name, key))
+    return next(found, None)
+
+
+def _is_called(name: str, key: str) -> bool:
+    return name == key or name.endswith(f".{key}")
+
+
+def _std(tensor: Tensor, init: InitConfig, model: ModelSection) -> float:
+    if not is_gaussian(tensor, init):
         return 0.0
-    fan_in = model.d_model if init.fan_in == "d_model" else tensor.fan_in
-    std = _power(fan_in, -init.gamma_of(tensor.group))
-    scaled = init.residual_scale and tensor.residual
-    return std / math.sqrt(2.0 * model.layers) if scaled else std
+    fan_in = tensor.fan_in
+    if init.fan_in == "d_model" and isinstance(model, ModelConfig):
+        fan_in = model.d_model
+    std = _power(fan_in, -init.gamma_of(tensor.group)) if init.std is None else init.std
+    if init.residual_scale and tensor.residual and isinstance(model, ModelConfig):
+        return std / math.sqrt(2.0 * model.layers)
+    return std
 
 
 @lru_cache(maxsize=4096)

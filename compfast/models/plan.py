@@ -1,21 +1,21 @@
 """A plan: one description of a network's forward pass, run by every fast engine.
 
-A plan is a list of op records over named buffers. A buffer holds `rows` rows a sequence: all
-T positions ("all") or only the last ("last"). An op whose input has more rows than its output
-reads the last row of each sequence. Backward is the list reversed; there is no autograd.
+A family of networks (compfast/models/families/) builds it: a list of op records over named
+buffers. A buffer holds `rows` rows a sequence: all T positions ("all") or only the last ("last").
+An op whose input has more rows than its output reads the last row of each sequence. Backward is
+the list reversed; there is no autograd.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compfast.config import ModelConfig
-from compfast.models.params import parameter_table
-
 Rows = Literal["all", "last"]
-Kind = Literal["embed", "norm", "linear", "head_linear", "attention", "loss"]
+Kind = Literal["embed", "norm", "linear", "head_linear", "attention", "loss", "canonical"]
+Loss = Literal["cross_entropy", "logistic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,19 @@ class View:
 class Op:
     """One op record.
 
-    embed: tokens -> output; weights (token table, position table).
-    norm: inputs (x,); weights (scale,), biases (shift,).
+    embed: tokens -> output; weights (token table, position table). `first`: the token that has
+        the table's first row; those before it add nothing.
+    norm: inputs (x,); weights (scale,), biases (shift,) or none; `epsilon`.
     linear: inputs (x,) or (x, residual); output = act(x W^T + b) + residual. Several weights
         (and biases) stand side by side in the table and fill the output from left to right.
     head_linear: input (x,), one matrix a head. `narrow` takes [heads * d] to [heads * width] by
         the head's rows of the weight, plus bias; without it the transposed matrices go back.
     attention: inputs (q, k, v), heads side by side, scores / sqrt(d_k). `shared`: all heads read
         the same keys and values, which are one view.
-    loss: inputs (logits,): cross-entropy at every row of the buffer, mean over rows.
+    loss: inputs (logits,): at every row of the buffer, mean over rows. `loss` cross_entropy: a
+        logit a token; logistic: one logit, that of token 1 against token 0.
+    canonical: tokens -> one logit a position; weights (e, w), biases (b,), a number each; see
+        compfast.models.families.canonical.
     """
 
     kind: Kind
@@ -66,32 +70,11 @@ class Plan:
         return next(buffer for buffer in self.buffers if buffer.name == name)
 
 
-def transformer_plan(model: ModelConfig, *, absorb: bool = True) -> Plan:
-    """The plan of a resolved model, with rows that the loss never reads pruned.
+class Builder:
+    """Collects the op records of a plan; biases are taken where `known` names have them."""
 
-    `absorb`: where a sequence has one query, keys and values are not projected; see
-    `absorb_projections`.
-    """
-    builder = _Builder(model)
-    x = builder.op("embed", "embed", model.d_model, (), ("embed.token.weight", *_POSITION))
-    for layer in range(model.layers):
-        x = _block(builder, f"blocks.{layer}", x, model)
-    if model.final_norm:
-        x = builder.norm("final_norm", x)
-    tied = "embed.token.weight" if model.tied_head else "head.weight"
-    bias = ("head.bias",) if model.head_bias else ()
-    logits = builder.op("linear", "logits", model.vocab_size or 0, (x,), (tied,), bias)
-    builder.ops.append(Op("loss", (logits,), None))
-    pruned = prune_rows(Plan(tuple(builder.buffers), tuple(builder.ops)), model.loss_positions)
-    return fuse_projections(absorb_projections(pruned) if absorb else pruned)
-
-
-_POSITION = ("embed.position.weight",)
-
-
-class _Builder:
-    def __init__(self, model: ModelConfig) -> None:
-        self.known = {tensor.name for tensor in parameter_table(model)}
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = frozenset(known)
         self.buffers: list[Buffer] = []
         self.ops: list[Op] = []
 
@@ -110,47 +93,31 @@ class _Builder:
         self.ops.append(Op(kind, inputs, output, weights, biases, attributes))
         return output
 
-    def norm(self, name: str, x: View) -> View:
-        return self.op("norm", name, x.width, (x,), (f"{name}.weight",), (f"{name}.bias",))
+    def norm(self, name: str, x: View, epsilon: float) -> View:
+        weights = (f"{name}.weight",)
+        return self.op("norm", name, x.width, (x,), weights, self.bias(name), epsilon=epsilon)
 
     def linear(self, name: str, x: View, width: int, **extra: Any) -> View:
         """x W^T (+ bias where the table has one) through `activation`, plus `residual`."""
         residual = extra.pop("residual", None)
-        bias = (f"{name}.bias",) if f"{name}.bias" in self.known else ()
         inputs = (x,) if residual is None else (x, residual)
-        return self.op("linear", name, width, inputs, (f"{name}.weight",), bias, **extra)
+        weights = (f"{name}.weight",)
+        return self.op("linear", name, width, inputs, weights, self.bias(name), **extra)
 
+    def bias(self, name: str) -> tuple[str, ...]:
+        return (f"{name}.bias",) if f"{name}.bias" in self.known else ()
 
-def _block(builder: _Builder, name: str, x: View, model: ModelConfig) -> View:
-    qk, vo = model.heads * (model.d_k or 0), model.heads * (model.d_v or 0)
-    pre = model.norm == "pre"
-    h = builder.norm(f"{name}.norm1", x) if pre else x
-    q = builder.linear(f"{name}.attention.query", h, qk)
-    k = builder.linear(f"{name}.attention.key", h, qk)
-    v = builder.linear(f"{name}.attention.value", h, vo)
-    attended = builder.op(
-        "attention",
-        f"{name}.attention",
-        vo,
-        (q, k, v),
-        heads=model.heads,
-        d_k=model.d_k,
-        causal=model.causal,
-    )
-    x = builder.linear(f"{name}.attention.output", attended, model.d_model, residual=x)
-    if not pre:
-        x = builder.norm(f"{name}.norm1", x)
-    h = builder.norm(f"{name}.norm2", x) if pre else x
-    up = builder.linear(f"{name}.ffn.up", h, model.d_ff or 0, activation=model.activation)
-    x = builder.linear(f"{name}.ffn.down", up, model.d_model, residual=x)
-    return x if pre else builder.norm(f"{name}.norm2", x)
+    def plan(self, logits: View, loss: Loss = "cross_entropy") -> Plan:
+        """The plan that ends in the loss of these logits."""
+        end = Op("loss", (logits,), None, attributes={"loss": loss})
+        return Plan(tuple(self.buffers), (*self.ops, end))
 
 
 def prune_rows(plan: Plan, loss_positions: Rows) -> Plan:
     """Give each buffer only the rows that the loss can see.
 
     Walks the list backwards: every op is row-wise except attention, whose keys and values are
-    read at all positions whatever its output needs.
+    read at all positions whatever its output needs, and an embedding, which fills every row.
     """
     needed: dict[str, Rows] = {}
     for op in reversed(plan.ops):
@@ -159,6 +126,8 @@ def prune_rows(plan: Plan, loss_positions: Rows) -> Plan:
             read: Rows = "all" if op.kind == "attention" and index > 0 else rows
             if read == "all" or view.buffer not in needed:
                 needed[view.buffer] = read
+        if op.kind == "embed" and op.output is not None:
+            needed[op.output.buffer] = "all"
     buffers = tuple(dataclasses.replace(b, rows=needed[b.name]) for b in plan.buffers)
     return Plan(buffers, plan.ops)
 

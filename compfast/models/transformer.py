@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compfast.config import ModelConfig
 from compfast.errors import UsageError
+from compfast.models.sequences import binary_logits, sequence_loss
 
 _Made = dict[str, Any]  # where and in what type parameters are made
 
@@ -30,18 +31,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Transformer(nn.Module):
     """A decoder-only transformer: tokens [B, T] -> logits [B, T, V].
 
-    `model` is resolved (`compfast.config.resolve`). Fresh weights are PyTorch's defaults, drawn
-    from its global generator; `holding` makes a member with its own. Both are float32, on
-    `device`, whatever the defaults of type and device are.
+    `model` is resolved (`compfast.models.families.resolve`). Fresh weights are PyTorch's
+    defaults, drawn from its global generator; `holding` makes a member with its own. Both are
+    float32, on `device`, whatever the defaults of type and device are.
     """
 
     def __init__(self, model: ModelConfig, device: str = "cpu") -> None:
         super().__init__()
         made: _Made = {"device": device, "dtype": torch.float32}
-        vocab, d, eps = _known(model.vocab_size), model.d_model, model.norm_eps
-        self.embed = Embedding(vocab, _known(model.max_positions), d, made)
+        self.single, d = model.logits == "single", model.d_model
+        vocab = 1 if self.single else _known(model.vocab_size)
+        self.embed = Embedding(vocab, _known(model.max_positions), d, made, first=self.single)
         self.blocks = nn.ModuleList(Block(model, made) for _ in range(model.layers))
-        self.final_norm = nn.LayerNorm(d, eps=eps, **made) if model.final_norm else None
+        self.final_norm = _norm(model, made) if model.final_norm else None
         self.head = Head(d, vocab, made, tied=model.tied_head, bias=model.head_bias)
 
     @classmethod
@@ -66,26 +68,22 @@ class Transformer(nn.Module):
         if self.final_norm is not None:
             x = self.final_norm(x)
         logits: Tensor = self.head(x, self.embed.token.weight)  # [B, T, V]
-        return logits
+        return binary_logits(logits[..., 0]) if self.single else logits
 
     def loss(self, tokens: Tensor, targets: Tensor, positions: str) -> Tensor:
-        """Mean cross-entropy of tokens [B, T] and the token that follows them, targets [B].
-
-        positions "last": of the last position only, mean over B. "all": position t predicts
-        token t + 1 and the last one predicts the target, mean over B x T.
-        """
-        logits = self(tokens)
-        if positions == "last":
-            return F.cross_entropy(logits[:, -1], targets)
-        following = torch.cat([tokens[:, 1:], targets[:, None]], dim=1)  # [B, T]
-        return F.cross_entropy(logits.flatten(0, 1), following.flatten())
+        """See `compfast.models.sequences.sequence_loss`."""
+        return sequence_loss(self(tokens), tokens, targets, positions)
 
 
 class Embedding(nn.Module):
-    """Token table + learned absolute position table: [B, T] -> [B, T, D]."""
+    """Token table + learned absolute position table: [B, T] -> [B, T, D].
 
-    def __init__(self, vocab: int, positions: int, d: int, made: _Made) -> None:
+    `first`: the table has one row, that of token 1, and token 0 adds nothing.
+    """
+
+    def __init__(self, vocab: int, positions: int, d: int, made: _Made, *, first: bool) -> None:
         super().__init__()
+        self.first = first
         self.token = nn.Embedding(vocab, d, **made)
         self.position = nn.Embedding(positions, d, **made)
 
@@ -97,31 +95,38 @@ class Embedding(nn.Module):
                 f" {self.position.num_embeddings} positions"
             )
         where = torch.arange(length, device=tokens.device)
-        embedded: Tensor = self.token(tokens) + self.position(where)
+        own = tokens[..., None] * self.token.weight[0] if self.first else self.token(tokens)
+        embedded: Tensor = own + self.position(where)
         return embedded
 
 
 class Block(nn.Module):
     """pre:  x + attention(norm1(x)), then x + ffn(norm2(x)).
-    post: norm1(x + attention(x)), then norm2(x + ffn(x)). All [B, T, D] -> [B, T, D].
+    post: norm1(x + attention(x)), then norm2(x + ffn(x)). none: no norms.
+    All [B, T, D] -> [B, T, D]; without attention the first half is left out.
     """
 
     def __init__(self, model: ModelConfig, made: _Made) -> None:
         super().__init__()
-        self.pre = model.norm == "pre"
-        self.norm1 = nn.LayerNorm(model.d_model, eps=model.norm_eps, **made)
-        self.attention = Attention(model, made)
-        self.norm2 = nn.LayerNorm(model.d_model, eps=model.norm_eps, **made)
+        self.form = model.norm
+        attends, norms = model.attention != "none", model.norm != "none"
+        self.norm1 = _norm(model, made) if norms and attends else None
+        self.attention = Attention(model, made) if attends else None
+        self.norm2 = _norm(model, made) if norms else None
         self.ffn = FeedForward(model, made)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pre:
-            x = x + self.attention(self.norm1(x))
-            x = x + self.ffn(self.norm2(x))
+        if self.attention is not None:
+            x = self._added(x, self.attention, self.norm1)
+        return self._added(x, self.ffn, self.norm2)
+
+    def _added(self, x: Tensor, inner: nn.Module, norm: nn.Module | None) -> Tensor:
+        added: Tensor
+        if norm is None:
+            added = x + inner(x)
         else:
-            x = self.norm1(x + self.attention(x))
-            x = self.norm2(x + self.ffn(x))
-        return x
+            added = x + inner(norm(x)) if self.form == "pre" else norm(x + inner(x))
+        return added
 
 
 class Attention(nn.Module):
@@ -183,7 +188,11 @@ class Head(nn.Module):
         return F.linear(x, token_table if self.weight is None else self.weight, self.bias)
 
 
+def _norm(model: ModelConfig, made: _Made) -> nn.LayerNorm:
+    return nn.LayerNorm(model.d_model, eps=model.norm_eps, bias=model.norm_bias, **made)
+
+
 def _known(value: int | None) -> int:
     if value is None:
-        raise ValueError("the model is not resolved: call config.resolve first")
+        raise ValueError("the model is not resolved: call compfast.models.families.resolve first")
     return value

@@ -16,6 +16,7 @@ from compfast.ops.embedding import embedding
 from compfast.ops.layer_norm import layer_norm
 from compfast.ops.linear import linear
 from compfast.ops.philox import philox
+from compfast.ops.sgd import sgd
 
 __all__ = [
     "activation",
@@ -26,4 +27,5 @@ __all__ = [
     "layer_norm",
     "linear",
     "philox",
+    "sgd",
 ]

@@ -63,19 +63,19 @@ def _outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("compfast::attention_backward", mutates_args=(), device_types="cpu")
 def _attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, saved: Tensor, d_out: Tensor, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, saved: Tensor, d_out: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     q, k, v, d_out = q.contiguous(), k.contiguous(), v.contiguous(), d_out.contiguous()
     dq, dk, dv = _gradients(q, k, v)
     sizes = (*q.shape, v.shape[-1], causal, torch.get_num_threads())
-    call("attention_backward", *sizes, q, k, v, saved, d_out, dq, dk, dv)
+    call("attention_backward", *sizes, q, k, v, out, saved, d_out, dq, dk, dv)
     return dq, dk, dv
 
 
 @_attention_backward.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, saved: Tensor, d_out: Tensor, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, saved: Tensor, d_out: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _gradients(q, k, v)
 
@@ -86,7 +86,7 @@ def _gradients(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, ctx.causal = inputs
-    ctx.save_for_backward(q, k, v, output[1])
+    ctx.save_for_backward(q, k, v, *output)
     ctx.mark_non_differentiable(output[1])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from compfast.config import Config
+from compfast.config import GAMMA_GROUPS, Config
 from compfast.config.labels import extent, labels, listed
 from compfast.ensembles.table import column_of
 from compfast.report.table import Axis, second_axes
@@ -32,6 +32,7 @@ _NAMES = {
     "d_model": "width",
     "lr": "learning rate",
     "weight_decay": "weight decay",
+    **{f"weight_decay_{group}": f"weight decay of {group}" for group in GAMMA_GROUPS},
     "batch_size": "batch size",
 }
 
@@ -99,6 +100,10 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
         return ", ".join(labels(_values(config, path), least=6))
 
     decay, optimiser = f"weight decay {value('optimizer.weight_decay')}", []
+    own = {group: f"optimizer.weight_decay_{group}" for group in GAMMA_GROUPS}
+    given = [group for group, path in own.items() if set(_values(config, path)) != {None}]
+    if given:
+        decay += f" ({', '.join(f'of {group} {value(own[group])}' for group in given)})"
     if any(_values(config, "optimizer.decay_windows")):
         decay += f" inside {value('optimizer.decay_windows')} of the steps"
     if "sgd" in _values(config, "optimizer.kind"):
@@ -107,10 +112,7 @@ def caption(config: Config, members: pl.DataFrame, engine: str) -> str:
         f"{len(members)} members",
         _points(config) if sample else _seeds(members),
         f"task {task_name(config)}",
-        f"{value('model.norm')}-norm",
-        f"width {value('model.d_model')}",
-        f"depth {value('model.layers')}",
-        f"heads {value('model.heads')}",
+        *(text.format(value(f"model.{name}")) for name, text in config.model.shown.items()),
         *optimiser,
         decay,
         f"learning rate {value('optimizer.lr')}",

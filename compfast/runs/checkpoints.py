@@ -129,13 +129,17 @@ def outside_entries(parts: Mapping[str, Digest], fixed: Mapping[str, Digest]) ->
 
 
 def verify(
-    folder: Path, layouts: Layouts, run: Path | None = None, trust_links: bool = False
+    folder: Path,
+    layouts: Layouts,
+    run: Path | None = None,
+    trust_links: bool = False,
+    with_metrics: bool = True,
 ) -> Checkpoint:
     """Check every file of a checkpoint or snapshot against its manifest and the configuration.
 
-    With `run`, also the files outside of it: configuration, tables and metrics parts; with
-    `trust_links` files may be links to anywhere. Raises StorageError with the first thing that is
-    wrong.
+    With `run`, also the files outside of it: configuration, tables and (`with_metrics`) metrics
+    parts; with `trust_links` files may be links to anywhere. Raises StorageError with the first
+    thing that is wrong.
     """
     manifest = durable.read_json(folder / "manifest.json")
     try:
@@ -159,7 +163,7 @@ def verify(
     if run is not None:
         for name, digest in fixed.items():
             _check(durable.inside(run, name, trust_links), digest)
-        for name, digest in parts.items():
+        for name, digest in parts.items() if with_metrics else ():
             _check(durable.inside(run / "metrics", name, trust_links), digest)
     number = int(folder.name) if _is_number(folder.name) else -1
     return Checkpoint(folder, number, durable.read_json(folder / "state.json"), parts)
@@ -212,10 +216,20 @@ def remove_unnamed_parts(run: Path, named: set[str]) -> None:
             durable.discard(path)
 
 
+def event_of(folder: Path) -> int:
+    """The last step that a checkpoint's run had settled, -1 before step 0; it is not verified."""
+    return _event(folder, durable.read_json(folder / "state.json"))
+
+
 def _check_scalars(checkpoint: Checkpoint) -> None:
-    event, finished = checkpoint.state.get("event"), checkpoint.state.get("finished")
+    _event(checkpoint.path, checkpoint.state)
+
+
+def _event(folder: Path, state: Mapping[str, Any]) -> int:
+    event, finished = state.get("event"), state.get("finished")
     if type(event) is not int or not -1 <= event < 2**53 or type(finished) is not bool:
-        raise StorageError(f"{checkpoint.path}/state.json does not say how far the run was")
+        raise StorageError(f"{folder}/state.json does not say how far the run was")
+    return event
 
 
 def _check(path: Path, expected: Digest) -> None:

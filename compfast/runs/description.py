@@ -16,6 +16,7 @@ from compfast.config import Axis, Config
 from compfast.config.settings import AXES, to_dict
 from compfast.errors import UsageError
 from compfast.runs.checkpoints import FORMAT
+from compfast.runs.parents import as_started, reachable
 from compfast.runs.reading import Run
 
 # Fields of [run] that a resumption may change: none of them changes a bit of a member.
@@ -42,7 +43,7 @@ def resumed_config(run: Run, given: Config | None) -> Config:
     stored = run.config
     if given is None:
         return stored
-    change = difference(stored, given)
+    change = difference(stored, as_started(stored, given))
     if change is not None:
         raise UsageError(f"{run.path} was started with another {change}")
     for name, allowed in (
@@ -56,7 +57,8 @@ def resumed_config(run: Run, given: Config | None) -> Config:
                 f"{run.path} was started with {name} {allowed[-1]}; it cannot go on with {value}"
             )
     changes = {name: getattr(given.run, name) for name in RESUMABLE}
-    return dataclasses.replace(stored, run=dataclasses.replace(stored.run, **changes))
+    changed = dataclasses.replace(stored, run=dataclasses.replace(stored.run, **changes))
+    return dataclasses.replace(changed, run=reachable(changed))
 
 
 def difference(stored: Config, given: Config) -> str | None:

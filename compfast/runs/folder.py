@@ -8,7 +8,9 @@ A metrics part carries the number of the checkpoint that names it. Numbers are n
 
 from __future__ import annotations
 
+import datetime
 import io
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,12 @@ def refuse_used(path: Path) -> None:
             raise UsageError(
                 f"--out {path} is not empty; give a new or an empty folder, or use --resume {path}"
             )
+
+
+def default_out(task: str) -> Path:
+    """Where a run goes when nobody says: runs/TASK-UTC-RANDOM in the working folder."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return Path("runs").absolute() / f"{task}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:

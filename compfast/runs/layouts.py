@@ -13,7 +13,7 @@ from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Layouts, group_folder
 from compfast.storage import tensorfile
 from compfast.storage.tensorfile import Array, Layout
-from compfast.tasks import Exam, make_task
+from compfast.tasks import Exam, make_task, measures_of
 
 # The tables that members of a group share, [steps] each; beside them there is `std`.
 SHARED_TABLES = ("scale", "offset", "bias_correction1", "bias_correction2", "decay")
@@ -58,7 +58,7 @@ def progress_layout(specs: Sequence[MemberSpec], exam: Exam) -> Layout:
         "grad_norm": ("F32", (m, w)),
         "verdict": ("I64", (m,)),
         "stable": ("I64", (m,)),
-        "scores": ("F64", (m, len(exam.candidates) + 2)),
+        "scores": ("F64", (m, len(exam.candidates) + 2 + len(measures_of(exam)))),
     }
 
 

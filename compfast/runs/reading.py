@@ -9,7 +9,7 @@ import importlib
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,14 +23,12 @@ from compfast.engines.base import Float32
 from compfast.ensembles.groups import Groups, member_groups
 from compfast.ensembles.table import column_of
 from compfast.errors import StorageError, UsageError
+from compfast.models.families import family_of
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import FORMAT, Checkpoint, group_folder
 from compfast.runs.layouts import run_layouts, snapshot_layouts
 from compfast.runs.tables import read_members, read_metrics
 from compfast.storage import durable, tensorfile
-
-if TYPE_CHECKING:
-    from compfast.models.transformer import Transformer
 
 
 class Run:
@@ -69,7 +67,7 @@ class Run:
     @property
     def step(self) -> int:
         """The last step at which all members were logged, examined or saved."""
-        return int(self.checkpoint.state["event"]) if self.checkpoint is not None else 0
+        return max(0, self.checkpoint.state["event"]) if self.checkpoint is not None else 0
 
     @cached_property
     def members(self) -> pl.DataFrame:
@@ -90,22 +88,21 @@ class Run:
         Raises UsageError for a member or step that is not there.
         """
         group, row = self._place(member)
-        file = f"{group_folder(group)}/params.safetensors"
-        if step is None:
-            if self.checkpoint is None:
-                raise UsageError(f"{self.path} has no checkpoint yet, so there are no parameters")
-            folder = self.checkpoint.path
-        else:
-            folder = self._snapshot(step)
-        return tensorfile.read_row(folder / file, row)
+        return tensorfile.read_row(self._params_file(group, step), row)
 
-    def model(self, member: int, step: int | None = None) -> Transformer:
-        """A member as a plain module in evaluation mode: tokens [B, T] -> logits [B, T, V]."""
-        from compfast.models.transformer import Transformer
+    def stacked(self, group: int, name: str, step: int | None = None) -> Float32:
+        """One tensor [M, *shape] of all members of `groups[group]`, in their order there.
 
+        As saved last, or at a snapshot. Raises UsageError for a step that is not there.
+        """
+        return tensorfile.read_array(self._params_file(group, step), name)
+
+    def model(self, member: int, step: int | None = None) -> Any:
+        """A member as its family's `nn.Module` in evaluation mode: tokens [B, T] -> logits
+        [B, T, V]."""
         group, row = self._place(member)
         model = self.groups[group][row].model
-        return Transformer.holding(model, self.params(member, step)).eval()
+        return family_of(model).holding(model, self.params(member, step)).eval()
 
     @property
     def snapshots(self) -> list[int]:
@@ -155,6 +152,15 @@ class Run:
         return {
             s.member: (g, r) for g, group in enumerate(self.groups) for r, s in enumerate(group)
         }
+
+    def _params_file(self, group: int, step: int | None) -> Path:
+        if step is not None:
+            folder = self._snapshot(step)
+        elif self.checkpoint is not None:
+            folder = self.checkpoint.path
+        else:
+            raise UsageError(f"{self.path} has no checkpoint yet, so there are no parameters")
+        return folder / group_folder(group) / "params.safetensors"
 
     def _snapshot(self, step: int) -> Path:
         if step not in self.snapshots:

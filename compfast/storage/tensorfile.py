@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,33 @@ def read(path: Path, expected: Layout | None = None) -> dict[str, Array]:
 
 def read_row(path: Path, row: int) -> dict[str, Array]:
     """Row `row` of the first axis of every array of a file, without reading the other rows."""
-    rows: dict[str, Entry] = {}
+    rows = read_rows(path, range(row, row + 1))
+    return {name: array.reshape(array.shape[1:]) for name, array in rows.items()}
+
+
+def read_rows(path: Path, rows: range, names: Collection[str] | None = None) -> dict[str, Array]:
+    """These rows (step 1) of the first axis of every array of a file, or of those named."""
+    chosen: dict[str, Entry] = {}
     for name, entry in read_header(path).items():
-        if not entry.shape or not 0 <= row < entry.shape[0]:
-            raise StorageError(f"{path}: {name} has shape {list(entry.shape)}, no row {row}")
+        if names is not None and name not in names:
+            continue
+        if not entry.shape or not 0 <= rows.start < rows.stop <= entry.shape[0]:
+            raise StorageError(
+                f"{path}: {name} has shape {list(entry.shape)}, no row {rows.stop - 1}"
+            )
         size = (entry.end - entry.begin) // entry.shape[0]
-        begin = entry.begin + row * size
-        rows[name] = Entry(entry.dtype, entry.shape[1:], begin, begin + size)
-    return _read(path, rows)
+        shape = (len(rows), *entry.shape[1:])
+        begin, end = (entry.begin + row * size for row in (rows.start, rows.stop))
+        chosen[name] = Entry(entry.dtype, shape, begin, end)
+    return _read(path, chosen)
+
+
+def read_array(path: Path, name: str) -> Array:
+    """One array of a file, without reading the others."""
+    entries = read_header(path)
+    if name not in entries:
+        raise StorageError(f"{path} lacks the array {name}")
+    return _read(path, {name: entries[name]})[name]
 
 
 def layout_of(tensors: Mapping[str, Array]) -> Layout:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.config import EvaluationConfig, TaskSection
-from compfast.config.section import at_most, positive, require
+from compfast.config.section import at_most, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Int32
@@ -46,13 +46,13 @@ class AffineConfig(TaskSection):
         require(
             _is_prime(self.modulus), f"task.modulus is {self.modulus}; it must be a prime number"
         )
-        require(
+        require_together(
             2 <= len(self.maps) <= _MOST and all(a % self.modulus for a, _ in self.maps),
             f"task.maps is {self.maps}; at least two maps are needed, with slopes that are no"
             f" multiple of {self.modulus}",
         )
         for pair in self.unseen:
-            require(
+            require_together(
                 all(0 <= anchor < len(self.maps) for anchor in pair) and pair[0] != pair[1],
                 f"task.unseen has {pair}; it must name two different anchors of"
                 f" 0..{len(self.maps) - 1}",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.presets import PRESETS
-from compfast.config.section import MOST, at_most, choice, positive, require
+from compfast.config.section import MOST, at_most, choice, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Int32, Settings, Task
@@ -47,7 +47,7 @@ class AnchorConfig(TaskSection):
     fixed_train_weight: int = 9  # train-side : test-side groups = 9 : 1 [Z24 code]
 
     def _check(self) -> None:
-        require(
+        require_together(
             len(self.anchors) == len(self.shifts) >= 1,
             f"task.anchors has {len(self.anchors)} entries and task.shifts {len(self.shifts)};"
             " they must be equally many and at least 1",
@@ -56,12 +56,12 @@ class AnchorConfig(TaskSection):
             len(set(self.anchors)) == len(self.anchors),
             f"task.anchors is {self.anchors}; the anchors must be distinct",
         )
-        require(
+        require_together(
             all(0 < a < self.item_low or a >= self.item_high for a in self.anchors),
             f"task.anchors is {self.anchors}; anchors must be positive and outside the items"
             f" {self.item_low}..{self.item_high - 1}",
         )
-        require(
+        require_together(
             0 < self.item_low < self.item_high,
             f"task.item_low is {self.item_low} and task.item_high {self.item_high};"
             " 0 < item_low < item_high is needed",
@@ -83,12 +83,12 @@ class AnchorConfig(TaskSection):
         )
         choice("task", self, data=("fresh", "fixed"))
         for a, b, *_ in (*self.overridden, *self.unseen):
-            require(
+            require_together(
                 a in self.anchors and b in self.anchors,
                 f"task pair ({a},{b}) names an anchor that is not in {self.anchors}",
             )
         both = {(a, b) for a, b, _ in self.overridden} & set(self.unseen)
-        require(not both, f"task pairs {sorted(both)} are both overridden and unseen")
+        require_together(not both, f"task pairs {sorted(both)} are both overridden and unseen")
 
     def describe(self, varied: frozenset[str]) -> str:
         """E.g. "anchor, (3,4) trained as x-6, (4,3) unseen"."""

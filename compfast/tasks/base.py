@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -24,15 +24,20 @@ Own = TypeVar("Own", bound=TaskSection)
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What an exam says of members, each array [M], each number in [0, 1]."""
+    """What an exam says of members, each array [M], each number but a measure in [0, 1]."""
 
     seen: Float64  # how well a member does on what it was trained for, with test-side items
     candidates: dict[str, Float64]  # agreement with each candidate solution on the held-out group
     other: Float64  # the most frequent answer there that is no candidate's
+    # What else tables say of a member, any numbers, by the names of the exam's `measures`.
+    measures: Mapping[str, Float64] = field(default_factory=dict)
 
 
 class Exam(Protocol):
-    """One exam for all members and all times."""
+    """One exam for all members and all times.
+
+    It may have `measures`, names of more numbers that it gives (`measures_of`).
+    """
 
     @property
     def tokens(self) -> Int32:
@@ -52,6 +57,12 @@ class Exam(Protocol):
 
     def score(self, outputs: NDArray[Any], /) -> Scores:
         """From what members say after the last token of each input; members are independent."""
+
+
+def measures_of(exam: Exam) -> tuple[str, ...]:
+    """Names of the numbers that an exam gives beside its scores, columns of the tables."""
+    names: tuple[str, ...] = getattr(exam, "measures", ())
+    return names
 
 
 class Task(ABC, Generic[Own]):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compfast.config import EvaluationConfig, TaskSection
-from compfast.config.section import at_most, positive, require
+from compfast.config.section import at_most, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Int32
@@ -38,7 +38,7 @@ class IdentityConfig(TaskSection):
         positive("task", self, "total", "anchor")
         at_most("task", self, item_high=2**20, seq_len=2**16, total=2**24)
         require(self.seq_len >= 2, f"task.seq_len is {self.seq_len}; it must be at least 2")
-        require(
+        require_together(
             0 < self.item_low < self.item_high and self.anchor < self.item_low,
             f"task.anchor {self.anchor}, item_low {self.item_low} and item_high {self.item_high}:"
             " 0 < anchor < item_low < item_high is needed",

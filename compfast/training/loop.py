@@ -8,10 +8,9 @@ often it was saved and who trains beside it changes no bit.
 
 from __future__ import annotations
 
-import datetime
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,17 @@ from compfast.models.params import parameter_count
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Files, group_folder
 from compfast.runs.description import describe, resumed_config
-from compfast.runs.folder import RunFolder, refuse_used
+from compfast.runs.folder import RunFolder, default_out, refuse_used
 from compfast.runs.layouts import exams_of, run_layouts, table_arrays
+from compfast.runs.parents import starting
 from compfast.runs.reading import Run, load
 from compfast.solutions import DIVERGED as DIVERGED_LABEL
 from compfast.storage import tensorfile
 from compfast.training.callbacks import Callback, Outline, as_callbacks
+from compfast.training.inherited import Inheritance, Taken
 from compfast.training.interrupts import StopSignals
 from compfast.training.progress import Progress, conform, members_of, metrics_schema
+from compfast.training.start import inherited, resolved
 
 
 def train(
@@ -44,6 +46,7 @@ def train(
     out: str | Path | None = None,
     callbacks: Callback | Iterable[Callback] | None = (),
     resume: bool = False,
+    start_from: str | PathLike[str] | None = None,
 ) -> Run:
     """Train an ensemble into the folder `out` (default: runs/TASK-UTC-RANDOM) and load it.
 
@@ -51,15 +54,21 @@ def train(
     hooks of compfast.Callback. Everything given is checked before anything is written.
     With `resume`, `out` is a run that was stopped: its own config counts, `config` may be left
     out or change [run] only (threads, cadence of checkpoints, snapshots, report, quiet); a
-    finished run is returned untouched. Raises UsageError for what cannot be trained,
+    finished run is returned untouched. With `start_from`, RUN or RUN@STEP, members start from
+    those of another run, and a mapping, or no config, changes fields of that run's own config
+    (the section `start` of a config says the same). Raises UsageError for what cannot be trained,
     StorageError, Interrupted after a signal, OutOfMemory, and AllDivergedError after a complete
     run in which no member stayed finite.
     """
     hooks = as_callbacks(callbacks)
     path = None if out is None else user_path(out)
-    chosen = from_dict(config) if isinstance(config, Mapping) else config
-    if not isinstance(chosen, Config | None):
+    if not isinstance(config, Config | Mapping | None):
         raise UsageError(f"config is {config!r}; it must be a compfast.Config or a mapping")
+    if start_from is not None:
+        if resume:
+            raise UsageError("a resumed run knows what it started from; start_from is not needed")
+        config = starting(config, start_from)
+    chosen = from_dict(config) if isinstance(config, Mapping) else config
     try:
         return _train(chosen, path, hooks, resume)
     except MemoryError as error:
@@ -77,16 +86,19 @@ def _train(
         raise UsageError("train needs a config; only a resumed run brings its own")
     path = out if out is not None else default_out(config.task.name)
     refuse_used(path)
+    config = resolved(config)
     groups = member_groups(config)
     check_snapshots(config, groups)
     name = resolve_engine(config.run.engine, config.run.device)
-    tables = [make_tables(specs) for specs in groups]
+    start = inherited(config)
+    tables = _tables(groups, start)
     engines = _engines(name, groups, tables, config.run)
+    taken = None if start is None else start.take(engines, groups, tables)
     with RunFolder.create(path, describe(config, name, engines[0].isa)) as folder:
         folder.write_tables(table_arrays(tables))
-        for engine in engines:
-            engine.initialise()
-        return _Loop(folder, config, groups, engines, tables, callbacks).run()
+        loop = _Loop(folder, config, groups, engines, tables, callbacks)
+        loop.begin(taken)
+        return loop.run()
 
 
 def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> Run:
@@ -100,9 +112,10 @@ def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> 
         checkpoint = folder.checkpoint
         if checkpoint is not None and checkpoint.state["finished"]:
             return load(path)
+        start = inherited(config) if checkpoint is None else None
         tables = folder.read_tables(groups)
         if tables is None:
-            tables = [make_tables(specs) for specs in groups]
+            tables = _tables(groups, start)
             folder.write_tables(table_arrays(tables))
         engines = _engines(run.info["engine"], groups, tables, config.run)
         if engines[0].isa != run.info["isa"]:
@@ -114,11 +127,10 @@ def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> 
                 f" {engines[0].isa}, which gives other bits; {where}"
             )
         loop = _Loop(folder, config, groups, engines, tables, callbacks)
-        if checkpoint is None:
-            for engine in engines:
-                engine.initialise()
-        else:
+        if checkpoint is not None:
             loop.restore(checkpoint)
+        else:
+            loop.begin(None if start is None else start.take(engines, groups, tables))
         return loop.run(resumed=True)
 
 
@@ -153,6 +165,20 @@ class _Loop:
             self.progress[g].restore(arrays, state)
         self.event = checkpoint.state["event"]
         self.saved = True
+
+    def begin(self, taken: Taken | None) -> None:
+        """Draw initial weights, or go on with what the engines took from another run.
+
+        That is saved at once, so that nobody needs the other run from then on.
+        """
+        if taken is None:
+            for engine in self.engines:
+                engine.initialise()
+            return
+        self.progress, self.event = taken.progress, taken.event
+        if self._done:
+            self._keep_snapshots(self.event)
+        self._save()
 
     def run(self, resumed: bool = False) -> Run:
         self.folder.write_members(members_of(self.progress))
@@ -208,13 +234,7 @@ class _Loop:
         rows = pl.concat([conform(part, self.schema) for part in parts])
         self.event, self.saved = event, False
         self.pending.append(rows)
-        wanted = self.config.run.snapshots
-        # Where everybody stops early, the last parameters are those of every later step too.
-        for step in wanted if self._done else ():
-            if step >= event:
-                self.folder.snapshot(step, self._parameters())
-        if event in wanted and not self._done:
-            self.folder.snapshot(event, self._parameters())
+        self._keep_snapshots(event)
         path = None
         if self._done or (event and event % self.config.run.checkpoint_every == 0):
             path = self._save()
@@ -228,6 +248,15 @@ class _Loop:
             self._call("on_checkpoint", path)
         if self.signals.requested and not self._done:
             self._leave()
+
+    def _keep_snapshots(self, event: int) -> None:
+        wanted = self.config.run.snapshots
+        # Where everybody stops early, the last parameters are those of every later step too.
+        for step in wanted if self._done else ():
+            if step >= event:
+                self.folder.snapshot(step, self._parameters())
+        if event in wanted and not self._done:
+            self.folder.snapshot(event, self._parameters())
 
     def _save(self) -> Path | None:
         """Write a checkpoint unless the last one holds everything already."""
@@ -317,6 +346,11 @@ class _CallbackError(Exception):
         self.error = error
 
 
+def _tables(groups: Groups, start: Inheritance | None) -> list[Tables]:
+    moments_from = 0 if start is None else start.moments_from
+    return [make_tables(specs, moments_from) for specs in groups]
+
+
 def _engines(name: str, groups: Groups, tables: list[Tables], run: RunConfig) -> list[Engine]:
     pairs = zip(groups, tables, strict=True)
     return [make_engine(name, s, t, device=run.device, threads=run.threads) for s, t in pairs]
@@ -327,8 +361,3 @@ def check_snapshots(config: Config, groups: Groups) -> None:
     late = [step for step in config.run.snapshots if step > steps]
     if late:
         raise UsageError(f"run.snapshots has step {late[0]}; training ends at step {steps}")
-
-
-def default_out(task: str) -> Path:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return Path("runs").absolute() / f"{task}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

@@ -21,7 +21,7 @@ from compfast.ensembles.schedule import Tables
 from compfast.ensembles.table import members_table
 from compfast.errors import StorageError
 from compfast.storage.tensorfile import Array
-from compfast.tasks import Exam
+from compfast.tasks import Exam, measures_of
 
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
@@ -43,7 +43,7 @@ class Progress:
     grad_norm: NDArray[np.float32]  # [M, W] likewise
     verdict: Int64  # [M] index into `labels` of the latest exam, -1 before
     stable: Int64  # [M] equal verdicts in a row
-    scores: NDArray[np.float64]  # [M, C + 2]: seen, candidates, other
+    scores: NDArray[np.float64]  # [M, C + 2 + K]: seen, candidates, other, K measures
 
     @classmethod
     def fresh(cls, specs: Sequence[MemberSpec], exam: Exam, tables: Tables) -> Progress:
@@ -59,7 +59,7 @@ class Progress:
             grad_norm=np.full((m, w), np.nan, np.float32),
             verdict=np.full(m, _NEVER, np.int64),
             stable=np.zeros(m, np.int64),
-            scores=np.full((m, len(exam.candidates) + 2), np.nan),
+            scores=np.full((m, len(exam.candidates) + 2 + len(measures_of(exam))), np.nan),
         )
 
     _SAVED = ("closed", "loss", "grad_norm", "verdict", "stable", "scores")
@@ -174,7 +174,7 @@ class Progress:
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        return ("seen", *self.exam.candidates, "other")
+        return ("seen", *self.exam.candidates, "other", *measures_of(self.exam))
 
     def _each(self, field: str) -> NDArray[Any]:
         return np.array([getattr(spec.training, field) for spec in self.specs])
@@ -191,7 +191,9 @@ class Progress:
         evaluation = self.specs[0].evaluation
         labels = solutions.verdicts(scores, evaluation, self.status == DIVERGED)
         codes = np.array([self.labels.index(str(label)) for label in labels])
-        stacked = np.stack([scores.seen, *scores.candidates.values(), scores.other], axis=1)
+        measured = (scores.measures[name] for name in measures_of(exam))
+        columns = [scores.seen, *scores.candidates.values(), scores.other, *measured]
+        stacked = np.stack(columns, axis=1)
         again = np.where(codes == self.verdict, self.stable + 1, 1)
         self.stable = np.where(regular, again, self.stable)
         self.verdict = np.where(examined, codes, self.verdict)
@@ -240,8 +242,10 @@ class Progress:
 
 def metrics_schema(groups: Sequence[Progress]) -> dict[str, Any]:
     """Columns of the metrics table over all groups; what a task does not know is null there."""
-    names = dict.fromkeys(name for group in groups for name in group.score_names[1:-1])
-    numbers = ("loss", "grad_norm", "lr", "seen", *names, "other")
+    exams = [group.exam for group in groups]
+    names = dict.fromkeys(name for exam in exams for name in exam.candidates)
+    measures = dict.fromkeys(name for exam in exams for name in measures_of(exam))
+    numbers = ("loss", "grad_norm", "lr", "seen", *names, "other", *measures)
     return {
         "member": pl.Int64,
         "step": pl.Int64,
@@ -266,9 +270,14 @@ def conform(frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def _mean(window: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean over the columns, added from left to right in float64: no bit depends on M."""
-    total = np.zeros(len(window))
-    for column in window.T:
-        total += column
-    total /= window.shape[1]
-    return total
+    """Mean over the columns, added from left to right in float64: no bit depends on M.
+
+    Columns that were not run are left out: a window may begin before its run does.
+    """
+    ran = ~np.isnan(window)
+    total, count = np.zeros(len(window)), ran.sum(axis=1)
+    for column, own in zip(window.T, ran.T, strict=True):
+        total += np.where(own, column, np.float32(0))
+    result = np.full(len(window), np.nan)
+    np.divide(total, count, out=result, where=count > 0)
+    return result

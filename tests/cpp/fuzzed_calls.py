@@ -28,30 +28,29 @@ NETWORKS = (
     ("one_layer", "fp32", "table"),
     ("one_layer", "fp32", "host"),
     ("one_layer", "fp32", "chain"),
+    ("single_untied", "fp32", "fresh"),
+    ("scales_alone", "bf16", "fresh"),
+    ("canonical_all", "fp32", "fresh"),
 )
 
 
 @functools.cache
 def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     """What the native engine hands to the bindings, and what is asked of the group then."""
-    from architectures import ARCHITECTURES
+    from architectures import sections_of
 
-    from compfast.config import Config, ModelConfig, TrainingConfig
+    from compfast.config import Config, TrainingConfig
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
-    from compfast.tasks.anchor import AnchorConfig
 
-    length, changes = ARCHITECTURES[network]
     config = Config(
-        task=AnchorConfig(
-            seq_len=length, data="fixed" if data == "fixed" else "fresh", fixed_total=18
-        ),
-        model=ModelConfig(**changes),
+        **sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18),
         training=TrainingConfig(steps=3, batch_size=3, precision=precision),
         sweep=(("seed", (0, 1)),),
     )
     specs = member_specs(config)
+    length = specs[0].task.seq_len  # type: ignore[attr-defined]
     heard: list[Any] = []
 
     def group(*arguments: Any) -> Any:

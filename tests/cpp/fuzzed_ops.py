@@ -67,8 +67,8 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
         OpCall("attention_forward", sequences, threads,
                {"q": q, "k": q.copy(), "v": v, "o": v.copy(), "saved": p}),
         OpCall("attention_backward", sequences, threads,
-               {"q": q, "k": q.copy(), "v": v, "saved": p, "d_o": v.copy(), "dq": q.copy(),
-                "dk": q.copy(), "dv": v.copy()}),
+               {"q": q, "k": q.copy(), "v": v, "o": v.copy(), "saved": p, "d_o": v.copy(),
+                "dq": q.copy(), "dk": q.copy(), "dv": v.copy()}),
         OpCall("cross_entropy", {"m": m, "rows": n, "vocabulary": b}, threads,
                {"logits": y, "targets": np.zeros((m, n), np.int64), "loss": floats(m),
                 "d_logits": y.copy()}, indices="targets"),
@@ -84,6 +84,8 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
         OpCall("adamw", {"m": m, "count": n * a, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}, threads,
                {"g": x, "p": x.copy(), "first": abs(x), "second": abs(x)} | each
                | {"step": np.ones(m, np.int64)}),
+        OpCall("sgd", {"m": m, "count": n * a, "momentum": 0.9 * (b % 2), "nesterov": a % 2},
+               threads, {"g": x, "p": x.copy(), "buffer": x.copy()} | each),
         OpCall("philox_words", {"m": m, "purpose": 1, "step": 2, "sub": 3, "start": t, "count": n},
                threads | {"start": (-1, 2**34, 2**62)},
                {"seeds": seeds, "words": np.zeros((m, n), np.int64)}),
@@ -93,8 +95,9 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
     ]  # fmt: skip
 
 
-NO_SIZE = ("activation", "bf16", "causal", "eps", "kind", "beta1", "beta2", "purpose", "step",
-           "sub", "start", "stride", "ld", "id", "threads")  # fmt: skip
+NO_SIZE = ("activation", "bf16", "causal", "eps", "kind", "beta1", "beta2", "momentum",
+           "nesterov", "purpose", "step", "sub", "start", "stride", "ld", "id",
+           "threads")  # fmt: skip
 
 
 @st.composite

@@ -75,7 +75,7 @@ struct Fixture {
         step(members),
         status(members),
         seed(members),
-        numbers(members, 1.0) {
+        numbers(members * DECAYS, 1.0) {
     for (int64_t i = 0; i < members; i++) seed[i] = (uint64_t)i;
     PlanRecord plan;
     plan.flat_size = FLAT;

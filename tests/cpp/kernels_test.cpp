@@ -220,8 +220,8 @@ void check_attention(const AttentionShape& s) {
   std::vector<float> work(scratch, std::numeric_limits<float>::quiet_NaN());
   attention_forward(s, q.data(), lq, k.data(), lq, v.data(), lv, o.data(), lv, p.data(),
                     work.data());
-  attention_backward(s, q.data(), lq, k.data(), lq, v.data(), lv, d_o.data(), lv, p.data(),
-                     dq.data(), lq, dk.data(), lq, dv.data(), lv, work.data());
+  attention_backward(s, q.data(), lq, k.data(), lq, v.data(), lv, o.data(), d_o.data(), lv,
+                     p.data(), dq.data(), lq, dk.data(), lq, dv.data(), lv, work.data());
   for (long h = 0; h < heads; h++) {
     std::vector<double> want_dk(t * s.d_k), want_dv(t * s.d_v);
     for (long i = 0; i < s.t_q; i++) {
@@ -266,6 +266,7 @@ void test_attention() {
         for (bool causal : {false, true}) {
           check_attention({last ? 1 : t, t, heads, 7, 5, causal, 0.37f});
           check_attention({last ? 1 : t, t, heads, 48, 16, causal, 0.37f});
+          check_attention({last ? (t + 3) / 4 : t, t, heads, 3, 4, causal, 0.37f});
         }
 }
 
@@ -279,13 +280,13 @@ void check_attention_adds(long rows, long d) {
   std::vector<float> p(s.t_q * padded(t)), work(2000, std::numeric_limits<float>::quiet_NaN());
   attention_forward(s, q.data(), ld, h.data(), ld, h.data(), ld, o.data(), ld, p.data(),
                     work.data());
-  attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, d_o.data(), ld, p.data(),
-                     dq.data(), ld, dk.data(), ld, dv.data(), ld, work.data());
+  attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, o.data(), d_o.data(), ld,
+                     p.data(), dq.data(), ld, dk.data(), ld, dv.data(), ld, work.data());
   s.add_dk = s.add_dv = true;
   auto both = matrix(t, d, ld);
   const auto before = both;
-  attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, d_o.data(), ld, p.data(),
-                     dq.data(), ld, both.data(), ld, both.data(), ld, work.data());
+  attention_backward(s, q.data(), ld, h.data(), ld, h.data(), ld, o.data(), d_o.data(), ld,
+                     p.data(), dq.data(), ld, both.data(), ld, both.data(), ld, work.data());
   for (long i = 0; i < t * ld; i++) {
     const double want = (double)before[i] + dk[i] + dv[i];
     near("attention added", both[i], want,

@@ -58,7 +58,7 @@ def attention(native: Any, m: int, positions: int, heads: int, d_k: int, d_v: in
     native.attention_forward(*sizes, *addresses(q, k, v, o, saved))
     dq, dk, dv = room(*q.shape), room(*k.shape), room(*v.shape)
     d_o = normal(*o.shape)
-    native.attention_backward(*sizes, *addresses(q, k, v, saved, d_o, dq, dk, dv))
+    native.attention_backward(*sizes, *addresses(q, k, v, o, saved, d_o, dq, dk, dv))
     whole(o, dq, dk, dv)
 
 
@@ -92,6 +92,7 @@ def rest(native: Any, m: int, rows: int, width: int) -> None:
         *addresses(logits, params, first, second),
         *addresses(*settings, step),
     )
+    native.sgd(m, rows * width, 0.9, True, 2, *addresses(logits, params, first, *settings))
     whole(params, first, second)
 
 

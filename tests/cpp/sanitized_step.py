@@ -47,27 +47,25 @@ def exercise(
 
     A table is drawn from in C++, its batches from the host in Python.
     """
-    from architectures import ARCHITECTURES
+    from architectures import sections_of
     from host_tasks import HostTask, TableTask
 
-    from compfast.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
+    from compfast.config import Config, OptimizerConfig, TrainingConfig
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
     from compfast.tasks import make_task
-    from compfast.tasks.anchor import AnchorConfig
     from compfast.tasks.markov import MarkovConfig, MarkovTask
     from compfast.tasks.table import TableDraws
 
-    length, changes = ARCHITECTURES[name]
     config = Config(
-        task=AnchorConfig(seq_len=length, data="fixed" if data == "fixed" else "fresh"),
-        model=ModelConfig(**changes),
+        **sections_of(name, data="fixed" if data == "fixed" else "fresh"),
         optimizer=OptimizerConfig(**(optimizer or {})),
         training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
         sweep=(("seed", tuple(range(members))),),
     )
     specs = member_specs(config)
+    length = specs[0].task.seq_len  # type: ignore[attr-defined]
     rows = np.random.default_rng(1).integers(0, 100, (batch_size + members, length))
     draws = TableDraws(rows, rows[:, 0], shuffled=members > 1)
     chain = MarkovTask(MarkovConfig(chain="random", states=3, order=2, seq_len=length))
@@ -90,7 +88,7 @@ def exercise(
 
 def main() -> None:
     use_extension(sys.argv[1])
-    from architectures import NAMES
+    from architectures import BINARY, NAMES
     from sanitized_ops import exercise_ops
 
     from compfast import _native
@@ -101,15 +99,20 @@ def main() -> None:
         for index, name in enumerate(NAMES):
             exercise(name, 3, 37, "fresh", "fp32")
             exercise(name, 1, 1 + index, "fixed", "bf16")
+        for index, name in enumerate(BINARY):
+            exercise(name, 3, 37, "fresh", "fp32")
+            exercise(name, 1, 1 + index, "fresh", "bf16")
         for data in ("table", "host", "chain"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")
         for momentum in (0.0, 0.9):
             sgd: dict[str, Any] = {"kind": "sgd", "momentum": momentum, "nesterov": momentum > 0}
-            windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices"}
+            windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices", "weight_decay_vo": 0.7}
             exercise("one_layer", 3, 37, "fresh", "fp32", sgd | windows)
     isas = " ".join(_native.supported_isas())
-    print(f"sanitized: {len(NAMES)} architectures, streams, SGD and every op on {isas}")
+    print(
+        f"sanitized: {len(NAMES) + len(BINARY)} architectures, streams, SGD and every op on {isas}"
+    )
 
 
 if __name__ == "__main__":

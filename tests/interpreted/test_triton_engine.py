@@ -14,7 +14,7 @@ import test_independence
 import test_precision
 import torch
 import triton
-from architectures import NAMES
+from architectures import TRITON_NAMES
 from ensembles import Axes, group, mixed, random_state, same_bits, start
 from oracle import random_batch
 from process_state import DISTURBANCES
@@ -50,6 +50,7 @@ QUICK = {
     "ops": ("one_layer", "paper_form"),
 }
 WAYS = tuple(QUICK)
+TRAININGS = ("group_decays", "group_decays_sgd")  # in windows
 
 
 @pytest.fixture(params=WAYS)
@@ -82,12 +83,12 @@ def test_forward_and_every_gradient(way: str, name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRITON_NAMES)
 def test_forward_and_every_gradient_of_all(way: str, name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 
 
-@pytest.mark.parametrize("case", ["decay_windows", "sgd_momentum"])
+@pytest.mark.parametrize("case", TRAININGS)
 def test_ten_steps(case: str) -> None:
     test_engines.test_ten_steps("triton", case)
 
@@ -114,7 +115,10 @@ def test_launches_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def members(count: int) -> list[MemberSpec]:
-    return mixed(group("one_layer", (("seed", tuple(range(count))),), batch_size=7, steps=20))
+    """The first has a weight decay of its own for one group of its tensors."""
+    specs = mixed(group("one_layer", (("seed", tuple(range(count))),), batch_size=7, steps=20))
+    own = dataclasses.replace(specs[0].optimizer, weight_decay_vo=0.9)
+    return [dataclasses.replace(specs[0], optimizer=own), *specs[1:]]
 
 
 def test_bits_depend_on_no_neighbour_order_stack_or_chunk() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, ModelConfig
 from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
 from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
@@ -20,7 +20,7 @@ from compfast.engines.layout import FlatLayout
 from compfast.engines.native import NativeEngine
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -48,8 +48,8 @@ class CudaEngine:
         check_group(specs)
         self._driver = drivers.open_driver()
         shapes, first = self._driver.shapes(), specs[0]
-        self._network = find_network(first, shapes)
-        plan = transformer_plan(first.model, absorb=False)
+        self._network = find_network(specs, shapes)
+        plan = model_plan(first.model, absorb=False)
         self._flat = FlatLayout(first.model, plan, first.optimizer.decay)
         built = shapes[self._network]["flat_size"]
         if self._flat.size != built:
@@ -57,6 +57,8 @@ class CudaEngine:
                 f"compfast._cuda has {built} numbers a member, this version {self._flat.size};"
                 " build it anew"
             )
+        assert isinstance(first.model, ModelConfig)  # find_network refuses other families
+        self._epsilon = first.model.norm_eps
         self._specs, self._tables = list(specs), tables
         self._answers = NativeEngine(specs, tables, threads=threads)
         self._stale = True  # the answers' weights are not the members'
@@ -225,7 +227,7 @@ class CudaEngine:
                 **{name: getattr(options, name) for name in ("beta1", "beta2", "eps")},
             },
             self._batch,
-            self._specs[0].model.norm_eps,
+            self._epsilon,
             _addresses({**members, "loss": loss, "grad_norm": norm}),
             count,
             window.start,

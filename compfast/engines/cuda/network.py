@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compfast.config import MemberSpec
+from compfast.config import WEIGHT_DECAYS, MemberSpec
 from compfast.errors import UsageError
 
 # Fields that csrc/cuda takes as they come: numbers of the launch, or nothing to the kernel.
@@ -28,8 +29,12 @@ FREE = frozenset(
 # What all of them have.
 COMMON: dict[str, Any] = {
     "task.name": "anchor",
+    "model.family": "transformer",
     "training.precision": "fp32",
     "model.norm": "pre",
+    "model.norm_bias": True,
+    "model.attention": "softmax",
+    "model.logits": "vocabulary",
     "model.final_norm": True,
     "model.activation": "gelu",
     "model.attention_bias": True,
@@ -40,6 +45,7 @@ COMMON: dict[str, Any] = {
     "model.loss_positions": "last",
     "optimizer.kind": "adamw",
     "optimizer.decay": "all",
+    **{f"optimizer.{name}": None for name in WEIGHT_DECAYS},
 }
 
 
@@ -59,19 +65,21 @@ def sizes(shape: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def find_network(spec: MemberSpec, shapes: Sequence[Mapping[str, Any]]) -> int:
-    """Which of `_cuda.shapes()` trains `spec`.
+def find_network(specs: Sequence[MemberSpec], shapes: Sequence[Mapping[str, Any]]) -> int:
+    """Which of `_cuda.shapes()` trains the members of one group.
 
     Raises UsageError where none does, naming the first field that differs; of a size, beside the
     network from which the fewest fields differ.
     """
-    for path, wanted in COMMON.items():
+    for spec, (path, wanted) in itertools.product(specs, COMMON.items()):
         given = _given(spec, path)
         if given != wanted:
+            shown = "none" if wanted is None else wanted
             raise UsageError(
-                f"{path} is {given}; engine cuda is compiled for {wanted} alone, and"
-                f" {_others(given)} {given}"
+                f"{path} is {given}; engine cuda is compiled for {shown} alone, and"
+                f" {_others(path, given)} {given}"
             )
+    spec = specs[0]  # of whose size all are
     differing = [
         [path for path, wanted in sizes(shape).items() if _given(spec, path) != wanted]
         for shape in shapes
@@ -83,7 +91,7 @@ def find_network(spec: MemberSpec, shapes: Sequence[Mapping[str, Any]]) -> int:
     given, wanted = _given(spec, path), sizes(shapes[nearest])[path]
     raise UsageError(
         f"{path} is {given}; the nearest network that engine cuda is compiled for has {wanted}"
-        f" ({_described(shapes[nearest])}), and {_others(given)} {given}"
+        f" ({_described(shapes[nearest])}), and {_others(path, given)} {given}"
     )
 
 
@@ -100,5 +108,9 @@ def _described(shape: Mapping[str, Any]) -> str:
     )
 
 
-def _others(given: Any) -> str:
-    return "engine triton takes" if given == "tf32" else "engines native, eager and triton take"
+def _others(path: str, given: Any) -> str:
+    if given == "tf32":
+        return "engine triton takes"
+    if path in ("model.family", "model.norm_bias", "model.logits"):  # triton/refusals.py
+        return "engines native and eager take"
+    return "engines native, eager and triton take"

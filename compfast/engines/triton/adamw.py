@@ -19,10 +19,12 @@ from compfast.engines.base import DIVERGED
 from compfast.engines.triton.launch import Launch
 
 BLOCK = 1024
-FACTOR, KEPT, RATE, ROOT = range(4)  # columns of `scalars`
+FACTOR, RATE, ROOT = range(3)  # columns of `scalars`
 SCALARS = 4
+KEPT = 8  # columns of `kept` and `weight_decay`: those of engines/decays.py, and zeros
 
-_FACTOR, _KEPT, _RATE, _ROOT = (tl.constexpr(i) for i in (FACTOR, KEPT, RATE, ROOT))
+_FACTOR, _RATE, _ROOT = (tl.constexpr(i) for i in (FACTOR, RATE, ROOT))
+_KEPT = tl.constexpr(KEPT)
 _DIVERGED = tl.constexpr(DIVERGED)
 
 
@@ -62,8 +64,8 @@ def _row_sum(row, COUNT: tl.constexpr, SIZE: tl.constexpr):
 def _decide(
     squares,  # [M, PROGRAMS]
     losses,  # [M, LOSSES]
-    lr,  # [M] float64, and so are weight_decay, clip
-    weight_decay,
+    lr,  # [M] float64, and so is clip
+    weight_decay,  # [M, KEPT] float64
     clip,
     scale,  # [steps] float64, and so are offset, correction1, correction2, decay
     offset,
@@ -76,6 +78,7 @@ def _decide(
     live,  # [M] int32: trains at this step; for the next step when this kernel is done
     go,  # [M] int32: `update` moves this member
     scalars,  # [M, 4]
+    kept,  # [M, KEPT]: what each weight decay leaves of a parameter
     loss_history,  # [M, HISTORY]
     norm_history,  # [M, HISTORY]
     PROGRAMS: tl.constexpr,
@@ -104,8 +107,9 @@ def _decide(
         rate = rate.to(tl.float32).to(tl.float64)
         row = scalars + m * 4
         tl.store(row + _FACTOR, factor)
-        decayed = tl.load(weight_decay + m) * tl.load(decay + now)
-        tl.store(row + _KEPT, (1.0 - rate * decayed).to(tl.float32))
+        each = m * _KEPT + tl.arange(0, _KEPT)
+        decayed = tl.load(weight_decay + each) * tl.load(decay + now)
+        tl.store(kept + each, (1.0 - rate * decayed).to(tl.float32))
         tl.store(row + _RATE, (rate / tl.load(correction1 + now)).to(tl.float32))
         tl.store(row + _ROOT, tl.sqrt(tl.load(correction2 + now)).to(tl.float32))
         tl.store(step + m, now + 1)
@@ -121,8 +125,9 @@ def _update(
     params,  # [M, P]
     exp_avg,  # [M, P]
     exp_avg_sq,  # [M, P]
-    decays,  # [P / 16] float32: 1 where weight decay applies
+    decays,  # [P / 16] int32: which column of `kept`
     scalars,  # [M, 4]
+    kept,  # [M, KEPT]
     go,  # [M]
     P: tl.constexpr,
     PARTS: tl.constexpr,
@@ -144,8 +149,8 @@ def _update(
     value = tl.load(params + at, mask=inside, other=0.0)
     first = tl.load(exp_avg + at, mask=inside, other=0.0)
     second = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
-    decayed = tl.load(decays + p // 16, mask=inside, other=0.0)
-    value *= tl.where(decayed > 0.0, tl.load(row + _KEPT), 1.0)
+    column = tl.load(decays + p // 16, mask=inside, other=0)
+    value *= tl.load(kept + m * _KEPT + column, mask=inside, other=0.0)
     first = BETA1 * first + GAIN1 * g
     second = BETA2 * second + GAIN2 * (g * g)
     divisor = tl.div_rn(tl.sqrt_rn(second), tl.load(row + _ROOT)) + EPSILON

@@ -23,9 +23,11 @@ from compfast.engines.checks import (
     check_until,
 )
 from compfast.engines.triton import adamw, memory
+from compfast.engines.triton.refusals import check_plan
 from compfast.engines.triton.step import HISTORY, Members, Step, flat_layout, program_for
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
+from compfast.models.families import model_plan
 from compfast.models.init import initial_parameters
 
 TICK = 0.2  # seconds between two calls of `tick`
@@ -63,6 +65,7 @@ class TritonEngine:
         stacked: int | None = None,
     ) -> None:
         check_group(specs)
+        check_plan(model_plan(specs[0].model, absorb=False))
         self._interpreted = bool(triton.knobs.runtime.interpret)
         if self._interpreted:
             warnings.warn(

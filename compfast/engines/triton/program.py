@@ -50,11 +50,10 @@ class Program:
         batch: int,
         length: int,
         precision: str,
-        epsilon: float,
     ) -> None:
         self.plan, self.flat, self.params, self.live = plan, flat, params, live
         self.batch, self.length = batch, length
-        self.precision, self.epsilon = precision, epsilon
+        self.precision = precision
         members, device = len(params), params.device
         self.tokens = torch.zeros((members, batch, length), dtype=torch.int32, device=device)
         self.targets = torch.zeros((members, batch), dtype=torch.int32, device=device)
@@ -122,7 +121,8 @@ class Program:
         elif op.kind == "norm":
             scale = self._parameter(op.weights[0], self.params)
             shift = self._parameter(op.biases[0], self.params)
-            yield layer_norm.forward(inputs[0], scale, shift, y, self.live, epsilon=self.epsilon)
+            epsilon = op.attributes["epsilon"]
+            yield layer_norm.forward(inputs[0], scale, shift, y, self.live, epsilon=epsilon)
         elif op.kind == "linear":
             weight, bias, ld = self._weights(op, self.params)
             yield linear.forward(
@@ -197,7 +197,7 @@ class Program:
             self._parameter(op.weights[0], self.gradients),
             self._parameter(op.biases[0], self.gradients),
             self.live,
-            epsilon=self.epsilon,
+            epsilon=op.attributes["epsilon"],
             add=add,
         )
 

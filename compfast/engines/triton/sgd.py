@@ -15,7 +15,7 @@ import triton.language as tl
 from compfast.engines.triton.adamw import BLOCK, FACTOR, KEPT, RATE, programs
 from compfast.engines.triton.launch import Launch
 
-_FACTOR, _KEPT, _RATE = (tl.constexpr(i) for i in (FACTOR, KEPT, RATE))
+_FACTOR, _RATE, _KEPT = (tl.constexpr(i) for i in (FACTOR, RATE, KEPT))
 
 
 @triton.jit
@@ -23,8 +23,9 @@ def _update(
     gradients,  # [M, PARTS, P], the sum in part 0
     params,  # [M, P]
     exp_avg,  # [M, P]
-    decays,  # [P / 16] float32: 1 where weight decay applies
+    decays,  # [P / 16] int32: which column of `kept`
     scalars,  # [M, 4]
+    kept,  # [M, KEPT]
     go,  # [M]
     P: tl.constexpr,
     PARTS: tl.constexpr,
@@ -41,8 +42,8 @@ def _update(
     move = tl.load(gradients + m * PARTS * P + p, mask=inside, other=0.0) * tl.load(row + _FACTOR)
     at = m * P + p
     value = tl.load(params + at, mask=inside, other=0.0)
-    decayed = tl.load(decays + p // 16, mask=inside, other=0.0)
-    value *= tl.where(decayed > 0.0, tl.load(row + _KEPT), 1.0)
+    column = tl.load(decays + p // 16, mask=inside, other=0)
+    value *= tl.load(kept + m * _KEPT + column, mask=inside, other=0.0)
     if MOMENTUM != 0.0:
         buffer = MOMENTUM * tl.load(exp_avg + at, mask=inside, other=0.0) + move
         tl.store(exp_avg + at, buffer, mask=inside)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, ModelConfig
 from compfast.engines.base import ACTIVE
+from compfast.engines.decays import DECAYS, weight_decays
 from compfast.engines.layout import FlatLayout
 from compfast.engines.triton import adamw, anchor, fused, sgd
 from compfast.engines.triton.fused import FusedProgram
@@ -23,7 +24,7 @@ from compfast.engines.triton.host import HostBatches
 from compfast.engines.triton.launch import Launch
 from compfast.engines.triton.program import Program
 from compfast.ensembles.schedule import Tables
-from compfast.models.plan import transformer_plan
+from compfast.models.families import model_plan
 from compfast.tasks import make_task
 
 HISTORY = 32  # steps between two looks at the device
@@ -60,14 +61,14 @@ def program_for(
     """The launches of one pass of `batch` sequences for members shaped as `spec`."""
     length, precision = make_task(spec.task).length, spec.training.precision
     how: Any = {"batch": batch, "length": length, "precision": precision}
-    if fused.fits(spec.model, length, precision):
-        return FusedProgram(spec.model, flat, params, live, **how)
-    plan = transformer_plan(spec.model, absorb=False)
-    return Program(plan, flat, params, live, epsilon=spec.model.norm_eps, **how)
+    model = spec.model
+    if isinstance(model, ModelConfig) and fused.fits(model, length, precision):
+        return FusedProgram(model, flat, params, live, **how)
+    return Program(model_plan(model, absorb=False), flat, params, live, **how)
 
 
 def flat_layout(spec: MemberSpec) -> FlatLayout:
-    return FlatLayout(spec.model, transformer_plan(spec.model, absorb=False), spec.optimizer.decay)
+    return FlatLayout(spec.model, model_plan(spec.model, absorb=False), spec.optimizer.decay)
 
 
 class Step:
@@ -152,9 +153,11 @@ class Step:
         def column(values: Any) -> torch.Tensor:
             return torch.tensor(np.asarray(values, np.float64), device=device)
 
-        decays = np.zeros(flat.size // 16, np.float32)
-        for start, size, decayed in flat.segments:
-            decays[start // 16 : (start + size) // 16] = decayed
+        decays = np.zeros(flat.size // 16, np.int32)
+        for start, size, own in flat.segments:
+            decays[start // 16 : (start + size) // 16] = own
+        own_decays = np.zeros((len(specs), adamw.KEPT))
+        own_decays[:, :DECAYS] = weight_decays(specs)
         count, m = len(specs), self.members
         squares = torch.zeros(
             (count, adamw.programs(flat.size)), dtype=torch.float32, device=device
@@ -164,11 +167,12 @@ class Step:
             correction1 = np.ones_like(correction1)
         go = torch.zeros(count, dtype=torch.int32, device=device)
         scalars = torch.zeros((count, adamw.SCALARS), dtype=torch.float32, device=device)
+        kept = torch.zeros((count, adamw.KEPT), dtype=torch.float32, device=device)
         decision = {
             "squares": squares,
             "losses": self.program.losses,
             "lr": column([o.lr for o in options]),
-            "weight_decay": column([o.weight_decay for o in options]),
+            "weight_decay": column(own_decays),
             "clip": column([o.clip for o in options]),
             "scale": column(tables.scale),
             "offset": column(tables.offset),
@@ -181,6 +185,7 @@ class Step:
             "live": self.live,
             "go": go,
             "scalars": scalars,
+            "kept": kept,
             "loss_history": self.loss,
             "norm_history": self.norm,
         }
@@ -190,6 +195,7 @@ class Step:
             "exp_avg": m.exp_avg,
             "decays": torch.from_numpy(decays).to(device),
             "scalars": scalars,
+            "kept": kept,
             "go": go,
         }
         if o.kind == "sgd":

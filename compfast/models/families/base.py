@@ -1,0 +1,73 @@
+"""What the rest of the program knows of a family of networks, and nothing else.
+
+A family is one file beside its module: its Config, the table of its tensors, and the plan that
+the fast engines run. It is found by its name (compfast.config.plugins).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from compfast.config import ModelSection
+from compfast.errors import UsageError
+from compfast.models.plan import Plan
+from compfast.models.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+Own = TypeVar("Own", bound=ModelSection)
+
+
+class Network(Protocol):
+    """A member as a plain `nn.Module`, the specification of every engine.
+
+    Parameter names and shapes are those of the family's table.
+    """
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids [B, T] -> logits [B, T, V]."""
+
+    def loss(self, tokens: torch.Tensor, targets: torch.Tensor, positions: str) -> torch.Tensor:
+        """Mean loss over tokens [B, T] and the token after each sequence, targets [B]."""
+
+    def parameters(self) -> Any: ...
+    def get_parameter(self, target: str) -> torch.nn.Parameter: ...
+    def eval(self) -> Any: ...
+
+
+class Family(ABC, Generic[Own]):
+    """A subclass sets `Config`, a frozen dataclass on `ModelSection`."""
+
+    Config: ClassVar[type[ModelSection]]
+
+    @abstractmethod
+    def resolve(self, model: Own, length: int, vocabulary: int) -> Own:
+        """`model` with nothing left to derive; see `compfast.models.families.resolve`."""
+
+    @abstractmethod
+    def table(self, model: Own) -> tuple[Tensor, ...]:
+        """Its tensors, in the order of the flat parameter vector."""
+
+    @abstractmethod
+    def plan(self, model: Own, *, absorb: bool) -> Plan:
+        """What the fast engines run; see `compfast.models.families.model_plan`."""
+
+    @abstractmethod
+    def holding(self, model: Own, weights: Mapping[str, NDArray[Any]]) -> Network:
+        """The module with copies of these weights by name, on the CPU; nothing is drawn."""
+
+
+def check_resolved(vocab_size: int, max_positions: int, length: int, vocabulary: int) -> None:
+    """Raise UsageError where a network has fewer tokens or positions than its task needs."""
+    if vocab_size < vocabulary:
+        raise UsageError(f"model.vocab_size is {vocab_size}; the task needs at least {vocabulary}")
+    if max_positions < length:
+        raise UsageError(
+            f"model.max_positions is {max_positions};"
+            f" a sequence of {length} tokens needs at least as many"
+        )

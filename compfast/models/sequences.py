@@ -1,0 +1,25 @@
+"""Losses of sequences in plain PyTorch, which every family's module shares."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sequence_loss(logits: Tensor, tokens: Tensor, targets: Tensor, positions: str) -> Tensor:
+    """Mean cross-entropy of logits [B, T, V] for tokens [B, T] and what follows them, targets [B].
+
+    positions "last": of the last position only, mean over B. "all": position t predicts
+    token t + 1 and the last one predicts the target, mean over B x T.
+    """
+    if positions == "last":
+        return F.cross_entropy(logits[:, -1], targets)
+    following = torch.cat([tokens[:, 1:], targets[:, None]], dim=1)  # [B, T]
+    return F.cross_entropy(logits.flatten(0, 1), following.flatten())
+
+
+def binary_logits(logit: Tensor) -> Tensor:
+    """[...] logit of token 1 -> [..., 2], token 0 having 0: their cross-entropy is the logistic
+    loss of the one."""
+    return torch.stack([torch.zeros_like(logit), logit], dim=-1)

@@ -1,0 +1,92 @@
+"""Random tasks, and networks that take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from compfast.config import ModelConfig, ModelSection, TaskSection
+from compfast.models.families.canonical import CanonicalConfig
+from compfast.tasks import make_task
+from compfast.tasks.affine import AffineConfig
+from compfast.tasks.anchor import AnchorConfig, AnchorTask
+from compfast.tasks.identity import IdentityConfig
+from compfast.tasks.markov import MarkovConfig
+from compfast.tasks.modular import ModularConfig
+
+VARIANTS = sorted(AnchorTask.variants)
+
+
+def widths(least: int, most: int) -> st.SearchStrategy[int]:
+    """Any width, and often one of whole vectors in every instruction set: it has other kernels."""
+    return st.sampled_from((16, 32)) | st.integers(least, most)
+
+
+@st.composite
+def chains(draw: Any) -> MarkovConfig:
+    length = draw(st.integers(3, 20))
+    kind = draw(st.sampled_from(("binary", "binary", "switching", "random")))
+    start = draw(st.sampled_from(("stationary", "uniform")))
+    sizes: dict[str, Any] = {"seq_len": length, "start": start}
+    if kind == "binary":
+        p = draw(st.sampled_from((0.2, 0.5, 1.0)))
+        return MarkovConfig(p=p, q=draw(st.sampled_from((0.3, 0.9))), **sizes)
+    states = draw(st.integers(3, 5))
+    if kind == "switching":
+        return MarkovConfig(chain="switching", states=states, p=0.4, **sizes)
+    return MarkovConfig(chain="random", states=states, order=draw(st.integers(1, 3)), **sizes)
+
+
+def tasks() -> st.SearchStrategy[TaskSection]:
+    """Any shipped task, of a size that a network of a few steps takes."""
+    lengths = st.integers(3, 20)
+    fixed = st.sampled_from(("fresh", "fixed"))
+    return st.one_of(
+        st.builds(AnchorConfig, seq_len=lengths),
+        st.sampled_from(VARIANTS).map(lambda name: AnchorConfig(**AnchorTask.variants[name])),
+        st.builds(AnchorConfig, seq_len=st.integers(6, 12), data=fixed, fixed_total=st.just(4000)),
+        st.builds(IdentityConfig, seq_len=st.integers(4, 12), total=st.just(200)),
+        st.builds(
+            ModularConfig,
+            modulus=st.sampled_from((11, 13)),
+            operation=st.sampled_from(("add", "subtract", "multiply", "squares")),
+            shuffled=st.booleans(),
+        ),
+        st.builds(AffineConfig, total=st.just(300)),
+        chains(),
+        chains(),
+    )
+
+
+@st.composite
+def models(draw: Any, task: TaskSection) -> ModelSection:
+    """Any switch of a network that takes the task, and any sizes."""
+    made, flag = make_task(task), st.booleans()
+    length = made.length + draw(st.integers(0, 3))
+    positions = draw(st.sampled_from(("last", "all")))
+    binary = made.vocabulary == 2
+    form = draw(st.sampled_from(("single", "canonical", "vocabulary"))) if binary else "vocabulary"
+    if form == "canonical":
+        return CanonicalConfig(max_positions=length, loss_positions=positions)
+    return ModelConfig(
+        layers=draw(st.integers(1, 3)),
+        d_model=draw(widths(2, 40)),
+        heads=draw(st.sampled_from((1, 2, 4))),
+        d_k=draw(widths(1, 17)),
+        d_v=draw(widths(1, 17)),
+        d_ff=draw(widths(1, 65)),
+        max_positions=length,
+        norm=draw(st.sampled_from(("pre", "post", "none"))),
+        norm_bias=draw(flag),
+        final_norm=draw(st.sampled_from((None, True, False))),
+        attention=draw(st.sampled_from(("softmax", "softmax", "softmax", "none"))),
+        activation=draw(st.sampled_from(("relu", "gelu", "gelu_tanh"))),
+        causal=draw(flag),
+        attention_bias=draw(flag),
+        ffn_bias=draw(flag),
+        head_bias=draw(flag),
+        tied_head=draw(flag),
+        logits="single" if form == "single" else "vocabulary",
+        loss_positions=positions,
+    )
