@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +48,17 @@ def test_another_order_is_the_same_network(name: str) -> None:
     np.testing.assert_allclose(other.logits, exact.logits, rtol=1e-10, atol=1e-12)
     for tensor, gradient in exact.grads.items():
         np.testing.assert_allclose(other.grads[tensor], gradient, rtol=1e-9, atol=1e-14)
+
+
+def test_a_network_of_given_weights_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's takes seconds to import, and is imported for draws on the meta device."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    _, model = architecture("spare_positions")
+    params = {name: array.astype(np.float32) for name, array in random_params(model, 5).items()}
+    module = Transformer.holding(model, params)
+    for name, parameter in module.named_parameters():
+        assert parameter.requires_grad
+        assert parameter.detach().numpy().tobytes() == params[name].tobytes()
 
 
 def test_no_position_sees_the_future() -> None:

@@ -84,8 +84,8 @@ class Embedding(nn.Module):
     def __init__(self, vocab: int, positions: int, d: int, made: _Made, *, first: bool) -> None:
         super().__init__()
         self.first = first
-        self.token = nn.Embedding(vocab, d, **made)
-        self.position = nn.Embedding(positions, d, **made)
+        self.token = _table(vocab, d, made)
+        self.position = _table(positions, d, made)
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
@@ -98,6 +98,13 @@ class Embedding(nn.Module):
         own = tokens[..., None] * self.token.weight[0] if self.first else self.token(tokens)
         embedded: Tensor = own + self.position(where)
         return embedded
+
+
+def _table(rows: int, d: int, made: _Made) -> nn.Embedding:
+    if made["device"] != "meta":
+        return nn.Embedding(rows, d, **made)
+    # Asked to draw where there is nothing to draw, PyTorch imports its compiler, for seconds.
+    return nn.Embedding.from_pretrained(torch.empty((rows, d), **made), freeze=False)
 
 
 class Block(nn.Module):
