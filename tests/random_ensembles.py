@@ -16,7 +16,7 @@ import numpy as np
 from ensembles import same_bits, start
 from hypothesis import strategies as st
 from oracle import Array, random_batch
-from random_tasks import models, tasks
+from random_tasks import networks
 
 from compfast.config import (
     Config,
@@ -122,8 +122,7 @@ def check_course(course: Course, make: Make = native) -> None:
 @st.composite
 def groups(draw: Any, steps: int) -> tuple[MemberSpec, ...]:
     """1 to 7 members of one shape, each with its own seed, gammas, rate, decay and clip."""
-    task = draw(tasks())
-    model = draw(models(task))
+    task, model = draw(networks())
     count = draw(st.integers(1, 7))
     training = TrainingConfig(
         steps=steps,

@@ -24,9 +24,9 @@ def widths(least: int, most: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def chains(draw: Any) -> MarkovConfig:
+def chains(draw: Any, kinds: tuple[str, ...] = ("binary", "switching", "random")) -> MarkovConfig:
     length = draw(st.integers(3, 20))
-    kind = draw(st.sampled_from(("binary", "binary", "switching", "random")))
+    kind = draw(st.sampled_from(kinds))
     start = draw(st.sampled_from(("stationary", "uniform")))
     sizes: dict[str, Any] = {"seq_len": length, "start": start}
     if kind == "binary":
@@ -55,20 +55,24 @@ def tasks() -> st.SearchStrategy[TaskSection]:
         ),
         st.builds(AffineConfig, total=st.just(300)),
         chains(),
-        chains(),
     )
 
 
 @st.composite
-def models(draw: Any, task: TaskSection) -> ModelSection:
-    """Any switch of a network that takes the task, and any sizes."""
-    made, flag = make_task(task), st.booleans()
-    length = made.length + draw(st.integers(0, 3))
+def networks(draw: Any) -> tuple[TaskSection, ModelSection]:
+    """Any task, and any switch and sizes of a network that takes it."""
+    form = draw(st.sampled_from(("vocabulary", "vocabulary", "vocabulary", "single", "canonical")))
+    task = draw(tasks() if form == "vocabulary" else chains(("binary",)))
+    length = make_task(task).length + draw(st.integers(0, 3))
     positions = draw(st.sampled_from(("last", "all")))
-    binary = made.vocabulary == 2
-    form = draw(st.sampled_from(("single", "canonical", "vocabulary"))) if binary else "vocabulary"
     if form == "canonical":
-        return CanonicalConfig(max_positions=length, loss_positions=positions)
+        return task, CanonicalConfig(max_positions=length, loss_positions=positions)
+    return task, draw(transformers(length, positions, form))
+
+
+@st.composite
+def transformers(draw: Any, length: int, positions: Any, logits: Any) -> ModelConfig:
+    flag = st.booleans()
     return ModelConfig(
         layers=draw(st.integers(1, 3)),
         d_model=draw(widths(2, 40)),
@@ -87,6 +91,6 @@ def models(draw: Any, task: TaskSection) -> ModelSection:
         ffn_bias=draw(flag),
         head_bias=draw(flag),
         tied_head=draw(flag),
-        logits="single" if form == "single" else "vocabulary",
+        logits=logits,
         loss_positions=positions,
     )
