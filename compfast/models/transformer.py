@@ -104,7 +104,7 @@ def _table(rows: int, d: int, made: _Made) -> nn.Embedding:
     if made["device"] != "meta":
         return nn.Embedding(rows, d, **made)
     # Asked to draw where there is nothing to draw, PyTorch imports its compiler, for seconds.
-    return nn.Embedding.from_pretrained(torch.empty((rows, d), **made), freeze=False)
+    return nn.Embedding(rows, d, _weight=torch.empty((rows, d), **made))
 
 
 class Block(nn.Module):
