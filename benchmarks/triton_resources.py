@@ -68,23 +68,25 @@ def _measured(d: int, heads: int, tokens: int = 9) -> Config:
     )
 
 
-# The presets, and networks of the form that benchmarks/ measures. "paper", "t128" and "long",
-# whose attention is tiled (in fp32 from 129 positions), run one launch an op, the others fused
-# layers.
+# The presets, and networks of the form that benchmarks/ measures. "paper", "t128", "long" and
+# "markov-paper", whose attention is tiled (in fp32 from 129 positions), and "markov" run one launch
+# an op, the others fused layers.
 PRESETS = ("tiny", "replica", "paper")
+CHAINS = ("markov", "markov-paper")  # without norms, one logit; norms without shifts, T 1024
 SHAPES: dict[str, Config] = {
     **{name: from_dict(preset(name)) for name in PRESETS},
     "d64": _measured(64, heads=2),
     "d128": _measured(128, heads=4),
     "t128": _measured(128, heads=2, tokens=128),
     "long": _measured(128, heads=2, tokens=144),
+    **{name: from_dict(preset(name)) for name in CHAINS},
 }
 BIAS = "bias"  # attention with a relative position bias, which no preset has
 SGD = "d64"  # the shape that is also trained by SGD, which no preset is
 # products that the optimiser, the sampling and the gathers have none of
 ALL = (*SHAPES, BIAS)
 _PLAIN = (
-    *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy."),
+    *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "logistic."),
     "embedding._forward",
 )
 

@@ -96,9 +96,6 @@ BINARY: dict[str, tuple[int, dict[str, Any]]] = {
     "canonical_all": (23, {"family": "canonical", "loss_positions": "all"}),
 }
 
-# What engine triton takes (compfast/engines/triton/refusals.py).
-TRITON_NAMES = tuple(n for n, (_, c) in ARCHITECTURES.items() if c.get("norm_bias", True))
-
 
 def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     """The task (only its length differs) and the resolved model of one entry."""

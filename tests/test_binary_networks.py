@@ -16,6 +16,7 @@ from compfast.config import Config, MemberSpec, ModelConfig
 from compfast.engines.base import ACTIVE, State
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
+from compfast.models.families import model_plan
 from compfast.models.params import parameter_table
 from compfast.tasks.markov import MarkovConfig
 
@@ -137,18 +138,24 @@ def test_other_tasks_are_refused(model: dict[str, Any]) -> None:
         member_specs(Config(task=task, model=model))
 
 
-def test_engine_triton_refuses_them_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_triton_refuses_by_name_what_it_has_no_kernel_for() -> None:
     refusals = pytest.importorskip("compfast.engines.triton.refusals")
-    from compfast.models.families import model_plan
-
-    for specs, word in (
-        (specs_of("single_tied"), "model.logits = single"),
-        (specs_of("canonical_all"), "model.family = canonical"),
-        (specs_of("scales_alone"), "model.norm_bias = false"),
+    absorbed = model_plan(specs_of("one_layer")[0].model, absorb=True)
+    shared = dataclasses.replace(
+        absorbed, ops=tuple(op for op in absorbed.ops if op.kind != "head_linear")
+    )
+    for plan, name in (
+        (model_plan(specs_of("canonical_all")[0].model), "op canonical (model.family = canonical)"),
+        (absorbed, "op head_linear"),
+        (shared, "op attention whose heads share keys and values"),
     ):
-        with pytest.raises(UsageError, match="engines native and eager have it") as refused:
-            refusals.check_plan(model_plan(specs[0].model))
-        assert word in str(refused.value)
+        with pytest.raises(UsageError) as refused:
+            refusals.check_plan(plan)
+        assert (
+            str(refused.value) == f"engine triton has no {name}; engines native and eager have it"
+        )
+    for taken in (specs_of("single_tied"), specs_of("scales_alone")):
+        refusals.check_plan(model_plan(taken[0].model, absorb=False))
 
 
 def test_the_table_of_the_canonical_model_is_three_numbers() -> None:

@@ -70,7 +70,6 @@ OTHERS = {
     **{f"optimizer.{name}": 0.25 for name in WEIGHT_DECAYS},
     "training.precision": "bf16",
 }
-NOT_TRITON = ("model.family", "model.norm_bias", "model.logits")
 DESCRIBED = {
     "tiny": "2 layers, d_model 48, 2 heads, d_ff 96, vocab_size 48, seq_len 9",
     "narrow": "2 layers, d_model 32, 1 head, d_ff 64, vocab_size 112, seq_len 9",
@@ -95,7 +94,7 @@ def test_another_form_is_refused(path: str) -> None:
     old = networks.COMMON[path]
     new = OTHERS.get(path, not old)
     shown = "none" if old is None else old
-    others = "native and eager" if path in NOT_TRITON else "native, eager and triton"
+    others = "native and eager" if path == "model.family" else "native, eager and triton"
     assert refusal(changed(members(1)[0], path, new)) == (
         f"{path} is {new}; engine cuda is compiled for {shown} alone, and engines {others}"
         f" take {new}"

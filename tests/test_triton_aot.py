@@ -22,12 +22,12 @@ TABLE = ROOT / "benchmarks" / "triton_resources.csv"
 KEY = ("shape", "precision", "architecture", "kernel", "form")
 MEASURED = ("registers", "spills", "stack", "shared", "tensor")
 PLAIN = (
-    *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy."),
+    *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "logistic."),
     "embedding._forward",
 )
 
 PRESETS = ("paper", "tiny", "replica")
-OTHERS = ("d64", "d128", "t128", "long", "bias")
+OTHERS = ("d64", "d128", "t128", "long", "markov", "markov-paper", "bias")
 PRECISIONS = ("fp32", "tf32", "bf16")
 ARCHITECTURES = ("80", "90", "100")
 

@@ -44,7 +44,7 @@ def engine(specs: list[MemberSpec], **how: Any) -> Any:
     return made
 
 
-@pytest.mark.parametrize("name", architectures.TRITON_NAMES)
+@pytest.mark.parametrize("name", architectures.NAMES)
 def test_forward_and_every_gradient(name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 

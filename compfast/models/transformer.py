@@ -104,7 +104,9 @@ def _table(rows: int, d: int, made: _Made) -> nn.Embedding:
     if made["device"] != "meta":
         return nn.Embedding(rows, d, **made)
     # Asked to draw where there is nothing to draw, PyTorch imports its compiler, for seconds.
-    return nn.Embedding(rows, d, _weight=torch.empty((rows, d), **made))
+    nothing, given = torch.empty((rows, d), **made), nn.Embedding.from_pretrained
+    table: nn.Embedding = given(nothing, freeze=False)  # type: ignore[no-untyped-call]
+    return table
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ import test_independence
 import test_precision
 import torch
 import triton
-from architectures import TRITON_NAMES
+from architectures import NAMES
 from ensembles import Axes, group, mixed, random_state, same_bits, start
 from oracle import random_batch
 from process_state import DISTURBANCES
@@ -50,7 +50,7 @@ QUICK = {
     "ops": ("one_layer", "paper_form"),
 }
 WAYS = tuple(QUICK)
-TRAININGS = ("group_decays", "group_decays_sgd")  # in windows
+TRAININGS = ("group_decays", "group_decays_sgd")  # both with decay windows
 
 
 @pytest.fixture(params=WAYS)
@@ -83,7 +83,7 @@ def test_forward_and_every_gradient(way: str, name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRITON_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_forward_and_every_gradient_of_all(way: str, name: str) -> None:
     test_engines.test_forward_and_every_gradient("triton", name)
 

@@ -2,7 +2,8 @@
 
 tokens [M, B, T] int32, X [M, B T, D], tables [M, V, LD] and [M, positions, LD]. A table's
 gradient is a product with the one-hot matrix of its rows' numbers: sums of a fixed order in
-PARTS partial sums, no atomics.
+PARTS partial sums, no atomics. Where the token table begins at token `first`, those before it have
+no row and add nothing.
 """
 
 from __future__ import annotations
@@ -43,6 +44,23 @@ def gather(
 
 
 @triton.jit
+def gather_from(
+    tokens, token, position, x, n, inside,
+    T: tl.constexpr, D: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
+    LD: tl.constexpr, LDX: tl.constexpr, WIDE: tl.constexpr, TOKEN: tl.constexpr,
+):  # fmt: skip
+    """`gather` from a token table whose first row is that of TOKEN."""
+    d = tl.arange(0, WIDE)[None, :]
+    whole = inside[:, None] & (d < D)
+    source = n * STEP + FIRST
+    ids = tl.load(tokens + source, mask=inside, other=0) - TOKEN
+    known = whole & (ids >= 0)[:, None]
+    a = tl.load(token + ids[:, None] * LD + d, mask=known, other=0.0)
+    b = tl.load(position + (source % T)[:, None] * LD + d, mask=whole, other=0.0)
+    tl.store(x + n[:, None] * LDX + d, a + b, mask=whole)
+
+
+@triton.jit
 def _forward(
     tokens,  # [M, B T]
     token,  # [M, V, LD]
@@ -59,6 +77,7 @@ def _forward(
     LD: tl.constexpr,
     SX: tl.constexpr,
     LDX: tl.constexpr,
+    TOKEN: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -66,10 +85,16 @@ def _forward(
     if tl.load(live + m) == 0:
         return
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    gather(
-        tokens + m * S_TOKENS, token + m * SP, position + m * SP, x + m * SX,
-        n, n < N, T, D, STEP, FIRST, LD, LDX, WIDE,
-    )  # fmt: skip
+    if TOKEN == 0:
+        gather(
+            tokens + m * S_TOKENS, token + m * SP, position + m * SP, x + m * SX,
+            n, n < N, T, D, STEP, FIRST, LD, LDX, WIDE,
+        )  # fmt: skip
+    else:
+        gather_from(
+            tokens + m * S_TOKENS, token + m * SP, position + m * SP, x + m * SX,
+            n, n < N, T, D, STEP, FIRST, LD, LDX, WIDE, TOKEN,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -93,6 +118,7 @@ def _backward(
     LD: tl.constexpr,
     SX: tl.constexpr,
     LDX: tl.constexpr,
+    TOKEN: tl.constexpr,
     ADD: tl.constexpr,
     TILES_V: tl.constexpr,
     ROWS: tl.constexpr,
@@ -114,6 +140,8 @@ def _backward(
         n = part * SHARE + start + tl.arange(0, INNER)
         source = n * STEP + FIRST
         ids = tl.load(tokens + m * S_TOKENS + source, mask=n < N, other=-1)
+        if TOKEN > 0:
+            ids -= TOKEN
         ids = tl.where(of_tokens, ids, source % T)
         hot = tl.where(r[:, None] == ids[None, :], 1.0, 0.0)
         inside = (n < N)[:, None] & (d < D)
@@ -135,6 +163,7 @@ def forward(
     live: torch.Tensor,
     *,
     ld: int,
+    first: int = 0,
 ) -> Launch:
     """token and position: views into the flat vectors [M, P]."""
     length = tokens.shape[2]
@@ -152,6 +181,7 @@ def forward(
         "LD": ld,
         "SX": x.stride,
         "LDX": x.ld,
+        "TOKEN": first,
         "ROWS": rows,
         "WIDE": wide,
     }
@@ -177,6 +207,7 @@ def backward(
     ld: int,
     add: bool,
     precision: str,
+    first: int = 0,
 ) -> Launch:
     """Into views of the partial gradients [M, PARTS, P]; `add`: a tied head came before."""
     length, parts = tokens.shape[2], d_token.shape[1]
@@ -198,6 +229,7 @@ def backward(
         "LD": ld,
         "SX": dx.stride,
         "LDX": dx.ld,
+        "TOKEN": first,
         "ADD": add,
         "TILES_V": tiles,
         "ROWS": rows,

@@ -65,7 +65,9 @@ class TritonEngine:
         stacked: int | None = None,
     ) -> None:
         check_group(specs)
-        check_plan(model_plan(specs[0].model, absorb=False))
+        plan = model_plan(specs[0].model, absorb=False)
+        check_plan(plan)
+        self._single = plan.ops[-1].attributes.get("loss") == "logistic"
         self._interpreted = bool(triton.knobs.runtime.interpret)
         if self._interpreted:
             warnings.warn(
@@ -253,7 +255,10 @@ class TritonEngine:
                 shape = (len(rows), program.batch, found.each, found.ld)
                 last = found.tensor.view(shape)[:, : len(part), -1, : found.width]
                 parts.append(last.clone())
-            yield rows, torch.cat(parts, 1)
+            logits = torch.cat(parts, 1)
+            if self._single:  # token 0 has logit 0
+                logits = torch.cat([torch.zeros_like(logits), logits], -1)
+            yield rows, logits
 
     def _tokens(self, tokens: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(check_tokens(tokens, self._specs[0])).to(self._device)

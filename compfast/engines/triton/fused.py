@@ -17,11 +17,12 @@ from compfast.engines.triton.parts import parts_of
 
 
 def fits(model: ModelConfig, length: int, precision: str) -> bool:
-    """Whether it is made of whole blocks with norms, and a layer's tiles stay on chip
-    (tests/test_triton_aot.py holds the report)."""
+    """Whether it is made of whole blocks with norms and their shifts and ends in a logit a token,
+    and a layer's tiles stay on chip (tests/test_triton_aot.py holds the report)."""
     heads = max(model.d_k or 0, model.d_v or 0) <= block.WIDEST_HEAD
     narrow = model.d_model <= block.WIDEST and heads and (model.vocab_size or 0) <= WIDEST
-    whole = model.norm != "none" and model.attention != "none"
+    normed = model.norm != "none" and model.norm_bias
+    whole = normed and model.attention != "none" and model.logits == "vocabulary"
     return whole and narrow and length <= block.LONGEST
 
 

@@ -1,7 +1,8 @@
 """Layer norm of every member's rows: Y = (X - mean) / sqrt(var + eps) scale + shift.
 
-X and Y [M, N, D], scale and shift [M, D]. Backward recomputes mean and variance; one program
-owns one of PARTS stretches of rows, writes dX there and adds up scale and shift in order.
+X and Y [M, N, D], scale and shift [M, D], of which the shift may be left out. Backward recomputes
+mean and variance; one program owns one of PARTS stretches of rows, writes dX there and adds up
+scale and shift in order.
 Source: Ba et al. 2016.
 """
 
@@ -32,6 +33,7 @@ def _forward(
     SY: tl.constexpr,
     LDY: tl.constexpr,
     EPSILON: tl.constexpr,
+    SHIFT: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -44,8 +46,11 @@ def _forward(
     row = tl.load(x + m * SX + (n * X_STEP + X_FIRST) * LDX + d, mask=whole, other=0.0)
     normal, _rate = normal_rows(row, d < D, D, EPSILON)
     a = tl.load(scale + m * SP + d, mask=d < D, other=0.0)
-    b = tl.load(shift + m * SP + d, mask=d < D, other=0.0)
-    tl.store(y + m * SY + n * LDY + d, normal * a + b, mask=whole)
+    if SHIFT:
+        b = tl.load(shift + m * SP + d, mask=d < D, other=0.0)
+        tl.store(y + m * SY + n * LDY + d, normal * a + b, mask=whole)
+    else:
+        tl.store(y + m * SY + n * LDY + d, normal * a, mask=whole)
 
 
 @triton.jit
@@ -69,6 +74,7 @@ def _backward(
     SY: tl.constexpr,
     LDY: tl.constexpr,
     EPSILON: tl.constexpr,
+    SHIFT: tl.constexpr,
     ADD: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -80,7 +86,8 @@ def _backward(
     d = tl.arange(0, WIDE)
     a = tl.load(scale + m * SP + d, mask=d < D, other=0.0)
     scales = tl.zeros((WIDE,), tl.float32)
-    shifts = tl.zeros((WIDE,), tl.float32)
+    if SHIFT:
+        shifts = tl.zeros((WIDE,), tl.float32)
     for start in range(0, SHARE, ROWS):
         n = (part * SHARE + start + tl.arange(0, ROWS))[:, None]
         whole = (n < N) & (d < D)[None, :]
@@ -89,20 +96,22 @@ def _backward(
         g = tl.load(dy + m * SY + n * LDY + d[None, :], mask=whole, other=0.0)
         normal, rate = normal_rows(row, (d < D)[None, :], D, EPSILON)
         scales += tl.sum(g * normal, axis=0)
-        shifts += tl.sum(g, axis=0)
+        if SHIFT:
+            shifts += tl.sum(g, axis=0)
         out = normal_gradient(g * a[None, :], normal, rate, D)
         if ADD:
             out += tl.load(dx + at, mask=whole, other=0.0)
         tl.store(dx + at, out, mask=whole)
     base = m * SG + part * SP
     put(d_scale + base + d, scales, d < D, False)
-    put(d_shift + base + d, shifts, d < D, False)
+    if SHIFT:
+        put(d_shift + base + d, shifts, d < D, False)
 
 
 def forward(
     x: Rows,
     scale: torch.Tensor,
-    shift: torch.Tensor,
+    shift: torch.Tensor | None,
     y: Rows,
     live: torch.Tensor,
     *,
@@ -122,10 +131,17 @@ def forward(
         "SY": y.stride,
         "LDY": y.ld,
         "EPSILON": epsilon,
+        "SHIFT": shift is not None,
         "ROWS": _rows(wide),
         "WIDE": wide,
     }
-    pointers = {"x": x.pointer, "scale": scale, "shift": shift, "y": y.pointer, "live": live}
+    pointers = {
+        "x": x.pointer,
+        "scale": scale,
+        "shift": scale if shift is None else shift,
+        "y": y.pointer,
+        "live": live,
+    }
     return Launch(_forward, (triton.cdiv(y.count, _rows(wide)), len(live)), pointers, constants)
 
 
@@ -135,7 +151,7 @@ def backward(
     scale: torch.Tensor,
     dx: Rows,
     d_scale: torch.Tensor,
-    d_shift: torch.Tensor,
+    d_shift: torch.Tensor | None,
     live: torch.Tensor,
     *,
     epsilon: float,
@@ -157,6 +173,7 @@ def backward(
         "SY": dy.stride,
         "LDY": dy.ld,
         "EPSILON": epsilon,
+        "SHIFT": d_shift is not None,
         "ADD": add,
         "ROWS": _rows(wide),
         "WIDE": wide,
@@ -167,7 +184,7 @@ def backward(
         "scale": scale,
         "dx": dx.pointer,
         "d_scale": d_scale,
-        "d_shift": d_shift,
+        "d_shift": d_scale if d_shift is None else d_shift,
         "live": live,
     }
     return Launch(_backward, (parts, len(live)), pointers, constants)

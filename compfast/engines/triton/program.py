@@ -19,6 +19,7 @@ from compfast.engines.triton import (
     embedding,
     layer_norm,
     linear,
+    logistic,
     rows,
 )
 from compfast.engines.triton.launch import Launch, Rows
@@ -75,7 +76,8 @@ class Program:
         }
         self.d_values: dict[str, Rows] = {}
         self.logits = self.values[plan.ops[-1].inputs[0].buffer]
-        programs = cross_entropy.programs(self.logits)
+        self.loss = logistic if plan.ops[-1].attributes.get("loss") == "logistic" else cross_entropy
+        programs = self.loss.programs(self.logits)
         self.losses = torch.zeros((members, programs), dtype=torch.float32, device=device)
         self.forward = [launch for op in plan.ops for launch in self._forward(op)]
         self.used: set[str] = set()  # tensors that have a gradient already
@@ -103,6 +105,9 @@ class Program:
     def _parameter(self, name: str, of: torch.Tensor) -> torch.Tensor:
         return of[..., self.flat.placed[name].offset :]
 
+    def _shift(self, op: Op, of: torch.Tensor) -> torch.Tensor | None:
+        return self._parameter(op.biases[0], of) if op.biases else None
+
     def _weights(self, op: Op, of: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, int]:
         """Weight and bias of a linear op, which stand side by side in the table; the row's ld."""
         weight = self._parameter(op.weights[0], of)
@@ -117,10 +122,11 @@ class Program:
         if op.kind == "embed":
             token, position = (self._parameter(name, self.params) for name in op.weights)
             ld = self.flat.placed[op.weights[0]].ld
-            yield embedding.forward(self.tokens, token, position, y, self.live, ld=ld)
+            first = op.attributes.get("first", 0)
+            yield embedding.forward(self.tokens, token, position, y, self.live, ld=ld, first=first)
         elif op.kind == "norm":
             scale = self._parameter(op.weights[0], self.params)
-            shift = self._parameter(op.biases[0], self.params)
+            shift = self._shift(op, self.params)
             epsilon = op.attributes["epsilon"]
             yield layer_norm.forward(inputs[0], scale, shift, y, self.live, epsilon=epsilon)
         elif op.kind == "linear":
@@ -149,7 +155,7 @@ class Program:
     def _backward(self, op: Op) -> Iterator[Launch]:
         if op.output is None:
             dx, _, _ = self._gradient_of(op, 0)
-            yield cross_entropy.loss_and_gradient(
+            yield self.loss.loss_and_gradient(
                 self.logits, self.tokens, self.targets, dx, self.losses, self.live
             )
         elif op.kind == "embed":
@@ -195,7 +201,7 @@ class Program:
             self._parameter(op.weights[0], self.params),
             dx,
             self._parameter(op.weights[0], self.gradients),
-            self._parameter(op.biases[0], self.gradients),
+            self._shift(op, self.gradients),
             self.live,
             epsilon=op.attributes["epsilon"],
             add=add,
@@ -261,6 +267,7 @@ class Program:
             ld=token.ld,
             add=op.weights[0] in self.used,
             precision=self.precision,
+            first=op.attributes.get("first", 0),
         )
 
     def _need_sole_consumer(self, op: Op, inputs: int = 3) -> None:

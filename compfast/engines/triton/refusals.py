@@ -5,6 +5,8 @@ from __future__ import annotations
 from compfast.errors import UsageError
 from compfast.models.plan import Op, Plan
 
+KINDS = frozenset({"embed", "norm", "linear", "attention", "loss"})
+
 
 def check_plan(plan: Plan) -> None:
     """Raise UsageError for an op that there is no kernel for, naming engines that have it."""
@@ -17,8 +19,8 @@ def check_plan(plan: Plan) -> None:
 def _lacking(op: Op) -> str | None:
     if op.kind == "canonical":
         return "op canonical (model.family = canonical)"
-    if op.attributes.get("first") or op.attributes.get("loss", "cross_entropy") != "cross_entropy":
-        return "logistic loss of a single logit (model.logits = single)"
-    if op.kind == "norm" and not op.biases:
-        return "norm without shifts (model.norm_bias = false)"
+    if op.kind not in KINDS:
+        return f"op {op.kind}"
+    if op.attributes.get("shared"):
+        return "op attention whose heads share keys and values"
     return None

@@ -95,9 +95,9 @@ class Step:
             begin = self._draw(specs, stream)
         else:
             self._batches = HostBatches(task, specs, p.tokens, p.targets)
-            begin = p.embed
+            begin = [p.embed]
         self.launches: list[Launch] = [
-            begin,
+            *begin,
             *self.program.train,
             *self._optimise(specs, flat, tables),
         ]
@@ -136,14 +136,18 @@ class Step:
             self.launch()
         self._graph = graph
 
-    def _draw(self, specs: Sequence[MemberSpec], stream: dict[str, Any]) -> Launch:
+    def _draw(self, specs: Sequence[MemberSpec], stream: dict[str, Any]) -> list[Launch]:
+        """The batch, and its embedding in the same launch where every token has a row."""
         device, table = self.live.device, dict(stream)
         for name in ("pairs", "combos"):
             table[name] = torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
         seeds = torch.tensor([spec.data_seed for spec in specs], dtype=torch.int64, device=device)
         p = self.program
         now = self.members.step
-        return anchor.draw(table, seeds, now, p.tokens, p.targets, self.live, p.embed)
+        whole = p.embed.constants["TOKEN"] == 0
+        embed = p.embed if whole else None
+        drawn = anchor.draw(table, seeds, now, p.tokens, p.targets, self.live, embed)
+        return [drawn] if whole else [drawn, p.embed]
 
     def _optimise(
         self, specs: Sequence[MemberSpec], flat: FlatLayout, tables: Tables
