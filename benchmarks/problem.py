@@ -19,7 +19,6 @@ from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import Tables, make_tables
 from compfast.models.init import initial_parameters
 from compfast.models.params import parameter_table
-from compfast.tasks import make_task
 from compfast.tasks.anchor import AnchorConfig, AnchorTask
 
 Int32 = NDArray[np.int32]
@@ -38,7 +37,8 @@ class Problem:
 
     @property
     def model(self) -> ModelConfig:
-        return self.specs[0].model
+        model: ModelConfig = self.specs[0].model
+        return model
 
     @property
     def optimizer(self) -> OptimizerConfig:
@@ -90,12 +90,13 @@ def make_problem(
     from a right one. Raises UsageError for sizes below 1.
     """
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant", weight_decay=weight_decay, clip=clip)
+    task = AnchorConfig()
     config = Config(
-        task=AnchorConfig(),
+        task=task,
         model=ModelConfig(layers=LAYERS, d_model=d, heads=heads),
         optimizer=optimizer,
         training=TrainingConfig(steps=STEPS, batch_size=batch_size),
         sweep=(("seed", tuple(range(first, first + members))),),
     )
     specs = tuple(member_specs(config))
-    return Problem(specs, make_tables(specs), make_task(specs[0].task))
+    return Problem(specs, make_tables(specs), AnchorTask(task))
