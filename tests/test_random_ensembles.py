@@ -57,7 +57,7 @@ def test_every_variant_is_drawn() -> None:
     found: Counter[str] = Counter()
 
     @settings(
-        max_examples=160, derandomize=True, deadline=None, database=None, phases=(Phase.generate,)
+        max_examples=320, derandomize=True, deadline=None, database=None, phases=(Phase.generate,)
     )
     @given(courses())
     def look(course: Course) -> None:
