@@ -23,7 +23,7 @@ ruff format --check .
 clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/* csrc/tasks/* tests/cpp/*.cpp
 
 step "types"
-MYPY_NUM_WORKERS=2 mypy compfast tests # releases before 2.0 take one all the same
+MYPY_NUM_WORKERS=2 mypy compfast tests # an older mypy takes one all the same
 
 step "C++ under AddressSanitizer, UBSan and ThreadSanitizer"
 mkdir -p build

@@ -18,6 +18,7 @@ from compfast.training.interrupts import STOPPING
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 ENGINES = ("eager", "native")
+LONG = ("test_triton.py", "test_triton_aot.py")  # single tests of a minute
 
 
 # A worker of the tests has a core at most: two threads of OpenMP in each wait for one another.
@@ -30,6 +31,11 @@ def pytest_configure() -> None:
         if signal.getsignal(number) == signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end one worker would be in them and the others idle."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
