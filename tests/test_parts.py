@@ -197,3 +197,14 @@ def test_a_worker_reports_and_uploads_now_and_then(monkeypatch: pytest.MonkeyPat
         reporter.on_checkpoint(Path())
     assert said == list(range(2, 600, 2))
     assert saved == 2
+
+
+def test_a_process_says_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody commits during a sweep, this process still runs what it had loaded."""
+    first = here(small_config())
+
+    def asked(*command: object, **how: object) -> None:
+        raise AssertionError("git was asked again")
+
+    monkeypatch.setattr("subprocess.run", asked)
+    assert here(small_config()) == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import platform
 import subprocess
 import sys
@@ -96,6 +97,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+@functools.cache  # a commit that is made while the process lives is not what it runs
 def source_commit() -> str | None:
     """The commit of the source tree that runs; None where it is no git checkout."""
     root = Path(__file__).resolve().parents[2]
