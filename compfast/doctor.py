@@ -86,8 +86,7 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     for flag in (*FIELD_FLAGS, *LIST_FLAGS):
         if flag not in _NETWORK:
             parser.set_defaults(**{flag[2:].replace("-", "_"): None})
-    parser.set_defaults(variant=None, shard=None, sample=None, quiet=False)
-    parser.set_defaults(start_from=None, start_mode=None)
+    parser.set_defaults(variant=None, shard=None, sample=None, start_from=None, quiet=False)
     given = parser.parse_args(arguments)
     if not given.roofline:
         for name, value in vars(given).items():

@@ -13,13 +13,14 @@ inline void embed_forward(long sequences, long t, long d, long ld, long first,
   for (long b = 0; b < sequences; b++)
     for (long i = 0; i < t; i++) {
       const long id = tokens[b * t + i] - first;
-      const float* row = token_table + id * ld;
       const float* position = position_table + i * ld;
       float* out = x + (b * t + i) * ld;
-      if (id < 0)
+      if (id < 0) {
         for (long j = 0; j < d; j += W) store(out + j, load(position + j));
-      else
-        for (long j = 0; j < d; j += W) store(out + j, load(row + j) + load(position + j));
+        continue;
+      }
+      const float* row = token_table + id * ld;
+      for (long j = 0; j < d; j += W) store(out + j, load(row + j) + load(position + j));
     }
 }
 
@@ -29,12 +30,16 @@ inline void embed_backward(long sequences, long t, long d, long ld, long first,
   for (long b = 0; b < sequences; b++)
     for (long i = 0; i < t; i++) {
       const long id = tokens[b * t + i] - first;
-      float* row = d_token_table + id * ld;
       float* position = d_position_table + i * ld;
       const float* grad = dx + (b * t + i) * ld;
+      if (id < 0) {
+        for (long j = 0; j < d; j += W) store(position + j, load(position + j) + load(grad + j));
+        continue;
+      }
+      float* row = d_token_table + id * ld;
       for (long j = 0; j < d; j += W) {
         const vf g = load(grad + j);
-        if (id >= 0) store(row + j, load(row + j) + g);
+        store(row + j, load(row + j) + g);
         store(position + j, load(position + j) + g);
       }
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from compfast.errors import UsageError
 from compfast.report import basins, plotting, style
 from compfast.report.basins import Panel, Starts
 from compfast.tasks import chain_theory
+from scripts import load_script
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "markov" / "basin_map.py"
 PNG = b"\x89PNG\r\n\x1a\n"
 STARTS = Starts(
     np.array([0.1, -1.0, 1.5, 9.0]), np.array([0.2, -1.0, -1.0, 0.0]),
@@ -158,15 +157,6 @@ def test_what_cannot_be_drawn_is_refused(panels: Any, extent: float, words: str)
         basins.basin_png(panels, extent)
 
 
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("basin_map_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_command_draws_and_tabulates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +167,7 @@ def test_the_command_draws_and_tabulates(
     ).write_csv(starts)  # fmt: skip
     out, table = tmp_path / "out", tmp_path / "table.csv"
     rest = ["--out", str(out), "--table", str(table), "--starts", str(starts)]
-    script = _script()
+    script = load_script("markov/basin_map.py")
     assert script.main(["--points", "5", "--extent", "1.9", *rest]) == 0
     points = pl.read_parquet(out / "basin_map.parquet")
     assert len(points) == 50
@@ -203,5 +193,5 @@ def test_a_rule_that_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     ))  # fmt: skip
     arguments = ["--chains", "0.2,0.3", "--points", "3", "--extent", "1.9"]
     places = ["--out", str(tmp_path), "--table", str(tmp_path / "table.csv")]
-    assert _script().main([*arguments, *places]) == 1
+    assert load_script("markov/basin_map.py").main([*arguments, *places]) == 1
     assert pl.read_csv(tmp_path / "table.csv")["agree"][0] < 9

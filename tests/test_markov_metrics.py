@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,23 +10,13 @@ import pytest
 
 import compfast
 from compfast import analysis
-
-SCRIPT = Path(__file__).parent.parent / "experiments" / "markov" / "metrics.py"
-
-
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("markov_metrics_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import load_script
 
 
 def test_the_command_trains_draws_and_tabulates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fast_disk: None, native_extension: None
 ) -> None:
-    script, out, table = _script(), tmp_path / "out", tmp_path / "table.csv"
+    script, out, table = load_script("markov/metrics.py"), tmp_path / "out", tmp_path / "table.csv"
     places = ["--seq-len", "8", "--out", str(out), "--table", str(table)]
     assert script.main(["--steps", "30", "--seeds", "3", *places]) == 0
     run = compfast.load(out / "run")
@@ -60,7 +48,7 @@ def test_the_command_trains_draws_and_tabulates(
 
 
 def test_numbers_stand_beside_the_papers() -> None:
-    script = _script()
+    script = load_script("markov/metrics.py")
     steps, members = [0, 75, 200, 4000], range(3)
     rows = pl.DataFrame(
         {

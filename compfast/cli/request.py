@@ -94,17 +94,18 @@ def new_config(arguments: argparse.Namespace) -> Config:
 
 def base(arguments: argparse.Namespace) -> Settings:
     """The settings of the preset with those of the file over them."""
-    file = {} if arguments.config is None else settings.load_toml(arguments.config)
-    task = _task_flag(arguments) or (settings.kinds_of(file).task if "task" in file else None)
+    file = _file(arguments)
+    task = _task_of(arguments, file)
     data = start_of(task or DEFAULT_TASK) if arguments.preset is None else _preset(arguments, task)
-    own = settings.kinds_of(settings.apply(data, file))
-    family = _set_flag(arguments, "model.family") or own.family
-    named = {"task": {"name": settings.kinds_of(data).task}, "model": {"family": family}}
-    data = _of_family(data, family)
-    settings.from_dict({**named, "sweep": file.get("sweep", {})})
-    if not isinstance(file.get("model", {}), Mapping):
-        del named["model"]  # what stands there is refused as it is
-    return settings.apply(settings.apply(data, file), named)
+    named = {"task": {"name": settings.kinds_of(data).task}}
+    data = settings.apply(_with_family(arguments, data, file), named)
+    family = settings.kinds_of(data).family
+    settings.from_dict({**named, "model": {"family": family}, "sweep": file.get("sweep", {})})
+    return data
+
+
+def _file(arguments: argparse.Namespace) -> Settings:
+    return {} if arguments.config is None else settings.load_toml(arguments.config)
 
 
 def _parent(arguments: argparse.Namespace) -> str | None:
@@ -113,8 +114,7 @@ def _parent(arguments: argparse.Namespace) -> str | None:
         return parse_start(arguments.start_from)[0]
     if (given := _set_flag(arguments, "start.run")) is not None:
         return given
-    file = {} if arguments.config is None else settings.load_toml(arguments.config)
-    start = file.get("start")
+    start = _file(arguments).get("start")
     run = start.get("run") if isinstance(start, Mapping) else None
     return run if isinstance(run, str) else None
 
@@ -126,14 +126,22 @@ def _parents(arguments: argparse.Namespace, run: str) -> Settings:
             f"--preset is {arguments.preset}, but the settings are those of {run}, which this run"
             " starts from"
         )
-    data = settings_of(run)
-    file = {} if arguments.config is None else settings.load_toml(arguments.config)
-    task = _task_flag(arguments) or (settings.kinds_of(file).task if "task" in file else None)
+    data, file = settings_of(run), _file(arguments)
+    task = _task_of(arguments, file)
     if task not in (None, settings.kinds_of(data).task):
         data["task"] = {**start_of(task).get("task", {}), "name": task}
-    family = _set_flag(arguments, "model.family")
-    data = _of_family(data, family or settings.kinds_of(settings.apply(data, file)).family)
-    return settings.apply(data, file)
+    return _with_family(arguments, data, file)
+
+
+def _with_family(arguments: argparse.Namespace, data: Settings, file: Settings) -> Settings:
+    """`data` with the file over it, and without the fields of its network where another family is
+    asked for."""
+    asked = _set_flag(arguments, "model.family")
+    over = {} if asked is None else {"model": {"family": asked}}
+    family = settings.kinds_of(settings.apply(settings.apply(data, file), over)).family
+    if family != settings.kinds_of(data).family:
+        data = {**data, "model": {"family": family}}
+    return settings.apply(settings.apply(data, file), over)
 
 
 def _preset(arguments: argparse.Namespace, task: str | None) -> Settings:
@@ -153,6 +161,11 @@ def _task_flag(arguments: argparse.Namespace) -> str | None:
     return None if name is None else name.strip()
 
 
+def _task_of(arguments: argparse.Namespace, file: Settings) -> str | None:
+    """The task that the flags name, else the file."""
+    return _task_flag(arguments) or (settings.kinds_of(file).task if "task" in file else None)
+
+
 def _set_flag(arguments: argparse.Namespace, wanted: str) -> str | None:
     """What --set says of a field, as text."""
     for text in arguments.set:
@@ -160,12 +173,6 @@ def _set_flag(arguments: argparse.Namespace, wanted: str) -> str | None:
         if path == wanted:
             return value.strip()
     return None
-
-
-def _of_family(data: Settings, family: str) -> Settings:
-    """A preset's settings, without the fields of its network where another family is asked for."""
-    own = settings.kinds_of(data).family
-    return data if own == family else {**data, "model": {"family": family}}
 
 
 def given(arguments: argparse.Namespace, kinds: Kinds) -> Given:

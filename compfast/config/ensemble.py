@@ -31,6 +31,10 @@ from compfast.errors import UsageError
 Axis = tuple[str, tuple[Any, ...]]
 SEEDS = ("seed", "init_seed", "data_seed")  # what a member draws from; each can be swept
 
+_PICKS: dict[str, tuple[type[Section], str, Callable[[str], Any], str]] = {
+    "task": (TaskSection, "name", task_class, DEFAULT_TASK),
+    "model": (ModelSection, "family", family_class, DEFAULT_FAMILY),
+}
 _DEFAULT_FIELDS = {"item_high": 36}  # 16 items, fewer than the default network's dimensions
 
 
@@ -64,7 +68,7 @@ class Config:
     sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        kinds = Kinds(_task_name(self.task), _family_name(self.model))
+        kinds = Kinds(_picked("task", self.task), _picked("model", self.model))
         axes = tuple(axis(path, points, kinds) for path, points in sweep_pairs(self.sweep))
         columns = tuple(
             column(path, points, kinds) for path, points in sweep_pairs(self.sample, "sample")
@@ -217,22 +221,26 @@ def _default_task() -> TaskSection:
     return made
 
 
-def _task_name(given: Any) -> str:
-    if isinstance(given, TaskSection):
-        if type(given) is not task_class(given.name).Config:
+def _picked(section: str, given: Any) -> str:
+    """The name in [task] or [model] that says which fields it has."""
+    kind, field, found, default = _PICKS[section]
+    what = "task" if section == "task" else "family"
+    if isinstance(given, kind):
+        name: str = getattr(given, field)
+        if type(given) is not found(name).Config:
             raise UsageError(
-                f"[task] is a {type(given).__name__} with the name {given.name!r}, which is another"
-                " task's"
+                f"[{section}] is a {type(given).__name__} with the {field} {name!r}, which is"
+                f" another {what}'s"
             )
-        return given.name
+        return name
     if not isinstance(given, Mapping):
         raise UsageError(
-            f"[task] is {given!r}; it must be a task's Config or a table of its fields"
+            f"[{section}] is {given!r}; it must be a {what}'s Config or a table of its fields"
         )
-    name = given.get("name", DEFAULT_TASK)
-    if not isinstance(name, str):
-        raise UsageError(f"task.name is {name!r}; it must be a string")
-    return name
+    named = given.get(field, default)
+    if not isinstance(named, str):
+        raise UsageError(f"{section}.{field} is {named!r}; it must be a string")
+    return named
 
 
 def _task(given: Any, name: str, first: dict[str, Any]) -> Section:
@@ -242,24 +250,6 @@ def _task(given: Any, name: str, first: dict[str, Any]) -> Section:
         field_hint(f"task.{field_name}", Kinds(task=name))
     fields = {**_DEFAULT_FIELDS, **given} if name == DEFAULT_TASK else {"name": name, **given}
     return _together(task_class(name).Config, fields, first)
-
-
-def _family_name(given: Any) -> str:
-    if isinstance(given, ModelSection):
-        if type(given) is not family_class(given.family).Config:
-            raise UsageError(
-                f"[model] is a {type(given).__name__} with the family {given.family!r}, which is"
-                " another family's"
-            )
-        return given.family
-    if not isinstance(given, Mapping):
-        raise UsageError(
-            f"[model] is {given!r}; it must be a family's Config or a table of its fields"
-        )
-    name = given.get("family", DEFAULT_FAMILY)
-    if not isinstance(name, str):
-        raise UsageError(f"model.family is {name!r}; it must be a string")
-    return name
 
 
 def _model(given: Any, name: str, first: dict[str, Any]) -> Section:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import InitConfig, MemberSpec, ModelConfig, ModelSection
+from compfast.config import InitConfig, MemberSpec, ModelSection
 from compfast.errors import UsageError
 from compfast.models import rank_one
 from compfast.models.params import Tensor, parameter_table
@@ -32,15 +33,19 @@ def initial_std(spec: MemberSpec) -> Float64:
 
 def check_init(init: InitConfig, model: ModelSection) -> None:
     """Raise UsageError for initial weights that this resolved model has no tensors for."""
-    names = [tensor.name for tensor in parameter_table(model)]
+    table = parameter_table(model)
+    names = [tensor.name for tensor in table]
     for key, _ in init.constants:
         if not any(_is_called(name, key) for name in names):
             raise UsageError(
                 f"init.constants names {key!r}; this model has {', '.join(names[:6])}"
                 + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             )
-    if init.law == "rank_one" and model.family != "transformer":
-        raise UsageError(f"init.law is rank_one, which is a transformer's, not a {model.family}'s")
+    if init.law == "rank_one" and not any(map(rank_one.rules, table)):
+        raise UsageError(
+            f"init.law is rank_one, which is of tables and FFN matrices; family {model.family} has"
+            " none of them"
+        )
 
 
 def is_gaussian(tensor: Tensor, init: InitConfig) -> bool:
@@ -89,16 +94,15 @@ def _is_called(name: str, key: str) -> bool:
     return name == key or name.endswith(f".{key}")
 
 
-def _std(tensor: Tensor, init: InitConfig, model: ModelSection) -> float:
+def _std(tensor: Tensor, init: InitConfig, model: Any) -> float:
+    """`model` has `layers` where a tensor of it is residual, and may have a `d_model`."""
     if not is_gaussian(tensor, init):
         return 0.0
-    fan_in = tensor.fan_in
-    if init.fan_in == "d_model" and isinstance(model, ModelConfig):
-        fan_in = model.d_model
+    own = tensor.fan_in
+    fan_in = getattr(model, "d_model", own) if init.fan_in == "d_model" else own
     std = _power(fan_in, -init.gamma_of(tensor.group)) if init.std is None else init.std
-    if init.residual_scale and tensor.residual and isinstance(model, ModelConfig):
-        return std / math.sqrt(2.0 * model.layers)
-    return std
+    scaled = init.residual_scale and tensor.residual
+    return std / math.sqrt(2.0 * model.layers) if scaled else std
 
 
 @lru_cache(maxsize=4096)

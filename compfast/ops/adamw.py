@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compfast.errors import UsageError
-from compfast.ops.shared import Sizes, call, check_native, check_shape, is_native
+from compfast.ops.shared import Sizes, call, check_native, check_shape, column, is_native
 
 
 def adamw(
@@ -75,16 +75,13 @@ def _reference(
     beta2: float,
     eps: float,
 ) -> None:
-    def column(values: Tensor) -> Tensor:  # [M] float64 -> [M, 1] in the type of the parameters
-        return values.to(params.dtype)[:, None]
-
-    gradient = grads * column(clip_scale)
+    gradient = grads * column(clip_scale, params)
     exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     correction1, correction2 = (1 - beta ** step.double() for beta in (beta1, beta2))
-    denominator = exp_avg_sq.sqrt() * column(correction2.rsqrt()) + eps
-    params.mul_(column(1 - lr * weight_decay))
-    params.sub_(column(lr / correction1) * (exp_avg / denominator))
+    denominator = exp_avg_sq.sqrt() * column(correction2.rsqrt(), params) + eps
+    params.mul_(column(1 - lr * weight_decay, params))
+    params.sub_(column(lr / correction1, params) * (exp_avg / denominator))
 
 
 @torch.library.custom_op(

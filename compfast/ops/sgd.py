@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compfast.errors import UsageError
-from compfast.ops.shared import Sizes, call, check_native, check_shape, is_native
+from compfast.ops.shared import Sizes, call, check_native, check_shape, column, is_native
 
 
 def sgd(
@@ -61,15 +61,12 @@ def _reference(
     momentum: float,
     nesterov: bool,
 ) -> None:
-    def column(values: Tensor) -> Tensor:  # [M] float64 -> [M, 1] in the type of the parameters
-        return values.to(params.dtype)[:, None]
-
-    move = grads * column(clip_scale)
+    move = grads * column(clip_scale, params)
     if momentum > 0:
         momentum_buffer.mul_(momentum).add_(move)
         move = move + momentum * momentum_buffer if nesterov else momentum_buffer
-    params.mul_(column(1 - lr * weight_decay))
-    params.sub_(column(lr) * move)
+    params.mul_(column(1 - lr * weight_decay, params))
+    params.sub_(column(lr, params) * move)
 
 
 @torch.library.custom_op(

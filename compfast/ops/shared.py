@@ -67,6 +67,11 @@ def check_activation(op: str, activation: str, allowed: tuple[str, ...] = ACTIVA
         )
 
 
+def column(values: Tensor, params: Tensor) -> Tensor:
+    """A member's float64 numbers [M] as [M, 1] in the type of the parameters."""
+    return values.to(params.dtype)[:, None]
+
+
 def call(kernel: str, *arguments: Any) -> None:
     """compfast._native.<kernel>; a tensor passes its address, None passes 0.
 

@@ -31,6 +31,8 @@ from compfast.storage.tensorfile import Array
 
 Status = NDArray[np.uint8]
 
+DERIVED_SIZES = ("vocab_size", "max_positions")  # of a model, from its task where not given
+
 
 class Parent:
     """One checkpoint or snapshot of a run; nothing of it is verified before `verify`."""
@@ -231,7 +233,7 @@ def as_started(stored: Config, given: Config) -> Config:
         start = own
     sizes = {
         name: getattr(stored.model, name)
-        for name in ("vocab_size", "max_positions")
+        for name in DERIVED_SIZES
         if getattr(given.model, name) is None
     }
     return dataclasses.replace(given, start=start, model=dataclasses.replace(given.model, **sizes))

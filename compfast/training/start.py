@@ -16,10 +16,8 @@ from compfast.ensembles.grid import member_count
 from compfast.ensembles.groups import Groups, member_groups
 from compfast.errors import UsageError
 from compfast.models.params import parameter_table
-from compfast.runs.parents import Parent, find, reachable
+from compfast.runs.parents import DERIVED_SIZES, Parent, find, reachable
 from compfast.training.inherited import Inheritance
-
-_SIZES = ("vocab_size", "max_positions")  # of a model, derived from its task where not given
 
 
 def resolved(config: Config) -> Config:
@@ -69,7 +67,7 @@ def _sized(parent: Parent, config: Config) -> Config:
     """Sizes that nobody gives are the parent's, where the task needs no more."""
     swept = {path for path, _ in (*config.sweep, *config.sample)}
     sizes = {}
-    for name in _SIZES:
+    for name in DERIVED_SIZES:
         theirs = {getattr(spec.model, name) for spec in parent.specs.values()}
         given = getattr(config.model, name) is not None or f"model.{name}" in swept
         if given or len(theirs) != 1:
