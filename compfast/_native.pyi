@@ -88,11 +88,13 @@ class Group:
     def feed(self, stream: Mapping[str, Any]) -> None:
         """Draw from this record from now on; it is kept, and must not be written to meanwhile."""
 
-    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Float32]:
+    def gradients(
+        self, inputs: Int32 | Float32, targets: Int32 | Float32
+    ) -> tuple[Float32, Float32]:
         """Loss [M] and flat gradients [M, flat_size]."""
 
-    def logits(self, members: Int64, tokens: Int32) -> Float32: ...
-    def predict(self, members: Int64, tokens: Int32) -> Int32: ...
+    def outputs(self, members: Int64, inputs: Int32 | Float32) -> Float32: ...
+    def predict(self, members: Int64, inputs: Int32 | Float32) -> Int32: ...
     def profile(self, member: int, steps: int) -> dict[str, Any]:
         """Seconds (forward and backward [ops], phases, total) and loss and grad_norm [steps] of a
         copy of the member; see compfast/engines/profile.py.

@@ -12,7 +12,7 @@
 
 namespace compfast {
 
-// A checked record and the arrays that it points to; sequences have `positions` tokens.
+// A checked record and the arrays that it points to, and what its sequences are.
 class Stream {
  public:
   Stream(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
@@ -35,7 +35,7 @@ class Stream {
   }
 
   TaskStream record;
-  int32_t positions = 0;
+  Ports ports;
 
  private:
   void anchor(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
@@ -49,7 +49,7 @@ class Stream {
     read(d, "words", s.words);
     read(d, "group_size", s.group_size);
     check_stream(s, batch, vocabulary);
-    positions = s.positions;
+    ports.positions = s.positions;
   }
 
   void table(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
@@ -59,18 +59,33 @@ class Stream {
     s.targets = keep(d, "targets", {s.rows});
     read(d, "shuffled", s.shuffled);
     check_stream(s, batch, vocabulary);
-    positions = s.positions;
+    ports.positions = s.positions;
   }
 
   void host(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
     HostStream& s = record.host;
     record.kind = STREAM_HOST;
-    s.tokens = keep(d, "tokens", {-1, -1, -1, -1}, s.slots, s.steps, s.batch, s.positions);
-    s.targets = keep(d, "targets", {s.slots, s.steps, s.batch});
+    Ports& p = s.ports;
+    p.width = value_of<int32_t>(d, "width");
+    p.numbers = value_of<int32_t>(d, "numbers");
+    require_between("width", p.width, 0, MOST_WIDTH);
+    require_between("numbers", p.numbers, 0, 1);
+    if (p.width)
+      s.drawn.vectors = keep<float>(d, "inputs", {-1, -1, -1, -1, p.width}, s.slots, s.steps,
+                                    s.batch, p.positions);
+    else
+      s.drawn.tokens = keep(d, "inputs", {-1, -1, -1, -1}, s.slots, s.steps, s.batch, p.positions);
+    int64_t slots = 0, steps = 0, sequences = 0;
+    if (p.numbers)
+      s.drawn.answers = keep<float>(d, "targets", {s.slots, s.steps, s.batch, -1, -1}, slots, steps,
+                                    sequences, p.asked, p.vocabulary);
+    else
+      s.drawn.targets =
+          keep(d, "targets", {s.slots, s.steps, s.batch, -1}, slots, steps, sequences, p.asked);
     s.slot = keep(d, "slots", {-1}, s.members);
     read(d, "first", s.first);
     check_stream(s, batch, vocabulary);
-    positions = s.positions;
+    ports = p;
   }
 
   void chain(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
@@ -84,14 +99,14 @@ class Stream {
     require_between("contexts of the chain", s.contexts, 2, MOST_WIDTH);
     s.start = keep(d, "start", {s.contexts - 1});
     check_stream(s, batch, vocabulary);
-    positions = s.positions;
+    ports.positions = s.positions;
   }
 
   // The array's data; its first sizes go to `sizes`.
-  template <typename... Sizes>
-  const int32_t* keep(const pybind11::dict& d, const char* name, const std::vector<int64_t>& shape,
-                      Sizes&... sizes) {
-    const auto array = read_array<int32_t>(d, name, shape);
+  template <typename T = int32_t, typename... Sizes>
+  const T* keep(const pybind11::dict& d, const char* name, const std::vector<int64_t>& shape,
+                Sizes&... sizes) {
+    const auto array = read_array<T>(d, name, shape);
     [[maybe_unused]] int axis = 0;
     (
         [&] {

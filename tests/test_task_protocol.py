@@ -61,11 +61,11 @@ def test_the_exam_scores_members_apart(name: str) -> None:
     task = _task(name)
     exam = task.exam(EvaluationConfig(seen_items=60, unseen_items=40))
     assert set(exam.candidates) <= set(task.candidates)
-    assert exam.tokens.shape[1] == task.length
-    assert all(len(range(*rows.indices(len(exam.tokens)))) for rows in exam.splits.values())
+    assert exam.inputs.shape[1] == task.length
+    assert all(len(range(*rows.indices(len(exam.inputs)))) for rows in exam.splits.values())
     rng = np.random.default_rng(0)
-    answers = rng.integers(0, task.vocabulary, (5, len(exam.tokens)))
-    if exam.reads == "logits":
+    answers = rng.integers(0, task.vocabulary, (5, len(exam.inputs)))
+    if exam.reads == "outputs":
         answers = rng.normal(size=(*answers.shape, task.vocabulary))  # type: ignore[assignment]
     together = exam.score(answers)
     for member in range(5):
@@ -83,7 +83,7 @@ def test_the_exam_scores_members_apart(name: str) -> None:
 def test_no_held_out_item_is_trained(name: str) -> None:
     task = _task(name)
     exam = task.exam(EvaluationConfig(seen_items=60, unseen_items=200))
-    held_out = {row.tobytes() for row in exam.tokens[exam.splits["unseen"]]}
+    held_out = {row.tobytes() for row in exam.inputs[exam.splits["unseen"]]}
     for step in range(20):
         tokens, _ = task.batch(1, step, 400)
         assert not held_out & {row.tobytes() for row in tokens}
