@@ -108,14 +108,13 @@ inline void mixed_forward(const MixedShape& s, const float* q, long q_ld, const 
 }
 
 // Row i's way back through the second layer: d_mixed [d_v] of its output `mixed`, room.layer as
-// mixed_deep left it; d_mixed becomes that of u, d_weights and d_deep are added to.
+// mixed_deep left it; d_mixed becomes that of u, d_weights and room.d_deep are added to.
 inline void mixed_deep_backward(const MixedShape& s, long n, const float* weights,
                                 const float* hidden, const MixedDeep& deep, const float* mixed,
-                                float* d_mixed, float* d_weights, float* d_deep,
-                                const MixedRoom& room) {
+                                float* d_mixed, float* d_weights, const MixedRoom& room) {
   const long ld = room.ld, values = s.d_v * ld;
   mixed_relu_backward(mixed, d_mixed, s.d_v, n, ld);
-  const LaneResult to{d_weights, ld, 0, 0}, grown{d_deep, deep.stride, 1, 0};
+  const LaneResult to{d_weights, ld, 0, 0}, grown{room.d_deep, s.d_v, 1, 0};
   lane_product(s.heads, 1, {1, s.d_v, n}, {room.layer, values, ld, 0}, {d_mixed, 0, ld, 0},
                itself(to), to);
   // the layer's output is done with: its gradient
@@ -126,10 +125,10 @@ inline void mixed_deep_backward(const MixedShape& s, long n, const float* weight
   gemm(s.d_v, n, s.heads * s.d_v, deep.weight, 1, deep.stride, room.layer, ld, d_mixed, ld);
 }
 
-// Of a block's rows: room.d_weights, and what they add to room.d_v and d_deep.
+// Of a block's rows: room.d_weights, and what they add to room.d_v and room.d_deep.
 inline void mixed_values_backward(const MixedShape& s, const MixedBlock& block,
                                   const float* weights, const MixedDeep& deep, const float* d_o,
-                                  long o_ld, float* d_deep, const MixedRoom& room) {
+                                  long o_ld, const MixedRoom& room) {
   const long ld = room.ld, values = s.d_v * ld, n = block.seen;
   if (s.path == MIXED_NONE) {
     const LaneResult to{room.d_v, ld, 0, values};
@@ -151,8 +150,7 @@ inline void mixed_values_backward(const MixedShape& s, const MixedBlock& block,
     if (is_deep) mixed_deep(s, n, own, hidden, deep, room.mixed + at, room);
     lane_splats(s.heads, {1, s.d_v, n}, {d_o + i * o_ld, s.d_v, 1, 0}, {mixed + at, 0, ld, 0},
                 nothing(), {d_own, ld, 0, 0});
-    if (is_deep)
-      mixed_deep_backward(s, n, own, hidden, deep, mixed + at, d_mixed, d_own, d_deep, room);
+    if (is_deep) mixed_deep_backward(s, n, own, hidden, deep, mixed + at, d_mixed, d_own, room);
     if (s.path != MIXED_VALUE_LINEAR) mixed_relu_backward(hidden, d_mixed, s.d_v, n, ld);
   }
   const LaneResult to{room.d_weights, room.row, ld, 0}, grown{room.d_v, values, ld, 0};
@@ -162,8 +160,15 @@ inline void mixed_values_backward(const MixedShape& s, const MixedBlock& block,
                {room.d_mixed, ld, values, 0}, itself(grown), grown);
 }
 
+// out [rows, columns] += in
+inline void mixed_add(const float* in, long in_ld, long rows, long columns, float* out,
+                      long out_ld) {
+  for (long r = 0; r < rows; r++)
+    for (long c = 0; c < columns; c++) out[r * out_ld + c] += in[r * in_ld + c];
+}
+
 // d_q is written; d_k and d_v are written, or added where the shape says so; d_relative [heads,
-// relative_ld] and d_deep [heads * d_v, deep.stride] are added to, null where their inputs are.
+// relative_ld], unless null, and of a deep path d_deep [heads * d_v, deep.stride] are added to.
 inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const float* k,
                            long k_ld, const float* v, long v_ld, const float* relative,
                            long relative_ld, const float* keep, long keep_ld, const MixedDeep& deep,
@@ -174,14 +179,14 @@ inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const
   const long ld = room.ld, keys = s.d_k * ld;
   mixed_columns(k, k_ld, s.t, s.heads * s.d_k, s.scale, room.k, ld);
   mixed_columns(v, v_ld, s.t, s.heads * s.d_v, 1.0f, room.v, ld);
-  // of one sequence by itself: two short sums instead of one long
+  // a sequence's own: two short sums instead of one long
   std::memset(room.d_k, 0, (room.weights - room.d_k) * sizeof(float));
   const float* weights = keep ? room.kept : room.weights;
   for (long first = 0; first < s.t_q; first += MIXED_ROWS) {
     const MixedBlock block = mixed_block(s, first);
     mixed_scores(s, block, q, q_ld, relative, relative_ld, room);
     mixed_weights(s, block, keep, keep_ld, room);
-    mixed_values_backward(s, block, weights, deep, d_o + first * o_ld, o_ld, d_deep, room);
+    mixed_values_backward(s, block, weights, deep, d_o + first * o_ld, o_ld, room);
     mixed_weights_backward(s, block, keep, keep_ld, room);
     if (d_relative) mixed_relative_backward(s, block, room);
     const LaneResult to{room.d_k, ld, 0, keys};
@@ -192,10 +197,10 @@ inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const
   }
   narrow_gradient(room.d_v, ld, s.t, s.heads * s.d_v, 1.0f, d_v, dv_ld, s.add_dv);
   narrow_gradient(room.d_k, ld, s.t, s.heads * s.d_k, s.scale, d_k, dk_ld, s.add_dk);
-  if (!d_relative) return;
-  for (long h = 0; h < s.heads; h++)
-    for (long j = 0; j < 2 * s.t - 1; j++)
-      d_relative[h * relative_ld + j] += room.d_relative[h * room.relative_ld + j];
+  if (d_relative)
+    mixed_add(room.d_relative, room.relative_ld, s.heads, 2 * s.t - 1, d_relative, relative_ld);
+  if (s.path == MIXED_VALUE_DEEP)
+    mixed_add(room.d_deep, s.d_v, s.heads * s.d_v, s.d_v, d_deep, deep.stride);
 }
 
 }  // namespace

@@ -35,15 +35,17 @@ static constexpr int64_t mixed_relative_ld(int64_t t) { return 2 * to_pad(t); }
 // Of the gradient of one sequence: whole vectors of rows that are shifted against each other.
 static constexpr int64_t mixed_gradient_ld(int64_t t) { return 2 * mixed_ld(t) + 16; }
 
-// Floats of scratch: columns of K, V and their gradients; the relative bias' gradient of one
-// sequence; weights before and after dropout and their gradient, the divisors of MIXED_RMS_HEAD,
-// three lots of mixed values, all of a block of rows; the generated layer of one row.
+// Floats of scratch: columns of K, V and their gradients; what one sequence adds to the relative
+// bias' and the generated layer's gradients; weights before and after dropout and their gradient,
+// the divisors of MIXED_RMS_HEAD, three lots of mixed values, all of a block of rows; the generated
+// layer's output for one row.
 static constexpr int64_t mixed_room(int64_t t, int64_t heads, int64_t d_k, int64_t d_v,
                                     int32_t path) {
-  const int64_t columns = 2 * heads * (d_k + d_v), relative = heads * mixed_gradient_ld(t);
+  const bool deep = path == MIXED_VALUE_DEEP;
+  const int64_t columns = 2 * heads * (d_k + d_v) + (deep ? heads * d_v : 0);
   const int64_t rows = MIXED_ROWS * (3 * heads + 1 + 3 * d_v);
-  const int64_t layer = path == MIXED_VALUE_DEEP ? heads * d_v : 0;
-  return relative + (columns + rows + layer) * mixed_ld(t);
+  const int64_t layer = deep ? to_pad(heads * d_v * d_v) : 0;
+  return (columns + rows) * mixed_ld(t) + heads * mixed_gradient_ld(t) + layer;
 }
 
 }  // namespace compfast

@@ -31,7 +31,8 @@ inline long mixed_offset(const MixedShape& s, long row) { return s.t_q - 1 - row
 // The sequence's columns, [heads * d, ld], and what one block needs.
 struct MixedRoom {
   long ld, row, relative_ld;                    // row: of all heads
-  float *k, *v, *d_k, *d_v, *d_relative;        // of the sequence; k carries the scale
+  float *k, *v;                                 // of the sequence; k carries the scale
+  float *d_k, *d_v, *d_relative, *d_deep;       // its gradients; each has a stride of its own
   float *weights, *kept, *d_weights, *divisor;  // kept: after dropout
   float *hidden, *mixed, *d_mixed, *layer;      // [rows, d_v, ld]; [heads * d_v, ld]
   MixedRoom(const MixedShape& s, float* at)
@@ -42,7 +43,9 @@ struct MixedRoom {
     d_k = v + values;
     d_v = d_k + keys;
     d_relative = d_v + values;
-    weights = d_relative + s.heads * relative_ld;
+    d_deep = d_relative + s.heads * relative_ld;
+    const long layer_size = s.path == MIXED_VALUE_DEEP ? padded(s.heads * s.d_v * s.d_v) : 0;
+    weights = d_deep + layer_size;
     kept = weights + MIXED_ROWS * row;
     d_weights = kept + MIXED_ROWS * row;
     divisor = d_weights + MIXED_ROWS * row;
