@@ -9,6 +9,7 @@
 #include "bindings_records.h"
 #include "bindings_roofline.h"
 #include "bindings_streams.h"
+#include "bindings_vector_streams.h"
 #include "group.h"
 #include "isa.h"
 #include "plan_checks.h"
@@ -241,8 +242,28 @@ std::vector<std::string> names(const std::vector<const KernelTable*>& tables) {
   return result;
 }
 
+py::tuple py_vector_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch) {
+  const Vectors s(stream, batch);
+  require_room(batch, times(4, times(s.positions, s.width)));
+  Array<float> vectors({(py::ssize_t)batch, (py::ssize_t)s.positions, (py::ssize_t)s.width});
+  if (s.classes > 0) {
+    Array<int32_t> targets({(py::ssize_t)batch, (py::ssize_t)s.asked});
+    draw_vectors(s.record, seed, step, 0, batch, vectors.mutable_data(), nullptr,
+                 targets.mutable_data());
+    return py::make_tuple(vectors, targets);
+  }
+  Array<float> values({(py::ssize_t)batch, (py::ssize_t)s.asked, (py::ssize_t)1});
+  draw_vectors(s.record, seed, step, 0, batch, vectors.mutable_data(), values.mutable_data(),
+               nullptr);
+  return py::make_tuple(vectors, values);
+}
+
 py::tuple py_task_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch,
                         int64_t member) {
+  if (Vectors::has(value_of<std::string>(stream, "kind"))) {
+    require_between("step", step, 0, MOST_BLOCKS - 1);
+    return py_vector_batch(stream, seed, step, batch);
+  }
   const Stream s(stream, batch, MOST_WIDTH);
   require_between("step", step, 0, MOST_BLOCKS - 1);
   s.require_steps(member, step, step + 1);

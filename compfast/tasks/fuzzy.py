@@ -207,12 +207,12 @@ class FuzzyTask(Task[FuzzyConfig]):
         chosen = combinations[philox.integers(words[:, 0], len(combinations))]
         x = philox.uniforms(words[:, 1 : 1 + samples * variables])
         x = x.reshape(count, samples, variables)
-        values = self._values(x, chosen)
+        values = self.values(x, chosen)
         vectors = np.concatenate([x, values[..., None]], axis=2)
         vectors[:, -1, -1] = 0
         return vectors, values, chosen
 
-    def _values(self, x: Float32, chosen: Int32) -> Float32:
+    def values(self, x: Float32, chosen: Int32) -> Float32:
         """f(x) [B, N] of x [B, N, L] under combinations [B, K], in float32 throughout."""
         product = self.config.operators == "product"
         one = np.float32(1)
@@ -244,7 +244,7 @@ class FuzzyTask(Task[FuzzyConfig]):
         least = np.full(len(x), np.inf)
         answer = np.zeros(len(x))
         for row in self.trained:
-            values = self._values(x, np.broadcast_to(row, (len(x), len(row))))
+            values = self.values(x, np.broadcast_to(row, (len(x), len(row))))
             error = np.square(values[:, :-1] - context).sum(axis=1)
             better = error < least
             least[better], answer[better] = error[better], values[better, -1]

@@ -151,7 +151,7 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         self.readout: Float32 = readout.astype(np.float32)
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Float32, Float32]:
-        masks, z, x = self._drawn(seed, philox.TRAIN, step, 0, size, self.trained)
+        _, z, x = self._drawn(seed, philox.TRAIN, step, 0, size, self.trained)
         y = self._values(net.mixed(z, self.theta), x)
         return self._shown(x, y), y[:, -1].reshape(size, 1, 1)
 

@@ -50,8 +50,6 @@ def inputs(words: NDArray[np.uint32]) -> Float32:
     return result
 
 
-
-
 def truncated(words: NDArray[np.uint32]) -> Float64:
     """Standard normals cut off at 2. Shape of `words`."""
     return fixedcurves.truncated_normal((words.astype(np.float64) + 0.5) * 2.0**-32)

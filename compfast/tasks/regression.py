@@ -76,9 +76,7 @@ class RegressionExam:
         items' R2, clipped likewise; measures are not clipped.
         """
         answers = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
-        found = {
-            name: np.ascontiguousarray(answers[:, rows]) for name, rows in self.splits.items()
-        }
+        found = {name: np.ascontiguousarray(answers[:, rows]) for name, rows in self.splits.items()}
         r2 = {name: part.r2(found[name]) for name, part in self.parts.items()}
         with np.errstate(over="ignore", invalid="ignore"):
             lost = {

@@ -26,8 +26,8 @@ struct HyperteacherStream {
 };
 
 // z [modules], 0 for those that the mask leaves out; an exponential is drawn for each.
-static inline void hyperteacher_code(const HyperteacherStream& s, const int32_t* mask,
-                                     Words& words, double* z) {
+static inline void hyperteacher_code(const HyperteacherStream& s, const int32_t* mask, Words& words,
+                                     double* z) {
   double total = 0.0;
   int32_t active = 0;
   for (int32_t m = 0; m < s.modules; m++) {
@@ -90,8 +90,7 @@ static inline int64_t hyperteacher_blocks(const HyperteacherStream& s) {
 // Sequences [begin, end) of training step `step` into vectors [batch, T, dim + 1] and answers
 // [batch, 1, 1].
 static inline void hyperteacher_batch(const HyperteacherStream& s, uint64_t seed, int64_t step,
-                                      int64_t begin, int64_t end, float* vectors,
-                                      float* answers) {
+                                      int64_t begin, int64_t end, float* vectors, float* answers) {
   const int64_t width = s.dim + 1, positions = s.samples + s.extra;
   double z[HYPERTEACHER_MOST_MODULES];
   float turned[NORM_MOST * NORM_MOST];

@@ -72,8 +72,8 @@ static inline void sraven_batch(const SravenStream& s, uint64_t seed, int64_t st
     const int64_t set = below(words.next(), (uint32_t)s.set_count);
     const int32_t* orders[3];
     for (const int32_t*& order : orders)
-      order = s.permutations +
-              (int64_t)below(words.next(), (uint32_t)s.permutation_count) * features;
+      order =
+          s.permutations + (int64_t)below(words.next(), (uint32_t)s.permutation_count) * features;
     for (int32_t k = 0; k < features; k++)
       sraven_grid(s, s.rules[set * features + k], words, grids[k]);
     float* out = vectors + b * size;
