@@ -9,7 +9,6 @@
 #include "bindings_records.h"
 #include "bindings_roofline.h"
 #include "bindings_streams.h"
-#include "bindings_vector_streams.h"
 #include "group.h"
 #include "isa.h"
 #include "plan_checks.h"
@@ -103,38 +102,43 @@ class PyGroup {
     });
   }
 
-  py::tuple gradients(const Array<int32_t>& tokens, const Array<int32_t>& targets) {
-    const int64_t count = sequences(tokens);
+  py::tuple gradients(const py::array& inputs, const py::array& targets) {
+    Given batch;
+    const int64_t count = sequences(inputs, batch);
     require_between("sequences", count, 1, MOST_WIDTH);
-    require_shape("targets", targets, {count});
-    require_aligned<int32_t>("targets", targets);
-    require_values("a target", targets, plan_.vocabulary);
+    const Ports& p = plan_.ports;
+    if (p.numbers)
+      batch.answers = numbers("targets", targets, {count, p.asked, p.vocabulary});
+    else
+      batch.targets = ids("targets", "a target", targets, {count, p.asked});
     require_room(members_, times(4, plan_.flat_size));
     Array<float> loss(members_);
     Array<float> gradient({members_, plan_.flat_size});
-    const int32_t *t = tokens.data(), *y = targets.data();
     float *l = loss.mutable_data(), *g = gradient.mutable_data();
     {
       const Turn turn(taken_);
       py::gil_scoped_release release;
-      group_->gradients(t, y, count, l, g);
+      group_->gradients(batch, count, l, g);
     }
     return py::make_tuple(loss, gradient);
   }
 
-  Array<float> logits(const Array<int64_t>& members, const Array<int32_t>& tokens) {
-    const int64_t n = chosen(members), count = sequences(tokens);
-    require_room(times(n, count), times(4, plan_.vocabulary));
-    Array<float> out({n, count, (int64_t)plan_.vocabulary});
-    compute(members, tokens, out.mutable_data(), nullptr);
+  Array<float> outputs(const Array<int64_t>& members, const py::array& inputs) {
+    Given batch;
+    const int64_t n = chosen(members), count = sequences(inputs, batch);
+    const Ports& p = plan_.ports;
+    require_room(times(n, count), times(4 * p.asked, p.vocabulary));
+    Array<float> out({n, count, (int64_t)p.asked, (int64_t)p.vocabulary});
+    compute(members, batch, count, out.mutable_data(), nullptr);
     return out;
   }
 
-  Array<int32_t> predict(const Array<int64_t>& members, const Array<int32_t>& tokens) {
-    const int64_t n = chosen(members), count = sequences(tokens);
-    require_room(times(n, count), 4);
-    Array<int32_t> best({n, count});
-    compute(members, tokens, nullptr, best.mutable_data());
+  Array<int32_t> predict(const Array<int64_t>& members, const py::array& inputs) {
+    Given batch;
+    const int64_t n = chosen(members), count = sequences(inputs, batch);
+    require_room(times(n, count), 4 * plan_.ports.asked);
+    Array<int32_t> best({n, count, (int64_t)plan_.ports.asked});
+    compute(members, batch, count, nullptr, best.mutable_data());
     return best;
   }
 
@@ -180,8 +184,13 @@ class PyGroup {
  private:
   Stream checked(const py::dict& stream) const {
     check_plan(plan_);
-    Stream s(stream, plan_.batch, plan_.vocabulary);
-    require_between("seq_len", s.positions, plan_.positions, plan_.positions);
+    const Ports& p = plan_.ports;
+    Stream s(stream, plan_.batch, p.vocabulary);
+    require_between("seq_len", s.ports.positions, p.positions, p.positions);
+    require_between("width", s.ports.width, p.width, p.width);
+    require_between("asked", s.ports.asked, p.asked, p.asked);
+    require_between("numbers", s.ports.numbers, p.numbers, p.numbers);
+    if (p.numbers) require_between("outputs", s.ports.vocabulary, p.vocabulary, p.vocabulary);
     return s;
   }
 
@@ -199,11 +208,38 @@ class PyGroup {
     return const_cast<T*>(array.data());
   }
 
-  int64_t sequences(const Array<int32_t>& tokens) const {
-    require_shape("tokens", tokens, {-1, plan_.positions});
-    require_aligned<int32_t>("tokens", tokens);
-    require_values("a token", tokens, plan_.vocabulary);
-    return tokens.shape(0);
+  // The array itself, which is not converted: what comes back is read while the caller's lives.
+  template <typename T>
+  static const T* data_of(const char* name, const py::array& array,
+                          const std::vector<int64_t>& shape) {
+    if (!py::isinstance<Array<T>>(array))
+      throw py::type_error(std::string(name) + " is no contiguous array of the right type");
+    require_shape(name, array, shape);
+    require_aligned<T>(name, array);
+    return static_cast<const T*>(array.data());
+  }
+
+  const float* numbers(const char* name, const py::array& array,
+                       const std::vector<int64_t>& shape) const {
+    return data_of<float>(name, array, shape);
+  }
+
+  const int32_t* ids(const char* name, const char* one, const py::array& array,
+                     const std::vector<int64_t>& shape) const {
+    const int32_t* data = data_of<int32_t>(name, array, shape);
+    for (int64_t i = 0; i < array.size(); i++)
+      require_between(one, data[i], 0, plan_.ports.vocabulary - 1);
+    return data;
+  }
+
+  // How many there are; `batch` gets where they lie.
+  int64_t sequences(const py::array& inputs, Given& batch) const {
+    const Ports& p = plan_.ports;
+    if (p.width)
+      batch.vectors = numbers("inputs", inputs, {-1, p.positions, p.width});
+    else
+      batch.tokens = ids("tokens", "a token", inputs, {-1, p.positions});
+    return inputs.shape(0);
   }
 
   int64_t chosen(const Array<int64_t>& members) const {
@@ -213,14 +249,13 @@ class PyGroup {
     return members.shape(0);
   }
 
-  void compute(const Array<int64_t>& members, const Array<int32_t>& tokens, float* out,
+  void compute(const Array<int64_t>& members, const Given& batch, int64_t count, float* out,
                int32_t* best) {
-    const int64_t n = members.shape(0), count = tokens.shape(0);
+    const int64_t n = members.shape(0);
     const int64_t* m = members.data();
-    const int32_t* t = tokens.data();
     const Turn turn(taken_);
     py::gil_scoped_release release;
-    group_->logits(m, n, t, count, out, best);
+    group_->outputs(m, n, batch, count, out, best);
   }
 
   std::vector<OpRecord> ops_;
@@ -242,37 +277,34 @@ std::vector<std::string> names(const std::vector<const KernelTable*>& tables) {
   return result;
 }
 
-py::tuple py_vector_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch) {
-  const Vectors s(stream, batch);
-  require_room(batch, times(4, times(s.positions, s.width)));
-  Array<float> vectors({(py::ssize_t)batch, (py::ssize_t)s.positions, (py::ssize_t)s.width});
-  if (s.classes > 0) {
-    Array<int32_t> targets({(py::ssize_t)batch, (py::ssize_t)s.asked});
-    draw_vectors(s.record, seed, step, 0, batch, vectors.mutable_data(), nullptr,
-                 targets.mutable_data());
-    return py::make_tuple(vectors, targets);
-  }
-  Array<float> values({(py::ssize_t)batch, (py::ssize_t)s.asked, (py::ssize_t)1});
-  draw_vectors(s.record, seed, step, 0, batch, vectors.mutable_data(), values.mutable_data(),
-               nullptr);
-  return py::make_tuple(vectors, values);
+template <typename T>
+py::array filled(Array<T> array, T*& to) {
+  to = array.mutable_data();
+  return array;
 }
 
 py::tuple py_task_batch(const py::dict& stream, uint64_t seed, int64_t step, int32_t batch,
                         int64_t member) {
-  if (Vectors::has(value_of<std::string>(stream, "kind"))) {
-    require_between("step", step, 0, MOST_BLOCKS - 1);
-    return py_vector_batch(stream, seed, step, batch);
-  }
   const Stream s(stream, batch, MOST_WIDTH);
   require_between("step", step, 0, MOST_BLOCKS - 1);
   s.require_steps(member, step, step + 1);
-  require_room(batch, times(4, s.positions));
-  Array<int32_t> tokens({(py::ssize_t)batch, (py::ssize_t)s.positions});
-  Array<int32_t> targets(batch);
-  draw(s.record, seed, member, step, batch, 0, batch, tokens.mutable_data(),
-       targets.mutable_data());
-  return py::make_tuple(tokens, targets);
+  const Ports& p = s.ports;
+  require_room(times(batch, p.inputs() + p.targets()), 4);
+  const py::ssize_t n = batch, t = p.positions, asked = p.asked;
+  Batch to;
+  py::array inputs, targets;
+  if (p.width)
+    inputs = filled(Array<float>({n, t, (py::ssize_t)p.width}), to.vectors);
+  else
+    inputs = filled(Array<int32_t>({n, t}), to.tokens);
+  if (p.numbers)
+    targets = filled(Array<float>({n, asked, (py::ssize_t)p.vocabulary}), to.answers);
+  else if (p.width)
+    targets = filled(Array<int32_t>({n, asked}), to.targets);
+  else
+    targets = filled(Array<int32_t>(n), to.targets);
+  draw(s.record, seed, member, step, batch, 0, batch, to);
+  return py::make_tuple(inputs, targets);
 }
 
 uint64_t py_feistel(uint64_t seed, uint32_t epoch, uint64_t index, uint64_t n) {
@@ -307,9 +339,9 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init<const py::dict&, const py::dict&, const py::dict&, const py::dict&, int>())
       .def("advance", &PyGroup::advance, py::arg("until"), py::arg("base"),
            py::arg("loss").noconvert(), py::arg("grad_norm").noconvert(), py::arg("tick"))
-      .def("gradients", &PyGroup::gradients, py::arg("tokens"), py::arg("targets"))
-      .def("logits", &PyGroup::logits, py::arg("members"), py::arg("tokens"))
-      .def("predict", &PyGroup::predict, py::arg("members"), py::arg("tokens"))
+      .def("gradients", &PyGroup::gradients, py::arg("inputs"), py::arg("targets"))
+      .def("outputs", &PyGroup::outputs, py::arg("members"), py::arg("inputs"))
+      .def("predict", &PyGroup::predict, py::arg("members"), py::arg("inputs"))
       .def("profile", &PyGroup::profile, py::arg("member"), py::arg("steps"))
       .def("feed", &PyGroup::feed, py::arg("stream"))
       .def("request_stop", &PyGroup::request_stop)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "bindings_members.h"
+#include "bindings_mixed.h"
 #include "init.h"
 #include "philox.h"
 
@@ -281,6 +282,8 @@ void bind_ops(py::module_& m) {
   m.def("norm_backward", &norm_backward);
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
+  m.def("mixed_forward", &mixed_forward);
+  m.def("mixed_backward", &mixed_backward);
   m.def("cross_entropy", &cross_entropy);
   m.def("activation", &activation);
   m.def("embed_forward", &embed_forward);

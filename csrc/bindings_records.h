@@ -76,10 +76,13 @@ inline PlanRecord plan_record(const pybind11::dict& d, std::vector<OpRecord>& op
   read(d, "flat_size", p.flat_size);
   read(d, "packed_size", p.packed_size);
   read(d, "workspace_size", p.workspace_size);
-  read(d, "positions", p.positions);
+  read(d, "positions", p.ports.positions);
+  read(d, "width", p.ports.width);
+  read(d, "asked", p.ports.asked);
+  read(d, "numbers", p.ports.numbers);
   read(d, "microbatch", p.microbatch);
   read(d, "batch", p.batch);
-  read(d, "vocabulary", p.vocabulary);
+  read(d, "vocabulary", p.ports.vocabulary);
   read(d, "loss_all", p.loss_all);
   return p;
 }

@@ -1,11 +1,19 @@
 // x[b, t] = token_table[tokens[b, t]] + position_table[t]; gradients in sequence order.
 // d columns (up to the next whole vector) of rows that are ld floats apart. Token `first` has the
-// table's first row; those before it add nothing.
+// table's first row; those before it add nothing, and so do positions whose table is null.
 #pragma once
 
 #include "simd.h"
 
 namespace {
+
+inline void copy_row(long d, const float* from, float* to) {
+  for (long j = 0; j < d; j += W) store(to + j, load(from + j));
+}
+
+inline void add_row(long d, const float* from, float* to) {
+  for (long j = 0; j < d; j += W) store(to + j, load(to + j) + load(from + j));
+}
 
 inline void embed_forward(long sequences, long t, long d, long ld, long first,
                           const int32_t* tokens, const float* token_table,
@@ -13,14 +21,15 @@ inline void embed_forward(long sequences, long t, long d, long ld, long first,
   for (long b = 0; b < sequences; b++)
     for (long i = 0; i < t; i++) {
       const long id = tokens[b * t + i] - first;
-      const float* position = position_table + i * ld;
+      const float* row = id < 0 ? nullptr : token_table + id * ld;
+      const float* position = position_table ? position_table + i * ld : nullptr;
       float* out = x + (b * t + i) * ld;
-      if (id < 0) {
-        for (long j = 0; j < d; j += W) store(out + j, load(position + j));
-        continue;
-      }
-      const float* row = token_table + id * ld;
-      for (long j = 0; j < d; j += W) store(out + j, load(row + j) + load(position + j));
+      if (row && position)
+        for (long j = 0; j < d; j += W) store(out + j, load(row + j) + load(position + j));
+      else if (row || position)
+        copy_row(d, row ? row : position, out);
+      else
+        std::memset(out, 0, d * sizeof(float));
     }
 }
 
@@ -30,18 +39,9 @@ inline void embed_backward(long sequences, long t, long d, long ld, long first,
   for (long b = 0; b < sequences; b++)
     for (long i = 0; i < t; i++) {
       const long id = tokens[b * t + i] - first;
-      float* position = d_position_table + i * ld;
       const float* grad = dx + (b * t + i) * ld;
-      if (id < 0) {
-        for (long j = 0; j < d; j += W) store(position + j, load(position + j) + load(grad + j));
-        continue;
-      }
-      float* row = d_token_table + id * ld;
-      for (long j = 0; j < d; j += W) {
-        const vf g = load(grad + j);
-        store(row + j, load(row + j) + g);
-        store(position + j, load(position + j) + g);
-      }
+      if (id >= 0) add_row(d, grad, d_token_table + id * ld);
+      if (d_position_table) add_row(d, grad, d_position_table + i * ld);
     }
 }
 

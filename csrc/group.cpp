@@ -91,23 +91,42 @@ struct Group::Worker {
         packed(allocate<float>(plan.packed_size)),
         gradient(allocate<float>(2 * plan.flat_size)),
         scratch(allocate<float>(scratch_size(plan))),
-        tokens(allocate<int32_t>((int64_t)plan.batch * plan.positions)),
-        targets(allocate<int32_t>(plan.batch)) {
+        ids(allocate<int32_t>(id_count(plan))),
+        numbers(allocate<float>(number_count(plan))) {
     view.values = values.get();
     view.packed = packed.get();
     view.gradient[0] = gradient.get();
     view.gradient[1] = gradient.get() + plan.flat_size;
     view.scratch = scratch.get();
-    view.tokens = tokens.get();
-    view.targets = targets.get();
+    const Ports& p = plan.ports;
+    const int64_t inputs = plan.batch * p.inputs();
+    int32_t* next_id = ids.get();
+    float* next_number = numbers.get();
+    if (p.width)
+      view.batch.vectors = next_number, next_number += inputs;
+    else
+      view.batch.tokens = next_id, next_id += inputs;
+    if (p.numbers)
+      view.batch.answers = next_number;
+    else
+      view.batch.targets = next_id;
   }
-  // Floats of one worker; tokens are as wide.
+  // Ids and numbers of a batch.
+  static int64_t id_count(const PlanRecord& plan) {
+    const Ports& p = plan.ports;
+    return plan.batch * ((p.width ? 0 : p.inputs()) + (p.numbers ? 0 : p.targets()));
+  }
+  static int64_t number_count(const PlanRecord& plan) {
+    return times(plan.batch, plan.ports.inputs() + plan.ports.targets()) - id_count(plan);
+  }
+  // Floats of one worker; ids are as wide.
   static int64_t size(const PlanRecord& plan) {
     return plan.workspace_size + plan.packed_size + 2 * plan.flat_size + scratch_size(plan) +
-           times(plan.batch, plan.positions + int64_t{1});
+           times(plan.batch, plan.ports.inputs() + plan.ports.targets());
   }
   std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
-  std::unique_ptr<int32_t[], FreeDeleter> tokens, targets;
+  std::unique_ptr<int32_t[], FreeDeleter> ids;
+  std::unique_ptr<float[], FreeDeleter> numbers;
   Workspace view;
 };
 
@@ -354,26 +373,26 @@ int64_t Group::profile(int64_t i, int64_t steps, const ProfileArrays& out) {
   return done;
 }
 
-void Group::gradients(const int32_t* tokens, const int32_t* targets, int64_t count, float* loss,
-                      float* gradient) {
+void Group::gradients(const Given& batch, int64_t count, float* loss, float* gradient) {
   parallel(
       arrays_.members,
       [&](int64_t i, Worker& worker) {
-        loss[i] = kernels_.gradient(plan_, member(i), worker.view, tokens, targets, count);
+        loss[i] = kernels_.gradient(plan_, member(i), worker.view, batch, count);
         std::memcpy(gradient + i * plan_.flat_size, worker.gradient.get(),
                     plan_.flat_size * sizeof(float));
       },
       nullptr);
 }
 
-void Group::logits(const int64_t* members, int64_t n, const int32_t* tokens, int64_t count,
-                   float* out, int32_t* best) {
+void Group::outputs(const int64_t* members, int64_t n, const Given& batch, int64_t count,
+                    float* out, int32_t* best) {
+  const int64_t asked = count * plan_.ports.asked;
   parallel(
       n,
       [&](int64_t i, Worker& worker) {
-        float* rows = out ? out + i * count * plan_.vocabulary : nullptr;
-        int32_t* top = best ? best + i * count : nullptr;
-        kernels_.logits(plan_, member(members[i]), worker.view, tokens, count, rows, top);
+        float* rows = out ? out + i * asked * plan_.ports.vocabulary : nullptr;
+        int32_t* top = best ? best + i * asked : nullptr;
+        kernels_.outputs(plan_, member(members[i]), worker.view, batch, count, rows, top);
       },
       nullptr);
 }

@@ -51,14 +51,14 @@ class Group {
   // Where the next call's batches come from.
   void draw_from(const TaskStream& stream) { stream_ = stream; }
   // loss [M] and gradient [M, flat_size] of the mean over `count` sequences.
-  void gradients(const int32_t* tokens, const int32_t* targets, int64_t count, float* loss,
-                 float* gradient);
+  void gradients(const Given& batch, int64_t count, float* loss, float* gradient);
   // Trains a copy of one member for `steps` steps from where it stands, on one thread, and adds up
   // seconds; the member stays as it is. Ends at a step that is not finite; returns the steps done.
   int64_t profile(int64_t i, int64_t steps, const ProfileArrays& out);
-  // members [n] -> logits [n, count, vocabulary] and argmax [n, count]; either may be null.
-  void logits(const int64_t* members, int64_t n, const int32_t* tokens, int64_t count, float* out,
-              int32_t* best);
+  // members [n] -> outputs [n, count, asked, vocabulary] and argmax [n, count, asked]; either may
+  // be null.
+  void outputs(const int64_t* members, int64_t n, const Given& batch, int64_t count, float* out,
+               int32_t* best);
 
  private:
   struct Worker;

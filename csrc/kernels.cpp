@@ -18,7 +18,7 @@ const compfast::KernelTable COMPFAST_JOIN(compfast_kernels_, COMPFAST_ISA) = {
     train_half,
     train_update,
     batch_gradient,
-    member_logits,
+    member_outputs,
     &ops::TABLE,
     &loops::TABLE,
 };

@@ -139,7 +139,8 @@ inline void linear_backward(const compfast::OpRecord& op, long sequences, const 
   const Rows x = rows_of(op.in[0], op.out.rows);
   linear_backward_weight(op, rows, x, dy, values, gradient + op.weight);
   if (op.bias >= 0) column_sums(rows, op.d_out, dy, op.out.ld, gradient + op.bias);
-  linear_backward_input(op, rows, x, dy, params, packed, values);
+  if (op.in[0].mode != compfast::GRAD_NONE)
+    linear_backward_input(op, rows, x, dy, params, packed, values);
 }
 
 // The residual's gradient is dY itself.

@@ -12,7 +12,9 @@
 #include "norm.h"
 #include "plan.h"
 #include "profile.h"
+#include "rows.h"
 #include "sgd.h"
+#include "squared_error.h"
 #include "tasks/stream.h"
 
 namespace {
@@ -61,15 +63,21 @@ inline void forward_attention(const OpRecord& op, long n, float* values, float* 
                       values + op.saved + s * attention_saved(op), scratch);
 }
 
-// tokens [n, T]; fills every value buffer up to the logits.
+// n sequences; fills every value buffer up to the outputs.
 inline void forward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
-                    const int32_t* tokens) {
+                    const Given& batch) {
+  const int32_t* tokens = batch.tokens;
   for (int i = 0; i < plan.op_count; i++) {
     const OpRecord& op = plan.ops[i];
     const int64_t begun = begin(w.profile);
     if (op.kind == OP_EMBED)
-      embed_forward(n, plan.positions, op.out.width, op.out.ld, op.first, tokens,
-                    params + op.weight, params + op.weight2, w.values + op.out.value);
+      embed_forward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
+                    params + op.weight, op.weight2 < 0 ? nullptr : params + op.weight2,
+                    w.values + op.out.value);
+    else if (op.kind == OP_VECTORS)
+      vectors_forward(op, n, batch.vectors, w.values);
+    else if (op.kind == OP_SELECT)
+      select_forward(op, n, w.values);
     else if (op.kind == OP_NORM)
       forward_norm(op, n, params, w.values);
     else if (op.kind == OP_LINEAR)
@@ -79,26 +87,44 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
     else if (op.kind == OP_ATTENTION)
       forward_attention(op, n, w.values, w.scratch);
     else if (op.kind == OP_CANONICAL)
-      canonical_forward(op, n, plan.positions, tokens, params, w.values);
+      canonical_forward(op, n, plan.ports.positions, tokens, params, w.values);
     end(w.profile, &Profile::forward, i, begun);
   }
 }
 
-// Loss summed over rows; the gradient of the mean over the whole batch goes to the logits.
+// Numbers that the mean over the losses of one sequence is taken of.
+inline int64_t terms(const PlanRecord& plan) {
+  const OpRecord& op = plan.ops[plan.op_count - 1];
+  return (int64_t)op.in[0].rows * (op.loss == LOSS_SQUARED_ERROR ? op.in[0].width : 1);
+}
+
+// The target of row i of sequence s.
+inline int32_t target_of(const PlanRecord& plan, const Given& batch, long s, long i, long rows) {
+  if (!plan.loss_all || i == rows - 1)
+    return batch.targets[plan.loss_all ? s : s * plan.ports.asked + i];
+  return batch.tokens[s * plan.ports.positions + i + 1];
+}
+
+// Loss summed over rows; the gradient of the mean over the whole batch goes to the outputs.
 inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, const Workspace& w,
-                            const int32_t* tokens, const int32_t* targets, float inverse_count) {
+                            const Given& batch, float inverse_count) {
   const ViewRecord& z = op.in[0];
+  const int32_t vocabulary = plan.ports.vocabulary;
   double sum = 0;
   for (long s = 0; s < n; s++)
     for (long i = 0; i < z.rows; i++) {
-      const bool last = i == z.rows - 1;
-      const int32_t target = last ? targets[s] : tokens[s * plan.positions + i + 1];
-      const long at = (s * z.rows + i) * z.ld;
-      const float* logits = w.values + z.value + at;
-      float* gradient = w.values + z.grad + at;
+      const long row = s * z.rows + i;
+      const float* outputs = w.values + z.value + row * z.ld;
+      float* gradient = w.values + z.grad + row * z.ld;
+      if (op.loss == LOSS_SQUARED_ERROR) {
+        sum +=
+            squared_error(z.width, outputs, batch.answers + row * z.width, inverse_count, gradient);
+        continue;
+      }
+      const int32_t target = target_of(plan, batch, s, i, z.rows);
       sum += op.loss == LOSS_LOGISTIC
-                 ? logistic_loss(z.ld, logits[0], target, inverse_count, gradient)
-                 : cross_entropy(plan.vocabulary, logits, target, inverse_count, gradient);
+                 ? logistic_loss(z.ld, outputs[0], target, inverse_count, gradient)
+                 : cross_entropy(vocabulary, outputs, target, inverse_count, gradient);
     }
   return sum;
 }
@@ -136,15 +162,15 @@ inline void clear_gradients(const OpRecord& op, long n, float* values) {
 }
 
 inline double backward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
-                       float* gradient, const int32_t* tokens, const int32_t* targets,
-                       float inverse_count) {
+                       float* gradient, const Given& batch, float inverse_count) {
+  const int32_t* tokens = batch.tokens;
   double loss = 0;
   for (int i = plan.op_count - 1; i >= 0; i--) {
     const OpRecord& op = plan.ops[i];
     const int64_t begun = begin(w.profile);
     clear_gradients(op, n, w.values);
     if (op.kind == OP_LOSS) {
-      loss = loss_backward(plan, op, n, w, tokens, targets, inverse_count);
+      loss = loss_backward(plan, op, n, w, batch, inverse_count);
     } else if (op.kind == OP_LINEAR) {
       linear_backward(op, n, params, w.packed, w.values, gradient);
       if (op.inputs > 1) residual_backward(op, n, w.values);
@@ -155,10 +181,13 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
     } else if (op.kind == OP_ATTENTION) {
       backward_attention(op, n, w.values, w.scratch);
     } else if (op.kind == OP_EMBED) {
-      embed_backward(n, plan.positions, op.out.width, op.out.ld, op.first, tokens,
-                     w.values + op.out.grad, gradient + op.weight, gradient + op.weight2);
+      embed_backward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
+                     w.values + op.out.grad, gradient + op.weight,
+                     op.weight2 < 0 ? nullptr : gradient + op.weight2);
+    } else if (op.kind == OP_SELECT) {
+      select_backward(op, n, w.values);
     } else if (op.kind == OP_CANONICAL) {
-      canonical_backward(op, n, plan.positions, tokens, params, w.values, gradient);
+      canonical_backward(op, n, plan.ports.positions, tokens, params, w.values, gradient);
     }
     end(w.profile, &Profile::backward, i, begun);
   }
@@ -178,19 +207,18 @@ inline Half half_of(int64_t count, int half) {
 
 // Loss summed over one half's rows; the gradient of the whole batch's mean goes to `gradient`.
 inline double half_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
-                            const int32_t* tokens, const int32_t* targets, int64_t count, int half,
-                            float* gradient) {
+                            const Given& batch, int64_t count, int half, float* gradient) {
   const int64_t begun = begin(w.profile);
   std::memset(gradient, 0, plan.flat_size * sizeof(float));
   end(w.profile, &Profile::phases, PHASE_CLEAR, begun);
-  const float inverse = 1.0f / (float)(count * (plan.loss_all ? plan.positions : 1));
+  const float inverse = 1.0f / (float)(count * terms(plan));
   const Half h = half_of(count, half);
   double loss = 0;
   for (int64_t s = h.begin; s < h.end; s += plan.microbatch) {
     const long n = (long)(h.end - s < plan.microbatch ? h.end - s : plan.microbatch);
-    const int32_t* rows = tokens + s * plan.positions;
-    forward(plan, n, member.params, w, rows);
-    loss += backward(plan, n, member.params, w, gradient, rows, targets + s, inverse);
+    const Given part = batch.from(plan.ports, s);
+    forward(plan, n, member.params, w, part);
+    loss += backward(plan, n, member.params, w, gradient, part, inverse);
   }
   return loss;
 }
@@ -201,16 +229,16 @@ inline void add_halves(const PlanRecord& plan, const Workspace& w) {
 }
 
 inline float mean_loss(const PlanRecord& plan, int64_t count, const double* sums) {
-  return (float)((sums[0] + sums[1]) / (double)(count * (plan.loss_all ? plan.positions : 1)));
+  return (float)((sums[0] + sums[1]) / (double)(count * terms(plan)));
 }
 
 // Mean loss over `count` sequences; its gradient is left in w.gradient[0].
 inline float batch_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
-                            const int32_t* tokens, const int32_t* targets, int64_t count) {
+                            const Given& batch, int64_t count) {
   pack(plan, member.params, w);
   double sums[2];
   for (int half = 0; half < 2; half++)
-    sums[half] = half_gradient(plan, member, w, tokens, targets, count, half, w.gradient[half]);
+    sums[half] = half_gradient(plan, member, w, batch, count, half, w.gradient[half]);
   add_halves(plan, w);
   return mean_loss(plan, count, sums);
 }
@@ -256,9 +284,9 @@ inline double train_half(const PlanRecord& plan, const TaskStream& stream, const
                          const Workspace& w, int64_t step, int half, float* gradient) {
   const Half h = half_of(plan.batch, half);
   const int64_t begun = begin(w.profile);
-  draw(stream, member.seed, member.row, step, plan.batch, h.begin, h.end, w.tokens, w.targets);
+  draw(stream, member.seed, member.row, step, plan.batch, h.begin, h.end, w.batch);
   end(w.profile, &Profile::phases, PHASE_DRAW, begun);
-  return half_gradient(plan, member, w, w.tokens, w.targets, plan.batch, half, gradient);
+  return half_gradient(plan, member, w, w.batch, plan.batch, half, gradient);
 }
 
 // Adds the halves and takes the optimiser step. A loss or norm that is not finite leaves the
@@ -283,26 +311,29 @@ inline void train_pack(const PlanRecord& plan, const Member& member, const Works
   end(w.profile, &Profile::phases, PHASE_PACK, begun);
 }
 
-// Last-position logits [count, vocabulary] and their argmax [count]; either may be null. A single
-// logit is that of token 1, and token 0 has 0.
-inline void member_logits(const PlanRecord& plan, const Member& member, const Workspace& w,
-                          const int32_t* tokens, int64_t count, float* out, int32_t* best) {
+// Outputs at the asked positions [count, asked, vocabulary] and their argmax [count, asked]; either
+// may be null. A single logit is that of token 1, and token 0 has 0.
+inline void member_outputs(const PlanRecord& plan, const Member& member, const Workspace& w,
+                           const Given& batch, int64_t count, float* out, int32_t* best) {
   pack(plan, member.params, w);
   const OpRecord& loss = plan.ops[plan.op_count - 1];
   const ViewRecord& z = loss.in[0];
+  const int32_t asked = plan.ports.asked, vocabulary = plan.ports.vocabulary;
   for (int64_t s = 0; s < count; s += plan.microbatch) {
     const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);
-    forward(plan, n, member.params, w, tokens + s * plan.positions);
-    for (long i = 0; i < n; i++) {
-      const float* row = w.values + z.value + (i * z.rows + z.rows - 1) * z.ld;
+    forward(plan, n, member.params, w, batch.from(plan.ports, s));
+    for (long i = 0; i < n * asked; i++) {
+      const long at = i / asked * z.rows + z.rows - asked + i % asked;
+      const float* row = w.values + z.value + at * z.ld;
       const float both[2] = {0.0f, row[0]};
       if (loss.loss == LOSS_LOGISTIC) row = both;
-      if (out) std::memcpy(out + (s + i) * plan.vocabulary, row, plan.vocabulary * sizeof(float));
+      const int64_t place = s * asked + i;
+      if (out) std::memcpy(out + place * vocabulary, row, vocabulary * sizeof(float));
       if (!best) continue;
       int32_t top = 0;
-      for (int32_t j = 1; j < plan.vocabulary; j++)
+      for (int32_t j = 1; j < vocabulary; j++)
         if (row[j] > row[top]) top = j;
-      best[s + i] = top;
+      best[place] = top;
     }
   }
 }

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "attention_sizes.h"
+#include "attention_mixed_sizes.h"
 
 namespace compfast {
 
@@ -23,6 +23,13 @@ struct NormShape {
 struct AttentionDims {
   int64_t sequences, positions, heads, d_k, d_v;
   bool causal;
+};
+
+struct MixedDims {
+  int64_t sequences, queries, positions, heads, d_k, d_v;  // the last `queries` positions ask
+  bool causal;
+  int32_t weights, path;
+  float epsilon;
 };
 
 struct EmbedShape {
@@ -59,6 +66,15 @@ struct OpTable {
   void (*attention_backward)(const AttentionDims&, const float* q, const float* k, const float* v,
                              const float* o, const float* saved, const float* d_o, float* dq,
                              float* dk, float* dv, float* scratch);
+  // q [B, T_q, H, d_k], k [B, T, H, d_k], v [B, T, H, d_v], o [B, T_q, H, d_v]; null or relative
+  // [H, 2 T - 1], keep [T_q, T]; deep [H, d_v, d_v], null unless the path is deep
+  void (*mixed_forward)(const MixedDims&, const float* q, const float* k, const float* v,
+                        const float* relative, const float* keep, const float* deep, float* o,
+                        float* scratch);
+  void (*mixed_backward)(const MixedDims&, const float* q, const float* k, const float* v,
+                         const float* relative, const float* keep, const float* deep,
+                         const float* d_o, float* dq, float* dk, float* dv, float* d_relative,
+                         float* d_deep, float* scratch);
   // logits, d_logits [rows, vocabulary] -> mean loss
   float (*cross_entropy)(int64_t rows, int64_t vocabulary, const float* logits,
                          const int32_t* targets, float* d_logits, float* scratch);
@@ -89,6 +105,12 @@ static inline int64_t attention_scratch(const AttentionDims& s) {
   const int64_t widest = s.d_k > s.d_v ? s.d_k : s.d_v, t = s.positions;
   const int64_t copies = 4 * (to_pad(t * s.heads * widest) + 16);
   return copies + attention_room(t, t, s.d_k, s.d_v);
+}
+
+static inline int64_t mixed_scratch(const MixedDims& s) {
+  const int64_t t = s.positions;
+  const int64_t copies = 2 * s.heads * mixed_relative_ld(t) + s.queries * to_pad(t);
+  return copies + mixed_room(t, s.heads, s.d_k, s.d_v, s.path);
 }
 
 static inline int64_t cross_entropy_scratch(int64_t vocabulary) { return 2 * to_pad(vocabulary); }

@@ -9,6 +9,7 @@
 #include "norm.h"
 #include "op_table.h"
 #include "ops_linear.h"
+#include "ops_mixed.h"
 #include "ops_rows.h"
 #include "sgd.h"
 
@@ -183,9 +184,9 @@ inline void sgd(const SgdSettings& o, int64_t count, const float* g, float* p, f
 }
 
 constexpr OpTable TABLE = {
-    linear_forward,    linear_backward,    norm_forward,  norm_backward,
-    attention_forward, attention_backward, cross_entropy, activation,
-    embed_forward,     embed_backward,     adamw,         sgd,
+    linear_forward,     linear_backward, norm_forward,   norm_backward, attention_forward,
+    attention_backward, mixed_forward,   mixed_backward, cross_entropy, activation,
+    embed_forward,      embed_backward,  adamw,          sgd,
 };
 
 }  // namespace ops

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "batch.h"
+
 namespace compfast {
 
 enum OpKind : int32_t {
@@ -15,11 +17,14 @@ enum OpKind : int32_t {
   OP_LOSS = 4,
   OP_HEAD_LINEAR = 5,
   OP_CANONICAL = 6,
+  OP_VECTORS = 7,
+  OP_SELECT = 8,
 };
 
 enum LossKind : int32_t {
   LOSS_CROSS_ENTROPY = 0,
   LOSS_LOGISTIC = 1,  // one logit, of token 1 against token 0
+  LOSS_SQUARED_ERROR = 2,
 };
 
 // How an op's backward meets the gradient buffer of an input.
@@ -27,15 +32,16 @@ enum GradMode : int32_t {
   GRAD_WRITE = 0,     // first to write: store
   GRAD_ADD = 1,       // others wrote before: add
   GRAD_ZERO_ADD = 2,  // first, but it touches only some rows or no padding: clear, then add
+  GRAD_NONE = 3,      // the task's own numbers: nothing
 };
 
-// A [rows, width] slice of a buffer; rows = positions (or 1) a sequence.
+// A [rows, width] slice of a buffer; rows = positions (or the last asked ones) a sequence.
 struct ViewRecord {
   int64_t value = -1;  // offset of the first column in the workspace, a microbatch's first row
   int64_t grad = -1;
   int32_t width = 0;
   int32_t ld = 0;
-  int32_t rows = 0;  // a sequence: T or 1
+  int32_t rows = 0;  // a sequence: T, or as many as are asked for
   int32_t mode = GRAD_WRITE;
 };
 
@@ -45,7 +51,7 @@ struct OpRecord {
   int32_t inputs = 0;
   ViewRecord out;
   int64_t weight = -1;   // offset in the flat parameter vector; embed: token table; canonical: e
-  int64_t weight2 = -1;  // embed: position table; canonical: w
+  int64_t weight2 = -1;  // embed: position table, or none; canonical: w
   int64_t bias = -1;
   int32_t weight_ld = 0;
   int32_t d_out = 0, d_in = 0;
@@ -87,11 +93,10 @@ struct PlanRecord {
   int64_t flat_size = 0;    // parameters of one member, padded
   int64_t packed_size = 0;  // transposed copies
   int64_t workspace_size = 0;
-  int32_t positions = 0;   // T
+  Ports ports;
   int32_t microbatch = 0;  // sequences
   int32_t batch = 0;       // sequences a step
-  int32_t vocabulary = 0;
-  int32_t loss_all = 0;
+  int32_t loss_all = 0;    // the target of each position is the next one's token
 };
 
 enum OptimizerKind : int32_t {
@@ -143,8 +148,7 @@ struct Workspace {
   float* packed = nullptr;
   float* gradient[2] = {};  // [flat_size], one a half of the batch
   float* scratch = nullptr;
-  int32_t* tokens = nullptr;   // [batch, T]
-  int32_t* targets = nullptr;  // [batch]
+  Batch batch;
   const Profile* profile = nullptr;
 };
 
@@ -166,10 +170,10 @@ struct KernelTable {
                  int64_t step, int half, float* gradient);
   StepResult (*update)(const PlanRecord&, const Optimizer&, const Member&, const Workspace&,
                        const double* sums, int64_t step);
-  float (*gradient)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
-                    const int32_t* targets, int64_t count);
-  void (*logits)(const PlanRecord&, const Member&, const Workspace&, const int32_t* tokens,
-                 int64_t count, float* out, int32_t* best);
+  float (*gradient)(const PlanRecord&, const Member&, const Workspace&, const Given& batch,
+                    int64_t count);
+  void (*outputs)(const PlanRecord&, const Member&, const Workspace&, const Given& batch,
+                  int64_t count, float* out, int32_t* best);
   const OpTable* ops;
   const LoopTable* loops;
 };

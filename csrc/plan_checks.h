@@ -14,8 +14,9 @@ class OpCheck {
   OpCheck(const PlanRecord& plan, int32_t index) : plan_(plan), op_(plan.ops[index]), at_(index) {}
 
   void run() const {
-    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0}, most[] = {0, 1, 2, 3, 1, 1, 0};
-    require(op_.kind >= OP_EMBED && op_.kind <= OP_CANONICAL, "there is no such kind");
+    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0, 0, 1};
+    static constexpr int32_t most[] = {0, 1, 2, 3, 1, 1, 0, 0, 1};
+    require(op_.kind >= OP_EMBED && op_.kind <= OP_SELECT, "there is no such kind");
     require(op_.inputs >= least[op_.kind] && op_.inputs <= most[op_.kind], "so many inputs");
     require(op_.bf16 == 0 || op_.bf16 == 1, "bf16 must be 0 or 1");
     require((op_.kind == OP_LOSS) == (at_ == plan_.op_count - 1), "the loss must be the last");
@@ -27,6 +28,8 @@ class OpCheck {
     if (op_.kind == OP_ATTENTION) attention();
     if (op_.kind == OP_LOSS) loss();
     if (op_.kind == OP_CANONICAL) canonical();
+    if (op_.kind == OP_VECTORS) vectors();
+    if (op_.kind == OP_SELECT) select();
   }
 
  private:
@@ -49,14 +52,17 @@ class OpCheck {
   }
 
   void shape(const ViewRecord& v) const {
-    require(v.rows == 1 || v.rows == plan_.positions, "a view has rows for one position or all");
+    require(v.rows == plan_.ports.asked || v.rows == plan_.ports.positions,
+            "a view has rows for the asked positions or all");
     require(v.width >= 1 && v.width <= v.ld && v.ld % 16 == 0, "a view's rows are too narrow");
   }
 
   void view(const ViewRecord& v, int64_t columns) const {
     shape(v);
-    require(v.mode >= GRAD_WRITE && v.mode <= GRAD_ZERO_ADD, "there is no such mode");
+    require(v.mode >= GRAD_WRITE && v.mode <= GRAD_NONE, "there is no such mode");
     inside("a value", v.value, reach(v, columns), plan_.workspace_size);
+    require((v.mode == GRAD_NONE) == (v.grad < 0), "a gradient has a place, or there is none");
+    if (v.mode == GRAD_NONE) return require(op_.kind == OP_LINEAR, "it needs a gradient");
     inside("a gradient", v.grad, reach(v, columns), plan_.workspace_size);
     if (v.mode == GRAD_ZERO_ADD)
       inside("a cleared gradient", v.grad, reach(v, v.ld), plan_.workspace_size);
@@ -72,6 +78,7 @@ class OpCheck {
   void output() const {
     shape(op_.out);
     inside("the output", op_.out.value, reach(op_.out, op_.out.ld), plan_.workspace_size);
+    if (op_.kind == OP_VECTORS) return;  // nobody's
     inside("its gradient", op_.out.grad, reach(op_.out, op_.out.ld), plan_.workspace_size);
   }
 
@@ -80,10 +87,13 @@ class OpCheck {
   }
 
   void embed() const {
-    require(op_.out.rows == plan_.positions, "an embedding has a row a position");
-    require(op_.first >= 0 && op_.first < plan_.vocabulary, "first is no token");
-    parameters(op_.weight, times(plan_.vocabulary - op_.first, op_.out.ld));
-    parameters(op_.weight2, times(plan_.positions, op_.out.ld));
+    const Ports& p = plan_.ports;
+    require(p.width == 0, "the inputs are vectors");
+    require(op_.out.rows == p.positions, "an embedding has a row a position");
+    require(op_.first >= 0 && op_.first < p.vocabulary, "first is no token");
+    parameters(op_.weight, times(p.vocabulary - op_.first, op_.out.ld));
+    require(op_.weight2 >= -1, "weight2 is not an offset");
+    if (op_.weight2 >= 0) parameters(op_.weight2, times(p.positions, op_.out.ld));
   }
 
   void norm() const {
@@ -155,7 +165,8 @@ class OpCheck {
   void attention() const {
     const ViewRecord &q = op_.in[0], &k = op_.in[1], &v = op_.in[2];
     require(op_.heads >= 1 && op_.d_k >= 1 && op_.d_v >= 1, "sizes must be positive");
-    require(k.rows == plan_.positions && v.rows == plan_.positions, "keys for all positions");
+    require(k.rows == plan_.ports.positions && v.rows == plan_.ports.positions,
+            "keys for all positions");
     const int64_t d_k = op_.shared ? k.width : op_.d_k, d_v = op_.shared ? k.width : op_.d_v;
     const int64_t all_k = times(op_.heads, d_k), all_v = times(op_.heads, d_v);
     input(q, all_k, heads_columns(d_k));
@@ -165,7 +176,7 @@ class OpCheck {
     require(!op_.shared || (q.rows == 1 && op_.out.rows == 1), "shared keys are for one row");
     inside("the output", op_.out.value, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
     inside("its gradient", op_.out.grad, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
-    const int64_t saved = times(op_.heads, attention_saved_row(plan_.positions));
+    const int64_t saved = times(op_.heads, attention_saved_row(plan_.ports.positions));
     inside("what it saves", op_.saved, times(rows(op_.out), saved), plan_.workspace_size);
   }
 
@@ -173,13 +184,31 @@ class OpCheck {
     const ViewRecord& z = op_.in[0];
     view(z, to_pad(z.width));
     const bool logistic = op_.loss == LOSS_LOGISTIC;
-    require(logistic || op_.loss == LOSS_CROSS_ENTROPY, "there is no such loss");
-    require(!logistic || plan_.vocabulary == 2, "one logit is for two tokens");
-    require(z.width == (logistic ? 1 : plan_.vocabulary), "logits are not the vocabulary's");
+    const Ports& p = plan_.ports;
+    require(op_.loss >= LOSS_CROSS_ENTROPY && op_.loss <= LOSS_SQUARED_ERROR,
+            "there is no such loss");
+    require((op_.loss == LOSS_SQUARED_ERROR) == (p.numbers == 1), "the answers are of its kind");
+    require(!logistic || p.vocabulary == 2, "one logit is for two tokens");
+    require(z.width == (logistic ? 1 : p.vocabulary), "outputs are not the vocabulary's");
+    require(
+        plan_.loss_all ? z.rows == p.positions && p.asked == 1 && p.width == 0 : z.rows == p.asked,
+        "its rows are not the targets'");
+  }
+
+  void vectors() const {
+    require(plan_.ports.width == op_.out.width, "vectors have another width");
+    require(op_.out.rows == plan_.ports.positions, "vectors have a row a position");
+  }
+
+  void select() const {
+    const ViewRecord& x = op_.in[0];
+    view(x, x.ld);
+    require(x.ld == op_.out.ld && x.mode != GRAD_WRITE, "it adds to rows of its own width");
+    require(x.rows >= op_.out.rows, "an input has too few rows");
   }
 
   void canonical() const {
-    require(op_.out.width == 1 && plan_.vocabulary == 2, "one logit is for two tokens");
+    require(op_.out.width == 1 && plan_.ports.vocabulary == 2, "one logit is for two tokens");
     parameters(op_.weight, 1);
     parameters(op_.weight2, 1);
     parameters(op_.bias, 1);
@@ -192,10 +221,13 @@ class OpCheck {
 
 inline void check_plan(const PlanRecord& plan) {
   require_between("ops of the plan", plan.op_count, 1, MOST_WIDTH);
-  require_between("positions", plan.positions, 1, MOST_WIDTH);
+  require_between("positions", plan.ports.positions, 1, MOST_WIDTH);
+  require_between("width", plan.ports.width, 0, MOST_WIDTH);
+  require_between("asked", plan.ports.asked, 1, plan.ports.positions);
+  require_between("numbers", plan.ports.numbers, 0, 1);
   require_between("batch", plan.batch, 1, MOST_WIDTH);
   require_between("microbatch", plan.microbatch, 1, plan.batch);
-  require_between("vocabulary", plan.vocabulary, 1, MOST_WIDTH);
+  require_between("vocabulary", plan.ports.vocabulary, 1, MOST_WIDTH);
   require_between("flat_size", plan.flat_size, 16, MOST_ELEMENTS);
   require_between("packed_size", plan.packed_size, 0, MOST_ELEMENTS);
   require_between("workspace_size", plan.workspace_size, 0, MOST_ELEMENTS);

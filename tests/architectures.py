@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from compfast.config import ModelConfig
+from compfast.config import ModelConfig, Ports
 from compfast.models.families import resolve
 from compfast.tasks.anchor import AnchorConfig
 from compfast.tasks.markov import MarkovConfig
@@ -101,7 +101,7 @@ def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     """The task (only its length differs) and the resolved model of one entry."""
     length, changes = ARCHITECTURES[name]
     task = AnchorConfig(seq_len=length)
-    return task, resolve(ModelConfig(**changes), length, VOCABULARY)
+    return task, resolve(ModelConfig(**changes), Ports(length, VOCABULARY))
 
 
 def sections_of(name: str, **task: Any) -> dict[str, Any]:
@@ -130,5 +130,5 @@ def every_setting() -> list[ModelConfig]:
     for values in itertools.product(*switches.values()):
         settings: dict[str, Any] = dict(zip(switches, values, strict=True))
         model = ModelConfig(d_model=12, heads=3, d_k=4, d_v=5, d_ff=7, **settings)
-        models.append(resolve(model, 9, VOCABULARY))
+        models.append(resolve(model, Ports(9, VOCABULARY)))
     return models

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from compfast.config import Ports
 from compfast.tasks.table import TableDraws
 
 Batch = Callable[[int, int, int], Any]  # seed, step, size
@@ -17,6 +18,7 @@ class TableTask:
     def __init__(self, draws: TableDraws) -> None:
         self.stream = draws.stream
         self.length = draws.tokens.shape[1]
+        self.ports = Ports(self.length, int(draws.tokens.max()) + 1)
 
 
 class HostTask:
@@ -28,6 +30,8 @@ class HostTask:
     def __init__(self, of: Any, before: Batch | None = None) -> None:
         self._batch: Batch = of.batch
         self.length: int = of.tokens.shape[1] if isinstance(of, TableDraws) else of.length
+        tokens = of.tokens.max() + 1 if isinstance(of, TableDraws) else of.vocabulary
+        self.ports = Ports(self.length, int(tokens))
         self._before = before  # called with each request
         self.asked: list[tuple[int, int]] = []
         self.threads: set[threading.Thread] = set()

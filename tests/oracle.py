@@ -244,6 +244,8 @@ class _Bands:
         if isinstance(child, Embedding):
             table = torch.zeros_like(child.token.weight)
             self._add(f"{name}.token.weight", table.index_add(0, x.flatten(), dy.flatten(0, 1)))
+            if child.position is None:
+                return
             rows = torch.zeros_like(child.position.weight)
             rows[: dy.shape[1]] = dy.sum(0)
             self._add(f"{name}.position.weight", rows)

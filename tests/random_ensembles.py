@@ -98,7 +98,7 @@ def live(course: Course, make: Make = native) -> Life:
     first = course.specs[0]
     tokens, _ = random_batch(first.model, make_task(first.task).length, 5, seed=1)
     answers = engine.predict(tokens)[course.probe]
-    logits = engine.logits(tokens, [course.probe])[0]
+    logits = engine.outputs(tokens, [course.probe])[0]
     return Life(engine.state(), course.probe, loss, norm, answers, logits)
 
 

@@ -38,7 +38,7 @@ def test_targets_are_the_composed_maps() -> None:
 def test_the_order_matters_for_every_key() -> None:
     exam = TASK.exam(EvaluationConfig(seen_items=50, unseen_items=400))
     assert (exam.answers["inferential"] != exam.answers["symmetric"]).all()
-    rows = exam.tokens[exam.unseen].tolist()
+    rows = exam.inputs[exam.unseen].tolist()
     own = [_by_hand(row, TASK.config.maps, 31) for row in rows]
     assert {(first, second) for first, second, _ in own} == {(3, 2)}
     assert [answer for *_, answer in own] == exam.answers["inferential"].tolist()
@@ -48,7 +48,7 @@ def test_the_order_matters_for_every_key() -> None:
 
 def test_test_side_keys_are_never_trained() -> None:
     exam = TASK.exam(EvaluationConfig(seen_items=100, unseen_items=10))
-    for rows, side in ((TASK.batch(0, 0, 500)[0], False), (exam.tokens[exam.seen], True)):
+    for rows, side in ((TASK.batch(0, 0, 500)[0], False), (exam.inputs[exam.seen], True)):
         for row in rows.tolist():
             at = next(i for i, token in enumerate(row) if token < 4) - 1
             assert ((row[at] - 4) % 7 == at) is side

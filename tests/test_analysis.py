@@ -198,7 +198,7 @@ def test_ratios_are_the_definition(
 ) -> None:
     monkeypatch.setattr(attention, "_ROOM", at_once)
     run = runs[form]
-    model, tokens = run.groups[0][0].model, exams_of(run.groups)[0].tokens
+    model, tokens = run.groups[0][0].model, exams_of(run.groups)[0].inputs
     assert isinstance(model, ModelConfig)
     own = np.array([[0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1]])
     for given, read in ((None, tokens), (own, own)):

@@ -122,13 +122,13 @@ def test_an_epoch_visits_the_drawn_set_once() -> None:
 def test_the_exam() -> None:
     task = AnchorTask(TASK)
     exam = task.exam(EvaluationConfig(seen_items=300, unseen_items=200))
-    assert exam.tokens.shape == (500, 9)
-    assert exam.tokens.dtype == exam.seen_targets.dtype == np.int32
+    assert exam.inputs.shape == (500, 9)
+    assert exam.inputs.dtype == exam.seen_targets.dtype == np.int32
     assert (exam.seen, exam.unseen) == (slice(0, 300), slice(300, 500))
     test = set(map(tuple, task.test_combos.tolist()))
     trained = {(a, b): s for a, b, s in task.train_pairs.tolist()}
-    position = ((exam.tokens < 20).argmax(axis=1) - 1).tolist()
-    found = pairs_of(exam.tokens)
+    position = ((exam.inputs < 20).argmax(axis=1) - 1).tolist()
+    found = pairs_of(exam.inputs)
     for (key, a, b), p, y in zip(found[:300], position[:300], exam.seen_targets, strict=True):
         assert (key, p) in test
         assert y == key + trained[a, b]
@@ -144,15 +144,15 @@ def test_the_exam_is_keyed_by_its_own_seed() -> None:
     task = AnchorTask(TASK)
     first, again = (task.exam(EvaluationConfig()) for _ in range(2))
     other = task.exam(EvaluationConfig(eval_seed=1))
-    assert (first.tokens == again.tokens).all()
+    assert (first.inputs == again.inputs).all()
     for split in (first.seen, first.unseen):
-        assert not (first.tokens[split] == other.tokens[split]).all()
+        assert not (first.inputs[split] == other.inputs[split]).all()
 
 
 def test_without_a_trained_swap_there_is_no_symmetric_answer() -> None:
     exam = AnchorTask(BOTH_UNSEEN).exam(EvaluationConfig())
     assert set(exam.answers) == {"inferential"}
-    key = [k - 10 for k, _, _ in pairs_of(exam.tokens[exam.unseen])]
+    key = [k - 10 for k, _, _ in pairs_of(exam.inputs[exam.unseen])]
     assert exam.answers["inferential"].tolist() == key
     plain = dataclasses.replace(TASK, overridden=())  # the swap's answer is the composite one
     assert set(AnchorTask(plain).exam(EvaluationConfig()).answers) == {"inferential"}
@@ -161,7 +161,7 @@ def test_without_a_trained_swap_there_is_no_symmetric_answer() -> None:
 def test_items_without_a_swap_have_no_symmetric_answer() -> None:
     config = dataclasses.replace(TASK, unseen=((4, 3), (1, 2), (2, 1)))
     exam = AnchorTask(config).exam(EvaluationConfig())
-    found = pairs_of(exam.tokens[exam.unseen])
+    found = pairs_of(exam.inputs[exam.unseen])
     assert {(a, b) for _, a, b in found} == {(4, 3), (1, 2), (2, 1)}
     expected = [key - 6 if (a, b) == (4, 3) else -1 for key, a, b in found]
     assert exam.answers["symmetric"].tolist() == expected

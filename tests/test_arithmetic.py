@@ -14,7 +14,7 @@ from oracle import random_params
 from oracle_plan import PlanRun
 from torch.utils.flop_counter import FlopCounterMode
 
-from compfast.config import ModelConfig
+from compfast.config import ModelConfig, Ports
 from compfast.engines.arithmetic import op_flops, step_flops, step_traffic
 from compfast.engines.layout import NativePlan
 from compfast.models.families import model_plan, resolve
@@ -27,7 +27,7 @@ SEQUENCES = 3
 def test_a_tiny_network_counted_by_hand() -> None:
     """d 4, FFN 6, two heads of d_k 2 and d_v 3, T 5, V 112: multiply-adds a sequence."""
     sizes: dict[str, Any] = {"layers": 2, "d_model": 4, "d_ff": 6, "heads": 2, "d_k": 2, "d_v": 3}
-    model = resolve(ModelConfig(**sizes), 5, 112)
+    model = resolve(ModelConfig(**sizes), Ports(5, 112))
     projections = 4 * (2 * 2 + 2 * 2 + 2 * 3)  # q, k, v of one position
     output = 2 * 3 * 4
     scores = 2 * 5 * (2 + 3)  # one query meets all positions, in both heads
@@ -124,7 +124,7 @@ def test_traffic_counted_by_hand() -> None:
     """One layer, d 16 = d_k, FFN 32, T 5, V 112, 20 sequences in two halves, each a microbatch."""
     sizes: dict[str, Any] = {"layers": 1, "d_model": 16, "heads": 1, "d_k": 16, "d_v": 16}
     sizes |= {"d_ff": 32, "loss_positions": "all"}
-    model = resolve(ModelConfig(**sizes), 5, 112)
+    model = resolve(ModelConfig(**sizes), Ports(5, 112))
     native = NativePlan(model, 5, 20, "matrices")
     assert native.microbatch == 16
     weights = 4 * 16 * 16 + 2 * 16 * 32 + 112 * 16

@@ -72,7 +72,7 @@ def test_a_single_logit_is_two_of_which_one_is_zero(engine: str, name: str, size
     wanted = reference(pair, wide, tokens, targets)
     loss, grads = made.gradients(tokens, targets)
     wanted.check("loss", loss)
-    wanted.check("logits", made.logits(tokens, range(len(specs))), np.s_[:, :, -1])
+    wanted.check("logits", made.outputs(tokens, range(len(specs))), np.s_[:, :, -1])
     for tensor, gradient in grads.items():
         own = np.s_[:, 1:] if gradient.shape[1] * 2 == wanted.exact.grads[tensor].shape[1] else ...
         wanted.check(tensor, gradient, own)
@@ -120,7 +120,7 @@ def test_the_canonical_model(engine: str, name: str, size: int) -> None:
     params = made.state().params
     tokens, targets = random_batch(specs[0].model, LENGTH, size, seed=size)
     loss, grads = made.gradients(tokens, targets)
-    logits = made.logits(tokens, range(len(specs)))
+    logits = made.outputs(tokens, range(len(specs)))
     assert not logits[:, :, 0].any()
     for i in range(len(specs)):
         numbers = [float(params[n][i, 0]) for n in "ewb"]
@@ -149,7 +149,7 @@ def test_alone_and_among_others_trained_bits_are_the_same(engine: str, name: str
 def test_predictions_follow_the_sign_of_the_logit(engine: str) -> None:
     made = start(engine, specs_of("canonical_all"))
     tokens = random_batch(specs_of("canonical_all")[0].model, LENGTH, 9, seed=1)[0]
-    logits = made.logits(tokens, range(3))
+    logits = made.outputs(tokens, range(3))
     np.testing.assert_array_equal(made.predict(tokens), logits[:, :, 1] > 0)
     assert len(np.unique(made.predict(tokens))) == 2
 

@@ -161,17 +161,17 @@ def test_tokens_targets_and_members_that_are_not_there(engine: str) -> None:
         (tokens[:, :4], r"tokens have shape \(2, 4\); \[N, 5\] is needed"),
         (tokens + 0.5, "tokens are float64; whole numbers are needed"),
     ):
-        for call in (made.predict, lambda t: made.logits(t, [0])):
+        for call in (made.predict, lambda t: made.outputs(t, [0])):
             with pytest.raises(UsageError, match=sentence):
                 call(wrong)
         with pytest.raises(UsageError, match=sentence):
             made.gradients(wrong, np.array([1, 2]))
-    for targets, sentence in (([1, 112], "targets reach from 1 to 112"), ([1], "one for each")):
+    for targets, sentence in (([1, 112], "targets reach from 1 to 112"), ([1], r"targets have shape \(1,\) for 2 sequences")):
         with pytest.raises(UsageError, match=sentence):
             made.gradients(tokens, np.array(targets))
     for rows in ([3], [0, -1]):
         with pytest.raises(UsageError, match="member is"):
-            made.logits(tokens, rows)
+            made.outputs(tokens, rows)
     with pytest.raises(UsageError, match="cannot advance to step -1"):
         made.advance(-1)
 
@@ -183,17 +183,22 @@ BAD_GROUPS: list[tuple[str, Any, str]] = [
     (PLAN + "flat_size", 8, "flat_size is 8"),
     (PLAN + "workspace_size", 100, "op 0 of the plan: the output takes"),
     (PLAN + "workspace_size", 2**44, "bad_alloc"),
+    (PLAN + "width", 3, "the inputs are vectors"),
+    (PLAN + "asked", 2, "rows for the asked positions"),
+    (PLAN + "asked", 99, "asked is 99; it must be in"),
+    (PLAN + "numbers", 1, "the answers are of its kind"),
     (PLAN + "packed_size", 0, "a packed weight takes"),
     (PLAN + "vocabulary", 2**30, "a parameter takes"),
-    (PLAN + "ops.0.kind", 7, "op 0 of the plan: there is no such kind"),
+    (PLAN + "ops.0.kind", 10, "op 0 of the plan: there is no such kind"),
     (PLAN + "ops.0.weight", -1, "a parameter takes .* from -1 on"),
     (PLAN + "ops.0.weight", 2**62, "a parameter takes"),
     (PLAN + "ops.1.saved", 2**40, "what it saves takes"),
     (PLAN + "ops.1.inputs", lambda views: views * 4, "inputs of an op is 4"),
     (PLAN + "ops.1.inputs.0.value", -16, "a value takes"),
-    (PLAN + "ops.1.inputs.0.rows", 2, "rows for one position or all"),
+    (PLAN + "ops.1.inputs.0.rows", 2, "rows for the asked positions or all"),
     (PLAN + "ops.1.inputs.0.ld", 16, "too narrow"),
-    (PLAN + "ops.1.inputs.0.mode", 3, "no such mode"),
+    (PLAN + "ops.1.inputs.0.mode", 4, "no such mode"),
+    (PLAN + "ops.1.inputs.0.mode", 3, "a gradient has a place, or there is none"),
     (PLAN + "ops.2.d_in", 2**31, "d_in is a int that is not a value of its type"),
     (PLAN + "ops.2.d_in", 1.5, "d_in is a float"),
     (PLAN + "ops", lambda ops: ops[:-1], "the loss must be the last"),
@@ -230,11 +235,11 @@ BAD_GROUPS: list[tuple[str, Any, str]] = [
     ("advance.base", 1, "loss has shape"),
     ("advance.grad_norm", lambda array: array[:1], "grad_norm has shape"),
     ("group.arrays.step", np.array([0, -1]), "a member's step is -1"),
-    ("gradients.tokens", lambda tokens: tokens + 112, "a token is 113"),
-    ("gradients.tokens", lambda tokens: tokens[0], "tokens has shape"),
+    ("gradients.inputs", lambda tokens: tokens + 112, "a token is 113"),
+    ("gradients.inputs", lambda tokens: tokens[0], "tokens has shape"),
     ("gradients.targets", lambda targets: targets - 1, "a target is -1"),
     ("gradients.targets", lambda targets: targets[1:], "targets has shape"),
-    ("logits.members", np.array([2]), "a member is 2; it must be in 0..1"),
+    ("outputs.members", np.array([2]), "a member is 2; it must be in 0..1"),
     ("predict.members", np.array([-1]), "a member is -1"),
     ("profile.member", 2, "member is 2"),
     ("profile.steps", 4, "steps is 4; it must be in 1..3"),
@@ -260,7 +265,7 @@ def test_arrays_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_the_valid_call_is_done() -> None:
-    for method in ("advance", "gradients", "logits", "predict", "profile"):
+    for method in ("advance", "gradients", "outputs", "predict", "profile"):
         attempt(changed("group.threads", 2), method)
 
 

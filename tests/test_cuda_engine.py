@@ -53,10 +53,10 @@ def test_answers_follow_the_weights(fakes: list[FakeDriver]) -> None:
         made.initialise,
     ]
     for change in changes:
-        made.logits(tokens, [0])
+        made.outputs(tokens, [0])
         change()
         native.load(made.state())
-        assert made.logits(tokens, [1, 0]).tobytes() == native.logits(tokens, [1, 0]).tobytes()
+        assert made.outputs(tokens, [1, 0]).tobytes() == native.outputs(tokens, [1, 0]).tobytes()
         assert made.predict(tokens).tobytes() == native.predict(tokens).tobytes()
 
 

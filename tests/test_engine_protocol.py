@@ -111,7 +111,7 @@ def test_answers_are_the_largest_logit_and_ties_go_to_the_smaller_token(engine: 
     made, state = start(engine, specs), random_state(specs)
     tokens, _ = random_batch(specs[0].model, make_task(specs[0].task).length, 50, seed=0)
     made.load(state)
-    assert np.array_equal(made.predict(tokens), made.logits(tokens, range(3)).argmax(-1))
+    assert np.array_equal(made.predict(tokens), made.outputs(tokens, range(3)).argmax(-1))
     state.params["head.weight"][:] = 0
     state.params["head.bias"][:] = -1
     last = state.params["head.bias"].shape[1] - 1

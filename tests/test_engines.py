@@ -33,7 +33,7 @@ def test_forward_and_every_gradient(engine: str, name: str) -> None:
             specs[0].model, make_task(specs[0].task).length, size, seed=size
         )
         loss, grads = made.gradients(tokens, targets)
-        logits = made.logits(tokens, range(len(specs)))
+        logits = made.outputs(tokens, range(len(specs)))
         found = _reference(name, size)
         assert grads.keys() == found.exact.grads.keys()
         for tensor, gradient in grads.items():
@@ -151,5 +151,5 @@ def test_a_sequence_longer_than_the_positions_is_refused() -> None:
         dataclasses.replace(spec, model=dataclasses.replace(spec.model, max_positions=4))
         for spec in group("one_layer")
     ]
-    with pytest.raises(UsageError, match="5 tokens; this model has 4 positions"):
+    with pytest.raises(UsageError, match="5 positions; this model has 4"):
         make_engine("native", specs, make_tables(specs))

@@ -158,11 +158,10 @@ def test_verdicts_of_the_solutions() -> None:
         "mean",
         "diverged",
     ]
-    for row, name in enumerate(exam.candidates):
-        assert scores.candidates[name][row] == pytest.approx(1, abs=1e-9)
-        assert (
-            exam.score(outputs[row : row + 1]).candidates[name][0] == scores.candidates[name][row]
-        )
+    for member, name in enumerate(exam.candidates):
+        found = scores.candidates[name][member]
+        assert found == pytest.approx(1, abs=1e-9)
+        assert exam.score(outputs[member : member + 1]).candidates[name][0] == found
     assert scores.candidates["mean"][0] == pytest.approx(0, abs=1e-6)
     assert scores.candidates["inferential"][2] == pytest.approx(0, abs=1e-6)
     assert exam.measures == ("seen_r2", "ood_r2", "unknown_r2")

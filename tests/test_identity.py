@@ -14,7 +14,7 @@ def test_the_target_follows_the_anchor_and_the_sides_keep_apart() -> None:
     exam = task.exam(EvaluationConfig(seen_items=100, unseen_items=100))
     tokens, targets = task.batch(0, 0, 300)
     trained = zip(tokens.tolist(), targets.tolist(), strict=True)
-    held = exam.tokens[exam.unseen].tolist()
+    held = exam.inputs[exam.unseen].tolist()
     tested = zip(held, exam.answers["inferential"].tolist(), strict=True)
     rows = [*((*item, False) for item in trained), *((*item, True) for item in tested)]
     for row, right, test_side in rows:

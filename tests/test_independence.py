@@ -211,8 +211,8 @@ def test_answers_and_gradients(case: tuple[str, str]) -> None:
     assert own_loss.tobytes() == loss[3:4].tobytes()
     for name, gradient in grads.items():
         assert own_grads[name].tobytes() == gradient[3:4].tobytes(), name
-    assert alone.logits(tokens, [0]).tobytes() == whole.logits(tokens, [3]).tobytes()
-    assert whole.logits(tokens, [3, 0])[0].tobytes() == whole.logits(tokens, [3]).tobytes()
+    assert alone.outputs(tokens, [0]).tobytes() == whole.outputs(tokens, [3]).tobytes()
+    assert whole.outputs(tokens, [3, 0])[0].tobytes() == whole.outputs(tokens, [3]).tobytes()
     assert alone.predict(tokens).tobytes() == whole.predict(tokens)[3].tobytes()
 
 

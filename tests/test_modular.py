@@ -23,10 +23,10 @@ ALL = EvaluationConfig()
 
 def _all_pairs(task: ModularTask) -> tuple[dict[Any, int], dict[Any, int]]:
     """(a, b) -> target of the trained and of the held-out pairs."""
-    tokens, targets = task.batch(0, 0, len(task.exam(ALL).tokens[task.exam(ALL).splits["seen"]]))
+    tokens, targets = task.batch(0, 0, len(task.exam(ALL).inputs[task.exam(ALL).splits["seen"]]))
     exam = task.exam(ALL)
     trained = {(a, b): int(c) for (a, b, _), c in zip(tokens.tolist(), targets, strict=True)}
-    held = exam.tokens[exam.splits["unseen"]].tolist()
+    held = exam.inputs[exam.splits["unseen"]].tolist()
     return trained, {(a, b): int(c) for (a, b, _), c in zip(held, exam.targets, strict=True)}
 
 
@@ -79,4 +79,4 @@ def test_the_exam_takes_fewer_pairs_where_it_is_told() -> None:
         EvaluationConfig(seen_items=9, unseen_items=4)
     )
     assert exam.splits == {"seen": slice(0, 9), "unseen": slice(9, 13)}
-    assert len({row.tobytes() for row in exam.tokens}) == 13
+    assert len({row.tobytes() for row in exam.inputs}) == 13

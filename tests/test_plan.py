@@ -11,7 +11,7 @@ from architectures import NAMES, architecture
 from oracle import build, random_batch, random_params
 from oracle_plan import PlanRun
 
-from compfast.config import ModelConfig
+from compfast.config import ModelConfig, Ports
 from compfast.models.families import model_plan, resolve
 from compfast.models.params import parameter_table
 from compfast.models.plan import Op, View, prune_rows
@@ -152,5 +152,5 @@ def _logits(ops: tuple[Op, ...]) -> View:
 
 
 def _resolved(**changes: object) -> ModelConfig:
-    model: ModelConfig = resolve(ModelConfig(**changes), 9, 110)  # type: ignore[arg-type]
+    model: ModelConfig = resolve(ModelConfig(**changes), Ports(9, 110))  # type: ignore[arg-type]
     return model

@@ -125,7 +125,7 @@ def test_a_model_answers_as_its_engine_did(run: Run) -> None:
     exam = exams_of(run.groups)[0]
     model = run.model(2)
     assert not model.training
-    tokens = torch.from_numpy(exam.tokens).long()
+    tokens = torch.from_numpy(exam.inputs).long()
     with torch.no_grad():
         logits = model(tokens)
     assert logits.shape == (*tokens.shape, 112)

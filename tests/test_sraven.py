@@ -161,7 +161,7 @@ def test_ambiguity_is_that_of_a_search_by_hand() -> None:
     assert 0 < some.mean() < 1
 
 
-def _fits(rows: list[tuple[int, ...]], end: int, symbols: int) -> bool:
+def _fits(rows: list[tuple[int, int, int]], end: int, symbols: int) -> bool:
     """Whether any rule makes the first two rows, and the third with this end."""
     a, b, _ = rows[2]
     full = [*rows[:2], (a, b, end)]
@@ -204,8 +204,8 @@ def test_verdicts_of_the_solutions() -> None:
     assert scores.measures["seen_accuracy"].tolist() == [1, 1, 1, 0]
     assert scores.other[:3].tolist() == [0, 0, 0]
     assert scores.other[3] > 0.5
-    for row in range(4):
-        assert exam.score(outputs[row : row + 1]).other[0] == scores.other[row]
+    for member in range(4):
+        assert exam.score(outputs[member : member + 1]).other[0] == scores.other[member]
     assert exam.score(np.full_like(outputs, np.nan)).seen.shape == (4,)
 
 

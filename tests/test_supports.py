@@ -87,7 +87,7 @@ def test_connection() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        (("random", 4, 1, 0.5, 0), "in 1000 tries none of them connected all 4 modules"),
+        (("random", 4, 1, 0.5, 0), "in 200 tries none of them connected all 4 modules"),
         (("random", 6, 2, 0.99, 0), "trains 1 of 21 masks"),
         (("equal", 6, 2, 0.01, 0), "trains 21; at least one must be trained and one held out"),
     ],

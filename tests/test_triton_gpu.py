@@ -153,6 +153,6 @@ def test_answers_are_the_oracles() -> None:
     for one in (made, oracle):
         one.load(state)
     np.testing.assert_allclose(
-        made.logits(tokens, range(3)), oracle.logits(tokens, range(3)), atol=1e-4
+        made.outputs(tokens, range(3)), oracle.outputs(tokens, range(3)), atol=1e-4
     )
-    assert (made.predict(tokens) == made.logits(tokens, range(3)).argmax(-1)).all()
+    assert (made.predict(tokens) == made.outputs(tokens, range(3)).argmax(-1)).all()

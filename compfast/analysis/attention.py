@@ -47,7 +47,7 @@ def attention_to_skip(run: Run, tokens: NDArray[Any] | None = None) -> pl.DataFr
     work: list[tuple[MemberSpec, int, NDArray[Any]]] = []
     for specs, exam, wanted in zip(run.groups, exams_of(run.groups), attends, strict=True):
         if wanted:
-            read = exam.tokens if tokens is None else _checked(tokens, specs[0])
+            read = exam.inputs if tokens is None else _checked(tokens, specs[0])
             work += [(spec, step, read) for spec in specs for step in steps]
 
     def measure(spec: MemberSpec, step: int, read: NDArray[Any]) -> list[_Row]:

@@ -9,6 +9,7 @@ from compfast.config.ensemble import (
     column,
     sweep_pairs,
 )
+from compfast.config.ports import Ports
 from compfast.config.section import MAX_SEED, ModelSection, Section, TaskSection, hints, names
 from compfast.config.sections import (
     DEFAULT_FAMILY,
@@ -47,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "ModelSection",
     "OptimizerConfig",
+    "Ports",
     "RunConfig",
     "Section",
     "StartConfig",

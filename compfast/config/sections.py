@@ -3,7 +3,7 @@
 Fields are converted (compfast.config.values) and checked on construction.
 
 Sources: [Z24] = Zhang et al. 2024, arXiv 2405.05409; [Z25] = arXiv 2501.08537; [M24] = Makkuva et
-al., arXiv 2406.03072.
+al., arXiv 2406.03072; [S24] = Schug et al., arXiv 2406.05816.
 A field whose value is `None` is derived by `compfast.models.families.resolve` (its comment says
 from what).
 """
@@ -34,6 +34,8 @@ from compfast.config.section import (
 )
 from compfast.errors import UsageError
 
+POSITIONS = ("learned", "none", "relative")
+LOSSES = ("cross_entropy", "squared_error")
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
 SCHEDULES = ("constant", "linear", "cosine", "one_cycle", "paper", "points")
 WEIGHT_DECAYS = tuple(f"weight_decay_{group}" for group in GAMMA_GROUPS)
@@ -43,7 +45,7 @@ _MOST_GAMMA = 32  # d_in^32 is a float64 for every width
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig(ModelSection):
-    """A decoder-only transformer."""
+    """A transformer over tokens, or over vectors."""
 
     family: str = "transformer"
     layers: int = 2
@@ -52,12 +54,29 @@ class ModelConfig(ModelSection):
     d_k: int | None = None  # query/key size a head; None: d_model / heads
     d_v: int | None = None  # value size a head; None: d_model / heads
     d_ff: int | None = None  # FFN width; None: 2 d_model
-    vocab_size: int | None = None  # None: the task's vocabulary rounded up to 16
-    max_positions: int | None = None  # rows of the position table; None: task.seq_len
+    # Token ids; None: the task's vocabulary rounded up to 16. Of vectors: numbers out a position.
+    vocab_size: int | None = None
+    max_positions: int | None = None  # positions a sequence at most; None: the task's
+    input_width: int | None = None  # numbers a position of vectors, 0: tokens; None: the task's
+    asked: int | None = None  # of vectors: last positions with a target; None: the task's
+    loss: Literal["cross_entropy", "squared_error"] | None = None  # None: the task's
+    # learned: a table of tokens' positions; relative: a bias a head and distance [S24]; None:
+    # learned for tokens, relative for vectors.
+    position: Literal["learned", "none", "relative"] | None = None
+    buckets: int | None = None  # of relative distances; None: max_positions [S24]
     norm: Literal["pre", "post", "none"] = "pre"
     norm_bias: bool = True  # a shift beside each norm's scale
     final_norm: bool | None = None  # None: on for pre-norm, off otherwise
-    attention: Literal["softmax", "none"] = "softmax"  # none: FFN blocks alone [M24]
+    # linear: the scores themselves; rms_head: scores over their root mean square over heads [S24];
+    # none: FFN blocks alone [M24].
+    attention: Literal["softmax", "linear", "rms_head", "none"] = "softmax"
+    # A hypernetwork's value path [S24]: heads mix the value maps of each pair of positions, and
+    # the mixed map's output goes through (none), linear, relu, or relu and a second such layer.
+    value_path: Literal["none", "linear", "relu", "deep"] = "none"
+    # Share of attention weights that a training step drops, the same for all heads and sequences:
+    # 0 in the text of [S24], 0.1 in what its code runs.
+    attention_dropout: float = 0.0
+    rms_eps: float = 1e-6  # of rms_head [S24 code]
     activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"  # gelu is the exact one
     attention_bias: bool = True  # biases of query, key, value and output projections
     ffn_bias: bool = True
@@ -80,18 +99,36 @@ class ModelConfig(ModelSection):
     def _check(self) -> None:
         positive("model", self, "layers", "d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size")
         positive("model", self, "max_positions")
-        sizes = ("d_model", "heads", "d_k", "d_v", "d_ff", "vocab_size", "max_positions")
+        positive("model", self, "buckets", "asked")
+        widths = ("d_model", "heads", "d_k", "d_v", "d_ff", "input_width")
+        sizes = (*widths, "vocab_size", "max_positions", "buckets", "asked")
         at_most("model", self, layers=1024, **dict.fromkeys(sizes, 2**24))
         choice(
             "model",
             self,
             norm=("pre", "post", "none"),
-            attention=("softmax", "none"),
+            attention=("softmax", "linear", "rms_head", "none"),
+            value_path=("none", "linear", "relu", "deep"),
             logits=("vocabulary", "single"),
             activation=("relu", "gelu", "gelu_tanh"),
             loss_positions=("last", "all"),
         )
-        finite("model", self, "norm_eps", low=0.0)
+        for name, options in (("position", POSITIONS), ("loss", LOSSES)):
+            if getattr(self, name) is not None:
+                choice("model", self, **{name: options})
+        finite("model", self, "norm_eps", "rms_eps", "attention_dropout", low=0.0)
+        require(
+            self.attention_dropout < 1,
+            f"model.attention_dropout is {self.attention_dropout}; it must be in [0, 1)",
+        )
+        require(
+            self.input_width is None or self.input_width >= 0,
+            f"model.input_width is {self.input_width}; it must be at least 0",
+        )
+        require_together(
+            self.attention != "none" or (self.value_path == "none" and not self.attention_dropout),
+            "model.attention is none; model.value_path and model.attention_dropout need attention",
+        )
         if self.d_k is None or self.d_v is None:
             require_together(
                 self.d_model % self.heads == 0,
@@ -122,8 +159,10 @@ class InitConfig(Section):
     std: float | None = None  # of every weight, whatever gamma is; None: d_in^-gamma
     # (name, number): tensors that start at one number, by the end of their name ("ffn.up.weight")
     constants: tuple[tuple[str, float], ...] = ()
-    # rank_one: tables, value and FFN matrices have rank one along one vector of signs [M24]
-    law: Literal["gaussian", "rank_one"] = "gaussian"
+    # truncated: a normal law cut at twice its own std and scaled back to the std asked for; with
+    # gamma 0.5 Flax's LeCun normal [S24]. rank_one: tables, value and FFN matrices have rank one
+    # along one vector of signs [M24].
+    law: Literal["gaussian", "truncated", "rank_one"] = "gaussian"
     rank_one: float = 0.1  # e and w of rank_one are |rank_one N| [M24 code]
 
     def _check(self) -> None:
@@ -136,7 +175,7 @@ class InitConfig(Section):
                 f"init.{name} is {gamma}; it must be between -{_MOST_GAMMA} and {_MOST_GAMMA}",
             )
         choice("init", self, fan_in=("tensor", "d_model"), bias=("zero", "uniform"))
-        choice("init", self, law=("gaussian", "rank_one"))
+        choice("init", self, law=("gaussian", "truncated", "rank_one"))
         finite("init", self, "std", "rank_one", low=0.0)
         given = [name for name, _ in self.constants]
         require(
@@ -175,7 +214,9 @@ class OptimizerConfig(Section):
     eps: float = 1e-8
     momentum: float = 0.0  # SGD's; dampening 0, as torch.optim.SGD's default
     nesterov: bool = False  # SGD's
-    decay: Literal["all", "matrices"] = "all"  # [Z24]: all parameters
+    # all: [Z24]; arrays: matrices and the biases that Flax keeps a row a head, those of query,
+    # key and value [S24 code].
+    decay: Literal["all", "matrices", "arrays"] = "all"
     # Weight decay is on inside these only, fractions [from, to) of the training; none: always on.
     decay_windows: tuple[tuple[float, float], ...] = ()
     schedule: Literal["constant", "linear", "cosine", "one_cycle", "paper", "points"] = "cosine"
@@ -224,7 +265,7 @@ class OptimizerConfig(Section):
             "optimizer",
             self,
             kind=("adamw", "sgd"),
-            decay=("all", "matrices"),
+            decay=("all", "matrices", "arrays"),
             schedule=SCHEDULES,
         )
         require_together(

@@ -41,6 +41,8 @@ def _attention(op: Op, rows: int, positions: int) -> int:
 # kind -> multiply-adds of forward, a sequence: (op, rows of its output, positions) -> count
 PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
     "embed": _none,
+    "vectors": _none,
+    "select": _none,
     "norm": _none,
     "linear": _linear,
     "head_linear": _head_linear,
@@ -58,7 +60,7 @@ def op_flops(plan: Plan, op: Op, positions: int, batch_size: int) -> tuple[int, 
         raise ValueError(f"op kind {op.kind!r} has no entry in compfast.engines.arithmetic")
     rows = positions
     if op.output is not None and plan.buffer(op.output.buffer).rows == "last":
-        rows = 1
+        rows = plan.asked
     multiply_adds = PRODUCTS[op.kind](op, rows, positions) * batch_size
     return 2 * FORWARD * multiply_adds, 2 * BACKWARD * multiply_adds
 
@@ -118,7 +120,7 @@ def _floats_a_sequence(native: NativePlan, op: Op) -> int:
     if op.output is None:
         return 0
     buffer = native.plan.buffer(op.output.buffer)
-    rows = native.positions if buffer.rows == "all" else 1
+    rows = native.positions if buffer.rows == "all" else native.plan.asked
     kept = pad(op.output.width) * (2 if op.attributes.get("activation") else 1)
     if op.kind == "attention":
         kept += int(op.attributes["heads"]) * saved_row(native.positions)

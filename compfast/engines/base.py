@@ -21,6 +21,8 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+Inputs = Int32 | Float32  # token ids [N, T], or vectors [N, T, width]
+Targets = Int32 | Float32  # [N], or [N, asked], or [N, asked, V] for the squared error
 Named = dict[str, Float32]
 
 
@@ -78,11 +80,15 @@ class Engine(Protocol):
     def freeze(self, members: NDArray[np.bool_]) -> None:
         """[M] mask: those ACTIVE members train no further."""
 
-    def predict(self, tokens: Int32) -> Int32:
+    def predict(self, inputs: Inputs) -> Int32:
         """tokens [N, T] -> the most likely next token after the last position, [M, N].
 
-        Ties go to the smaller token.
+        vectors [N, T, width] -> the largest output of each position asked, [M, N, asked]. Ties go
+        to the smaller one.
         """
 
-    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        """tokens [N, T] -> logits at the last position, [len(members), N, V]."""
+    def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
+        """tokens [N, T] -> logits at the last position, [len(members), N, V].
+
+        vectors [N, T, width] -> outputs at the positions asked, [len(members), N, asked, V].
+        """

@@ -1,5 +1,5 @@
-"""What every engine refuses in the same words: mixed groups, wrong states, steps too far, tokens
-and members that are not there."""
+"""What every engine refuses in the same words: mixed groups, wrong states, steps too far, inputs,
+targets and members that are not there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import DIVERGED, Int32, State
+from compfast.engines.base import DIVERGED, Float32, Inputs, Int32, State, Targets
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
 from compfast.models.params import parameter_table
@@ -38,9 +38,7 @@ def check_group(specs: Sequence[MemberSpec]) -> None:
     task, positions = make_task(first.task), first.model.max_positions or 0
     task.check_batch(first.training.batch_size)
     if task.length > positions:
-        raise UsageError(
-            f"a sequence has {task.length} tokens; this model has {positions} positions"
-        )
+        raise UsageError(f"a sequence has {task.length} positions; this model has {positions}")
     largest = max(parameter_table(first.model), key=lambda tensor: tensor.size)
     if largest.size > _MOST_NUMBERS:
         raise UsageError(
@@ -71,18 +69,35 @@ def check_state(state: State, specs: Sequence[MemberSpec]) -> None:
         raise UsageError(f"a member's status is not one of 0..{DIVERGED}")
 
 
-def check_tokens(tokens: NDArray[Any], spec: MemberSpec) -> Int32:
-    """tokens [N, T] as contiguous int32; raises UsageError for others and for unknown ids."""
-    length = make_task(spec.task).length
-    if tokens.ndim != 2 or tokens.shape[1] != length:
-        raise UsageError(f"tokens have shape {tokens.shape}; [N, {length}] is needed")
-    return _ids("tokens", tokens, spec)
+def check_inputs(inputs: NDArray[Any], spec: MemberSpec) -> Inputs:
+    """Token ids [N, T] as int32, or vectors [N, T, width] as float32, contiguous.
+
+    Raises UsageError for others, for unknown ids and for numbers that are not finite.
+    """
+    ports = make_task(spec.task).ports
+    if ports.width:
+        return _numbers("inputs", inputs, (-1, ports.length, ports.width))
+    if inputs.ndim != 2 or inputs.shape[1] != ports.length:
+        raise UsageError(f"tokens have shape {inputs.shape}; [N, {ports.length}] is needed")
+    return _ids("tokens", inputs, spec)
 
 
-def check_targets(targets: NDArray[Any], count: int, spec: MemberSpec) -> Int32:
-    """targets [count] as contiguous int32; raises UsageError for others and for unknown ids."""
-    if targets.shape != (count,) or count == 0:
-        raise UsageError(f"targets have shape {targets.shape} for {count} sequences; one for each")
+def check_targets(targets: NDArray[Any], count: int, spec: MemberSpec) -> Targets:
+    """What `count` sequences are asked for: ids [count] or, of a task of vectors, [count, asked],
+    as int32, or numbers [count, asked, V] as float32, contiguous.
+
+    Raises UsageError for others, for unknown ids and for numbers that are not finite.
+    """
+    ports = make_task(spec.task).ports
+    if count == 0:
+        raise UsageError("there are no sequences; at least one is needed")
+    if ports.loss == "squared_error":
+        return _numbers("targets", targets, (count, ports.asked, ports.vocabulary))
+    shape = (count, ports.asked) if ports.width else (count,)
+    if targets.shape != shape:
+        raise UsageError(
+            f"targets have shape {targets.shape} for {count} sequences; {shape} is needed"
+        )
     return _ids("targets", targets, spec)
 
 
@@ -117,6 +132,21 @@ def _ids(name: str, ids: NDArray[Any], spec: MemberSpec) -> Int32:
             f"{name} reach from {ids.min()} to {ids.max()}; they must be in 0..{vocabulary - 1}"
         )
     return np.ascontiguousarray(ids, np.int32)
+
+
+def _numbers(name: str, given: NDArray[Any], shape: tuple[int, ...]) -> Float32:
+    """`given` as contiguous float32 of this shape, -1 being any size."""
+    fits = given.ndim == len(shape) and all(
+        want in (-1, got) for want, got in zip(shape, given.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("N" if size < 0 else str(size) for size in shape)
+        raise UsageError(f"{name} have shape {given.shape}; [{wanted}] is needed")
+    if given.dtype != np.float32:
+        raise UsageError(f"{name} are {given.dtype}; float32 is needed")
+    if not np.isfinite(given).all():
+        raise UsageError(f"{name} have numbers that are not finite")
+    return np.ascontiguousarray(given)
 
 
 def _check_array(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:

@@ -21,8 +21,7 @@ DECAYS = NEVER + 1
 
 def decay_column(tensor: Tensor, decay: str) -> int:
     """Which column a tensor decays by; `decay` is optimizer.decay."""
-    decays = decay == "all" or tensor.matrix
-    return _GROUPS.index(tensor.group) if decays else NEVER
+    return _GROUPS.index(tensor.group) if tensor.decays(decay) else NEVER
 
 
 def weight_decays(specs: Sequence[MemberSpec]) -> NDArray[np.float64]:

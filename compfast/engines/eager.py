@@ -19,13 +19,24 @@ from torch.nn.utils import clip_grad_norm_
 
 from compfast.config import MemberSpec
 from compfast.engines.aside import aside, clean_threads, require_exact_products
-from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Float32, Int32, Named, State
+from compfast.engines.base import (
+    ACTIVE,
+    DIVERGED,
+    FROZEN,
+    Advance,
+    Float32,
+    Inputs,
+    Int32,
+    Named,
+    State,
+    Targets,
+)
 from compfast.engines.checks import (
     check_group,
+    check_inputs,
     check_members,
     check_state,
     check_targets,
-    check_tokens,
     check_until,
 )
 from compfast.engines.cores import usable_cores
@@ -52,16 +63,16 @@ class _Member:
     status: int
 
     def train_step(
-        self, tokens: Tensor, targets: Tensor, lr: float, decay: float
+        self, inputs: Tensor, targets: Tensor, lr: float, decay: float
     ) -> tuple[float, float]:
-        """One step on tokens [B, T], targets [B]; returns loss and gradient norm.
+        """One step on a batch; returns loss and gradient norm.
 
         `decay` multiplies the weight decays.
         Where one of the two is not finite the member is DIVERGED and keeps its parameters.
         """
         self.optimizer.zero_grad()
         with products(self.spec.training.precision):
-            loss = self.module.loss(tokens, targets, self.spec.model.loss_positions)
+            loss = self.module.loss(inputs, targets, self.spec.model.loss_positions)
         loss.backward()  # type: ignore[no-untyped-call]
         clip = self.spec.optimizer.clip or math.inf
         norm = float(clip_grad_norm_(self.module.parameters(), clip))
@@ -187,32 +198,34 @@ class EagerEngine:
             if chosen and member.status == ACTIVE:
                 member.status = FROZEN
 
-    def predict(self, tokens: Int32) -> Int32:
+    def predict(self, inputs: Inputs) -> Int32:
         # NumPy's argmax takes the first of equal values, PyTorch's promises nothing.
-        answers: Int32 = self.logits(tokens, range(len(self._members))).argmax(-1).astype(np.int32)
+        answers: Int32 = self.outputs(inputs, range(len(self._members))).argmax(-1).astype(np.int32)
         return answers
 
-    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        given = check_tokens(tokens, self._specs[0])
+    def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
+        given = check_inputs(inputs, self._specs[0])
         rows = check_members(members, len(self._members))
+        ports = self._task.ports
+        asked = slice(-ports.asked, None) if ports.width else -1
 
         def compute() -> Float32:
-            inputs = torch.from_numpy(given).long()
+            x = _tensor(given)
             with torch.no_grad(), products(self._precision):
-                return np.stack([self._members[i].module(inputs)[:, -1].numpy() for i in rows])
+                return np.stack([self._members[i].module(x)[:, asked].numpy() for i in rows])
 
         return aside(compute)
 
-    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
+    def gradients(self, inputs: Inputs, targets: Targets) -> tuple[Float32, Named]:
         """Loss [M] and the gradients by name, [M, *shape], of one batch for all members.
 
-        tokens [B, T], targets [B]. Nothing is trained or clipped.
+        Inputs and targets as the task's `batch` gives them. Nothing is trained or clipped.
         """
-        given = check_tokens(tokens, self._specs[0])
+        given = check_inputs(inputs, self._specs[0])
         answers = check_targets(targets, len(given), self._specs[0])
 
         def compute() -> tuple[Float32, Named]:
-            x, y = torch.from_numpy(given).long(), torch.from_numpy(answers).long()
+            x, y = _tensor(given), _tensor(answers)
             losses = []
             with products(self._precision):
                 for member in self._members:
@@ -226,11 +239,13 @@ class EagerEngine:
 
     def _train_step(self, member: _Member) -> tuple[float, float]:
         spec = member.spec
-        tokens, targets = self._task.batch(spec.data_seed, member.step, spec.training.batch_size)
+        inputs, targets = self._task.batch(spec.data_seed, member.step, spec.training.batch_size)
         scale, offset = self._tables.scale[member.step], self._tables.offset[member.step]
         lr = float(np.float32(spec.optimizer.lr * scale + offset))
-        x, y = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
-        return member.train_step(x, y, lr, float(self._tables.decay[member.step]))
+        decay = float(self._tables.decay[member.step])
+        family = family_of(spec.model)
+        with family.training(member.module, spec.model, spec.init_seed, member.step):
+            return member.train_step(_tensor(inputs), _tensor(targets), lr, decay)
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]
@@ -255,12 +270,17 @@ class EagerEngine:
         }
 
 
+def _tensor(given: Inputs | Targets) -> Tensor:
+    """Ids as PyTorch indexes with them, numbers as they are."""
+    found = torch.from_numpy(given)
+    return found if found.is_floating_point() else found.long()
+
+
 def _optimizer(module: Network, spec: MemberSpec) -> torch.optim.Optimizer:
     options = spec.optimizer
     parts: dict[float, list[torch.nn.Parameter]] = {}
     for t in parameter_table(spec.model):
-        decays = t.matrix or options.decay == "all"
-        own = options.weight_decay_of(t.group) if decays else 0.0
+        own = options.weight_decay_of(t.group) if t.decays(options.decay) else 0.0
         parts.setdefault(own, []).append(module.get_parameter(t.name))
     groups = [{"params": params, "own_decay": own} for own, params in parts.items()]
     if options.kind == "sgd":

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast import _native
-from compfast.config import MemberSpec
-from compfast.engines.base import ACTIVE, Float32, Int32, Int64
-from compfast.engines.checks import check_targets, check_tokens
+from compfast.config import MemberSpec, Ports
+from compfast.engines.base import ACTIVE, Float32, Inputs, Int32, Int64, Targets
+from compfast.engines.checks import check_inputs, check_targets
 from compfast.ensembles.room import require_room
 from compfast.errors import UsageError
 
@@ -37,20 +37,23 @@ class HostTask(Protocol):
     time, which is not the caller's.
     """
 
-    length: int  # T
+    @property
+    def ports(self) -> Ports: ...
 
-    def batch(self, seed: int, step: int, size: int, /) -> tuple[Int32, Int32]:
-        """tokens int32 [B, T] and targets int32 [B]."""
+    def batch(self, seed: int, step: int, size: int, /) -> tuple[Any, Any]:
+        """Inputs and targets, see compfast.tasks.base."""
 
 
 @dataclass(slots=True)
 class _Buffer:
-    tokens: Int32  # flat
-    targets: Int32
+    inputs: NDArray[Any]  # [sequences, ..]
+    targets: NDArray[Any]
 
     @classmethod
-    def of(cls, sequences: int, length: int) -> _Buffer:
-        return cls(np.zeros(sequences * length, np.int32), np.zeros(sequences, np.int32))
+    def of(cls, sequences: int, ports: Ports) -> _Buffer:
+        made: list[NDArray[Any]]
+        made = [np.zeros((sequences, *shape), kind) for shape, kind in _shapes(ports)]
+        return cls(*made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,9 @@ class HostBatches:
     def __init__(self, task: HostTask, specs: Sequence[MemberSpec], room: int = ROOM) -> None:
         self._task, self._spec = task, specs[0]
         self._seeds = [spec.data_seed for spec in specs]
-        self._size, self._length = self._spec.training.batch_size, task.length
+        self._size, self._ports = self._spec.training.batch_size, task.ports
         slots, steps = len(set(self._seeds)), self._spec.training.steps
-        batch_bytes = 4 * self._size * (self._length + 1)
+        batch_bytes = self._size * _bytes(self._ports)
         self._batches = min(max(room // batch_bytes, slots), slots * steps)  # in a buffer
         self.bytes = 2 * self._batches * batch_bytes
         self._buffers: list[_Buffer] = []
@@ -90,7 +93,7 @@ class HostBatches:
     def empty(self) -> Record:
         """A record without a step, for members that are not trained yet."""
         slots = np.zeros(len(self._seeds), np.int32)
-        return self._record(_Buffer.of(0, self._length), _Slots(slots, {0: 0}), (0, 0))
+        return self._record(_Buffer.of(0, self._ports), _Slots(slots, {0: 0}), (0, 0))
 
     def request_stop(self) -> None:
         """Ask `advance` to return after the step at hand (signal-safe)."""
@@ -160,11 +163,11 @@ class HostBatches:
 
     def feed(self, group: _native.Group, row: int, first: int, steps: int) -> None:
         """Give a group the next `steps` batches of one of its members, drawn now."""
-        require_room(4 * steps * self._size * (self._length + 1))
+        require_room(steps * self._size * _bytes(self._ports))
         self._settled(lambda: False)
         moving = np.arange(len(self._seeds)) == row
         slots = _Slots.for_members(self._seeds, np.full(len(moving), first, np.int64), moving)
-        buffer = _Buffer.of(steps * self._size, self._length)
+        buffer = _Buffer.of(steps * self._size, self._ports)
         group.feed(self._filled(buffer, slots, (first, first + steps), lambda: False))
 
     def _settled(self, stopped: Callable[[], bool]) -> bool:
@@ -177,7 +180,7 @@ class HostBatches:
 
     def _draw(self, slots: _Slots, spans: list[Span]) -> _Drawing:
         while len(self._buffers) < 2:
-            self._buffers.append(_Buffer.of(self._batches * self._size, self._length))
+            self._buffers.append(_Buffer.of(self._batches * self._size, self._ports))
 
         def fill(index: int, cancelled: Callable[[], bool]) -> Record:
             return self._filled(self._buffers[index % 2], slots, spans[index], cancelled)
@@ -194,7 +197,7 @@ class HostBatches:
             for slot, (seed, start) in enumerate(slots.starts.items()):
                 if step >= start and not cancelled():
                     place = slot, step - span[0]
-                    record["tokens"][place], record["targets"][place] = self._batch(seed, step)
+                    record["inputs"][place], record["targets"][place] = self._batch(seed, step)
         return record
 
     def _record(self, buffer: _Buffer, slots: _Slots, span: Span) -> Record:
@@ -202,30 +205,52 @@ class HostBatches:
         sequences = int(np.prod(shape))
         return {
             "kind": "host",
-            "tokens": buffer.tokens[: sequences * self._length].reshape(*shape, self._length),
-            "targets": buffer.targets[:sequences].reshape(shape),
+            "inputs": buffer.inputs[:sequences].reshape(*shape, *buffer.inputs.shape[1:]),
+            "targets": buffer.targets[:sequences].reshape(*shape, *buffer.targets.shape[1:]),
+            "width": self._ports.width,
+            "numbers": int(self._ports.loss == "squared_error"),
             "slots": slots.of,
             "first": span[0],
         }
 
-    def _batch(self, seed: int, step: int) -> tuple[Int32, Int32]:
-        """Raises UsageError, which names the task, unless tokens [B, T] and targets [B] of the
-        vocabulary came.
-        """
+    def _batch(self, seed: int, step: int) -> tuple[Inputs, Targets]:
+        """Raises UsageError, which names the task, unless inputs and targets of its ports came."""
         given: Any = self._task.batch(seed, step, self._size)
         asked = f"task {self._spec.task.name}, batch({seed}, {step}, {self._size})"
         pair = given if isinstance(given, tuple | list) else [given]
         if len(pair) != 2 or not all(isinstance(part, np.ndarray) for part in pair):
             kinds = ", ".join(type(part).__name__ for part in pair)
             raise UsageError(f"{asked}: it gave {kinds}; two NumPy arrays are needed")
-        tokens, targets = pair
-        shape = self._size, self._length
-        if tokens.shape != shape:
-            raise UsageError(f"{asked}: tokens have shape {tokens.shape}; {shape} is needed")
+        inputs, targets = pair
+        named = "inputs" if self._ports.width else "tokens"
+        shape = self._size, *_shapes(self._ports)[0][0]
+        if inputs.shape != shape:
+            raise UsageError(f"{asked}: {named} have shape {inputs.shape}; {shape} is needed")
         try:
-            return check_tokens(tokens, self._spec), check_targets(targets, self._size, self._spec)
+            found = check_inputs(inputs, self._spec)
+            wanted = check_targets(targets, self._size, self._spec)
         except UsageError as error:
             raise UsageError(f"{asked}: {error}") from None
+        return found, wanted.reshape(self._size, *_shapes(self._ports)[1][0])
+
+
+_Part = tuple[tuple[int, ...], type[Any]]
+
+
+def _shapes(ports: Ports) -> tuple[_Part, _Part]:
+    """Shape and type of one sequence's inputs and of its targets."""
+    vectors, numbers = ports.width > 0, ports.loss == "squared_error"
+    inputs = (ports.length, ports.width) if vectors else (ports.length,)
+    targets = (ports.asked, ports.vocabulary) if numbers else (ports.asked,)
+    return (inputs, np.float32 if vectors else np.int32), (
+        targets,
+        np.float32 if numbers else np.int32,
+    )
+
+
+def _bytes(ports: Ports) -> int:
+    """Of one sequence."""
+    return 4 * sum(int(np.prod(shape)) for shape, _ in _shapes(ports))
 
 
 class _Drawing:

@@ -30,10 +30,12 @@ _KINDS = {
     "loss": 4,
     "head_linear": 5,
     "canonical": 6,
+    "vectors": 7,
+    "select": 8,
 }
-_LOSSES = {None: 0, "cross_entropy": 0, "logistic": 1}
+_LOSSES = {None: 0, "cross_entropy": 0, "logistic": 1, "squared_error": 2}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
-_WRITE, _ADD, _ZERO_ADD = 0, 1, 2
+_WRITE, _ADD, _ZERO_ADD, _NONE = 0, 1, 2, 3
 
 
 def pad(n: int) -> int:
@@ -165,8 +167,26 @@ class NativePlan:
     @property
     def worker_bytes(self) -> int:
         """Memory of one worker, without the scratch of its largest op."""
-        tokens = self.batch * (self.positions + 1)
-        return 4 * (self.workspace_size + self.packed_size + 2 * self.flat.size + tokens)
+        width, outputs = self._width, self._outputs
+        numbers = self.plan.asked * (outputs if self._numbers else 1)
+        batch = self.batch * (self.positions * (width or 1) + numbers)
+        return 4 * (self.workspace_size + self.packed_size + 2 * self.flat.size + batch)
+
+    @property
+    def _width(self) -> int:
+        """Numbers a position of the task's vectors; 0: it has tokens."""
+        made = (op.output for op in self.plan.ops if op.kind == "vectors" and op.output)
+        return next((view.width for view in made), 0)
+
+    @property
+    def _outputs(self) -> int:
+        """Logits or numbers out a position."""
+        return self.model.vocab_size or 0
+
+    @property
+    def _numbers(self) -> bool:
+        """Whether the answers are numbers."""
+        return bool(self.plan.ops[-1].attributes["loss"] == "squared_error")
 
     def record(self) -> dict[str, Any]:
         return {
@@ -178,12 +198,15 @@ class NativePlan:
             "positions": self.positions,
             "microbatch": self.microbatch,
             "batch": self.batch,
-            "vocabulary": self.model.vocab_size,
+            "vocabulary": self._outputs,
+            "width": self._width,
+            "asked": self.plan.asked,
+            "numbers": int(self._numbers),
             "loss_all": int(self.model.loss_positions == "all"),
         }
 
     def _rows(self, buffer: str) -> int:
-        return self.positions if self.plan.buffer(buffer).rows == "all" else 1
+        return self.positions if self.plan.buffer(buffer).rows == "all" else self.plan.asked
 
     def _floats(self, buffer: str) -> int:
         return self.microbatch * self._rows(buffer) * pad(self.plan.buffer(buffer).width)
@@ -210,7 +233,8 @@ class NativePlan:
                 for view, mode in zip(op.inputs, modes[index], strict=True)
             ]
             output = op.output
-            record["output"] = output and self._view(output, values, grads, _WRITE)
+            write = _NONE if op.kind == "vectors" else _WRITE
+            record["output"] = output and self._view(output, values, grads, write)
             record["saved"] = saved[index]
             record["spare"] = spare[index]
             record["activation"] = _ACTIVATIONS[op.attributes.get("activation")]
@@ -255,7 +279,7 @@ class NativePlan:
     ) -> dict[str, int]:
         return {
             "value": values[view.buffer] + view.column,
-            "grad": grads[view.buffer] + view.column,
+            "grad": -1 if mode == _NONE else grads[view.buffer] + view.column,
             "width": view.width,
             "ld": pad(self.plan.buffer(view.buffer).width),
             "rows": self._rows(view.buffer),
@@ -267,10 +291,14 @@ class NativePlan:
         grads: dict[str, int] = {}
         modes: list[list[int]] = [[] for _ in self.plan.ops]
         owners: dict[int, int] = {}  # offset -> buffers that live there now
+        given = {op.output.buffer for op in self.plan.ops if op.kind == "vectors" and op.output}
         for index in reversed(range(len(self.plan.ops))):
             op = self.plan.ops[index]
             for position, view in enumerate(op.inputs):
                 name = view.buffer
+                if name in given:
+                    modes[index].append(_NONE)
+                    continue
                 rows = self._rows(op.output.buffer) if op.output else self._rows(name)
                 if op.attributes.get("shared"):  # attention leaves the padding as it is
                     whole = position == 0 or view.width % PAD == 0
@@ -286,7 +314,7 @@ class NativePlan:
                 else:
                     grads[name] = arena.take(self._floats(name))
                 owners[grads[name]] = owners.get(grads[name], 0) + 1
-            if op.output is not None:
+            if op.output is not None and op.output.buffer not in given:
                 offset = grads[op.output.buffer]
                 owners[offset] -= 1
                 if owners[offset] == 0:
@@ -311,7 +339,8 @@ class NativePlan:
         }
         placed = [self.flat.placed[name] for name in op.weights]
         record["weight"] = placed[0].offset if placed else -1
-        record["weight2"] = placed[1].offset if op.kind in ("embed", "canonical") else -1
+        second = op.kind in ("embed", "canonical") and len(placed) > 1
+        record["weight2"] = placed[1].offset if second else -1
         record["weight_ld"] = placed[0].ld if placed else 0
         record["bias"] = self.flat.placed[op.biases[0]].offset if op.biases else -1
         record["packed"] = record["packed_bias"] = record["packed_back"] = -1

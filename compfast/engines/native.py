@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compfast import _native
 from compfast.config import MemberSpec
-from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
+from compfast.engines.base import (
+    ACTIVE,
+    FROZEN,
+    Advance,
+    Float32,
+    Inputs,
+    Int32,
+    Named,
+    State,
+    Targets,
+)
 from compfast.engines.checks import (
     check_group,
+    check_inputs,
     check_members,
     check_state,
     check_targets,
-    check_tokens,
     check_until,
 )
 from compfast.engines.cores import usable_cores
@@ -49,6 +60,7 @@ class NativeEngine:
         require_room(12 * len(specs) * parameter_count(first.model))
         self.specs = list(specs)
         task = make_task(first.task)
+        self._ports = task.ports
         self.plan = NativePlan(
             first.model,
             task.length,
@@ -174,22 +186,29 @@ class NativeEngine:
     def freeze(self, members: NDArray[np.bool_]) -> None:
         self._status[members & (self._status == ACTIVE)] = FROZEN
 
-    def predict(self, tokens: Int32) -> Int32:
-        given = check_tokens(tokens, self.specs[0])
-        best: Int32 = self._group.predict(np.arange(len(self.specs)), given)
+    def predict(self, inputs: Inputs) -> Int32:
+        given = check_inputs(inputs, self.specs[0])
+        best: Int32 = self._asked(self._group.predict(np.arange(len(self.specs)), given))
         return best
 
-    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
+    def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
         rows = check_members(members, len(self.specs))
-        out: Float32 = self._group.logits(rows, check_tokens(tokens, self.specs[0]))
-        return out
+        given = check_inputs(inputs, self.specs[0])
+        found: Float32 = self._asked(self._group.outputs(rows, given))
+        return found
 
-    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
-        """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape]."""
-        given = check_tokens(tokens, self.specs[0])
+    def gradients(self, inputs: Inputs, targets: Targets) -> tuple[Float32, Named]:
+        """Mean loss [M] over a batch as the task gives it, and its gradient by name [M, *shape]."""
+        given = check_inputs(inputs, self.specs[0])
         answers = check_targets(targets, len(given), self.specs[0])
+        if answers.ndim == 1:
+            answers = answers[:, None]
         loss, flat = self._group.gradients(given, answers)
         return loss, self._flat.unpack(flat)
+
+    def _asked(self, found: NDArray[Any]) -> NDArray[Any]:
+        """[M, N, asked, ..] of a task of vectors; of one of tokens, its one position's."""
+        return found if self._ports.width else found[:, :, 0]
 
     def profile(self, member: int, steps: int) -> Profile:
         """Train a copy of one member for `steps` steps on one thread, with counters.

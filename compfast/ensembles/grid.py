@@ -192,8 +192,7 @@ class _Builder:
             self.tasks[task].check_batch(batch[1])
             self.batches.add(batch)
         if (model, task) not in self.models:
-            made = self.tasks[task]
-            self.models[model, task] = resolve(model, made.length, made.vocabulary)
+            self.models[model, task] = resolve(model, self.tasks[task].ports)
         section["model"] = self.models[model, task]
         if (section["init"], section["model"]) not in self.inits:
             check_init(section["init"], section["model"])

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from compfast.config import InitConfig, MemberSpec, ModelSection
 from compfast.errors import UsageError
-from compfast.models import rank_one
+from compfast.models import rank_one, truncated
 from compfast.models.params import Tensor, parameter_table
 from compfast.streams import fixedmath, philox
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+_LAWS: dict[str, Any] = {"rank_one": rank_one, "truncated": truncated}
 
 
 def initial_std(spec: MemberSpec) -> Float64:
@@ -50,7 +51,8 @@ def check_init(init: InitConfig, model: ModelSection) -> None:
 
 def is_gaussian(tensor: Tensor, init: InitConfig) -> bool:
     """Whether its initial values are a std times the normals of its stream."""
-    ruled = init.law == "rank_one" and rank_one.rules(tensor)
+    other = _LAWS.get(init.law)
+    ruled = other is not None and other.rules(tensor)
     return tensor.init == "normal" and _constant(tensor, init) is None and not ruled
 
 
@@ -60,7 +62,7 @@ def initial_parameters(spec: MemberSpec, std: Float64) -> dict[str, Float32]:
     Element e (row-major) takes word or normal e of the stream (seed, INIT, tensor id, 0). It is
     computed in float64 and rounded to float32 once: std * z for normal tensors; for biases with
     init.bias = uniform (2 u - 1) / sqrt(fan_in) with a float32 uniform u, which is PyTorch's law.
-    init.constants come before that, and init.law = rank_one before the normals.
+    init.constants come before that, and another init.law before the normals.
     """
     table = parameter_table(spec.model)
     return {t.name: initial_values(t, spec, float(s)) for t, s in zip(table, std, strict=True)}
@@ -74,6 +76,8 @@ def initial_values(tensor: Tensor, spec: MemberSpec, std: float = 0.0) -> Float3
         flat = np.full(tensor.size, constant, dtype=np.float32)
     elif spec.init.law == "rank_one" and rank_one.rules(tensor):
         flat = rank_one.values(tensor, spec.init_seed, spec.init.rank_one).ravel()
+    elif spec.init.law == "truncated" and truncated.rules(tensor):
+        flat = (std * truncated.normals(tensor, spec.init_seed)).astype(np.float32)
     elif tensor.init == "normal":
         flat = (std * philox.normals(*stream, tensor.size)).astype(np.float32)
     elif tensor.init == "bias" and spec.init.bias == "uniform":

@@ -1,9 +1,9 @@
 """A plan: one description of a network's forward pass, run by every fast engine.
 
 A family of networks (compfast/models/families/) builds it: a list of op records over named
-buffers. A buffer holds `rows` rows a sequence: all T positions ("all") or only the last ("last").
-An op whose input has more rows than its output reads the last row of each sequence. Backward is
-the list reversed; there is no autograd.
+buffers. A buffer holds `rows` rows a sequence: all T positions ("all") or the last `asked` ones of
+its plan ("last"). An op whose input has more rows than its output reads the last row of each
+sequence. Backward is the list reversed; there is no autograd.
 """
 
 from __future__ import annotations
@@ -14,8 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Rows = Literal["all", "last"]
-Kind = Literal["embed", "norm", "linear", "head_linear", "attention", "loss", "canonical"]
-Loss = Literal["cross_entropy", "logistic"]
+Kind = Literal[
+    "embed",
+    "vectors",
+    "select",
+    "norm",
+    "linear",
+    "head_linear",
+    "attention",
+    "mixed_attention",
+    "loss",
+    "canonical",
+]
+Loss = Literal["cross_entropy", "logistic", "squared_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +49,10 @@ class View:
 class Op:
     """One op record.
 
-    embed: tokens -> output; weights (token table, position table). `first`: the token that has
-        the table's first row; those before it add nothing.
+    embed: tokens -> output; weights (token table, position table) or the first alone. `first`:
+        the token that has the table's first row; those before it add nothing.
+    vectors: the task's vectors -> output, as they are.
+    select: input (x,) with all rows -> its last `asked` ones.
     norm: inputs (x,); weights (scale,), biases (shift,) or none; `epsilon`.
     linear: inputs (x,) or (x, residual); output = act(x W^T + b) + residual. Several weights
         (and biases) stand side by side in the table and fill the output from left to right.
@@ -47,8 +60,14 @@ class Op:
         the head's rows of the weight, plus bias; without it the transposed matrices go back.
     attention: inputs (q, k, v), heads side by side, scores / sqrt(d_k). `shared`: all heads read
         the same keys and values, which are one view.
+    mixed_attention: as attention, with `scores` softmax, linear or rms_head and a value `path`
+        none, linear, relu or deep (compfast.ops.mixed_attention). Weights (relative, deep), of
+        which there may be none, `relative` and `deep` say which: a bias a head and bucket of the
+        distance (`buckets` of them), and the second matrix of a deep path [heads d_v, d_v].
+        `dropout`: the share of weights that a training step drops; `layer` names its stream.
     loss: inputs (logits,): at every row of the buffer, mean over rows. `loss` cross_entropy: a
-        logit a token; logistic: one logit, that of token 1 against token 0.
+        logit a token; logistic: one logit, that of token 1 against token 0; squared_error: mean
+        over columns too.
     canonical: tokens -> one logit a position; weights (e, w), biases (b,), a number each; see
         compfast.models.families.canonical.
     """
@@ -65,6 +84,7 @@ class Op:
 class Plan:
     buffers: tuple[Buffer, ...]
     ops: tuple[Op, ...]
+    asked: int = 1  # rows of a buffer of "last" rows
 
     def buffer(self, name: str) -> Buffer:
         return next(buffer for buffer in self.buffers if buffer.name == name)
@@ -113,23 +133,51 @@ class Builder:
         return Plan(tuple(self.buffers), (*self.ops, end))
 
 
-def prune_rows(plan: Plan, loss_positions: Rows) -> Plan:
-    """Give each buffer only the rows that the loss can see.
+def prune_rows(plan: Plan, loss_positions: Rows, asked: int = 1) -> Plan:
+    """Give each buffer only the rows that the loss can see: all, or the last `asked`.
 
     Walks the list backwards: every op is row-wise except attention, whose keys and values are
-    read at all positions whatever its output needs, and an embedding, which fills every row.
+    read at all positions whatever its output needs, and what fills every row: an embedding, and
+    the task's vectors. Where more than one row is asked for, a select op stands before each
+    reader of the last ones.
     """
     needed: dict[str, Rows] = {}
     for op in reversed(plan.ops):
         rows = loss_positions if op.output is None else needed[op.output.buffer]
         for index, view in enumerate(op.inputs):
-            read: Rows = "all" if op.kind == "attention" and index > 0 else rows
+            read: Rows = "all" if _reads_all(op, index) else rows
             if read == "all" or view.buffer not in needed:
                 needed[view.buffer] = read
-        if op.kind == "embed" and op.output is not None:
+        if op.kind in ("embed", "vectors") and op.output is not None:
             needed[op.output.buffer] = "all"
     buffers = tuple(dataclasses.replace(b, rows=needed[b.name]) for b in plan.buffers)
-    return Plan(buffers, plan.ops)
+    pruned = Plan(buffers, plan.ops, asked)
+    return pruned if asked == 1 else _select_rows(pruned, loss_positions)
+
+
+def _reads_all(op: Op, index: int) -> bool:
+    return op.kind in ("attention", "mixed_attention") and index > 0
+
+
+def _select_rows(plan: Plan, loss_positions: Rows) -> Plan:
+    """A select op before each op that has the last rows and reads a buffer of all."""
+    rows = {buffer.name: buffer.rows for buffer in plan.buffers}
+    buffers, ops = {b.name: b for b in plan.buffers}, list[Op]()
+    for op in plan.ops:
+        own = loss_positions if op.output is None else rows[op.output.buffer]
+        views = list(op.inputs)
+        for index, view in enumerate(op.inputs):
+            if own == "all" or rows[view.buffer] == "last" or _reads_all(op, index):
+                continue
+            name = f"{view.buffer}.last"
+            if name not in buffers:
+                whole = buffers[view.buffer]
+                buffers[name] = Buffer(name, whole.width, "last")
+                read, made = (View(b, 0, whole.width) for b in (view.buffer, name))
+                ops.append(Op("select", (read,), made))
+            views[index] = dataclasses.replace(view, buffer=name)
+        ops.append(dataclasses.replace(op, inputs=tuple(views)))
+    return Plan(_in_order(buffers, ops), tuple(ops), plan.asked)
 
 
 def absorb_projections(plan: Plan) -> Plan:
@@ -140,6 +188,8 @@ def absorb_projections(plan: Plan) -> Plan:
     which is W_v (sum_j p_j h_j) + b_v. Two products of one row replace two of T rows. The key's
     bias moves no score against another, so its gradient is zero.
     """
+    if plan.asked > 1:
+        return plan
     buffers = {buffer.name: buffer for buffer in plan.buffers}
     makers = {op.output.buffer: op for op in plan.ops if op.output is not None}
     replaced: dict[int, tuple[Op, ...]] = {}
@@ -200,7 +250,7 @@ def fuse_projections(plan: Plan) -> Plan:
             )
         else:
             ops.append(op)
-    return Plan(tuple(buffers.values()), tuple(_redirect(op, moved) for op in ops))
+    return Plan(tuple(buffers.values()), tuple(_redirect(op, moved) for op in ops), plan.asked)
 
 
 def _joinable(a: Op, b: Op, rows: dict[str, Rows]) -> bool:

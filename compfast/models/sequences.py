@@ -19,6 +19,18 @@ def sequence_loss(logits: Tensor, tokens: Tensor, targets: Tensor, positions: st
     return F.cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
+def answers_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss of outputs [B, T, V] at the last positions, as many as there are targets.
+
+    Targets float [B, k, V]: squared error, mean over all numbers; ids [B, k]: cross-entropy, mean
+    over B x k.
+    """
+    asked = outputs[:, -targets.shape[1] :]
+    if targets.is_floating_point():
+        return F.mse_loss(asked, targets)
+    return F.cross_entropy(asked.flatten(0, 1), targets.flatten())
+
+
 def binary_logits(logit: Tensor) -> Tensor:
     """[...] logit of token 1 -> [..., 2], token 0 having 0: their cross-entropy is the logistic
     loss of the one."""

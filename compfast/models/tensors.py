@@ -20,6 +20,7 @@ class Tensor:
     fan_in: int  # d_in of the init law; for a bias, of its layer
     group: str = ""  # init group (config.GAMMA_GROUPS), empty for norms and biases
     residual: bool = False  # writes to the residual stream (1/sqrt(2L) applies)
+    by_head: bool = False  # a bias that Flax keeps a row a head
 
     @property
     def size(self) -> int:
@@ -27,5 +28,8 @@ class Tensor:
 
     @property
     def matrix(self) -> bool:
-        """Decayed under optimizer.decay = matrices."""
         return len(self.shape) == 2
+
+    def decays(self, decay: str) -> bool:
+        """Whether weight decay is for it; `decay` is optimizer.decay."""
+        return decay == "all" or self.matrix or (decay == "arrays" and self.by_head)

@@ -6,7 +6,6 @@ Sources: Vaswani et al. 2017 (attention), Ba et al. 2016 (layer norm), arXiv 240
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 
 from compfast.config import ModelConfig
 from compfast.errors import UsageError
-from compfast.models.sequences import binary_logits, sequence_loss
-
-_Made = dict[str, Any]  # where and in what type parameters are made
+from compfast.models.attention import Attention, Made, known
+from compfast.models.sequences import answers_loss, binary_logits, sequence_loss
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -29,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Transformer(nn.Module):
-    """A decoder-only transformer: tokens [B, T] -> logits [B, T, V].
+    """A transformer: tokens [B, T], or vectors [B, T, width] -> outputs [B, T, V].
 
     `model` is resolved (`compfast.models.families.resolve`). Fresh weights are PyTorch's
     defaults, drawn from its global generator; `holding` makes a member with its own. Both are
@@ -38,10 +36,11 @@ class Transformer(nn.Module):
 
     def __init__(self, model: ModelConfig, device: str = "cpu") -> None:
         super().__init__()
-        made: _Made = {"device": device, "dtype": torch.float32}
+        made: Made = {"device": device, "dtype": torch.float32}
         self.single, d = model.logits == "single", model.d_model
-        vocab = 1 if self.single else _known(model.vocab_size)
-        self.embed = Embedding(vocab, _known(model.max_positions), d, made, first=self.single)
+        vocab = 1 if self.single else known(model.vocab_size)
+        self.vectors = bool(model.input_width)
+        self.embed = VectorInput(model, made) if self.vectors else Embedding(model, vocab, made)
         self.blocks = nn.ModuleList(Block(model, made) for _ in range(model.layers))
         self.final_norm = _norm(model, made) if model.final_norm else None
         self.head = Head(d, vocab, made, tied=model.tied_head, bias=model.head_bias)
@@ -61,46 +60,65 @@ class Transformer(nn.Module):
             module.load_state_dict(copies, assign=True)
         return module
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)  # [B, T, D]
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.embed(inputs)  # [B, T, D]
         for block in self.blocks:
             x = block(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        logits: Tensor = self.head(x, self.embed.token.weight)  # [B, T, V]
-        return binary_logits(logits[..., 0]) if self.single else logits
+        table = self.embed.token.weight if isinstance(self.embed, Embedding) else None
+        outputs: Tensor = self.head(x, table)  # [B, T, V]
+        return binary_logits(outputs[..., 0]) if self.single else outputs
 
-    def loss(self, tokens: Tensor, targets: Tensor, positions: str) -> Tensor:
-        """See `compfast.models.sequences.sequence_loss`."""
-        return sequence_loss(self(tokens), tokens, targets, positions)
+    def loss(self, inputs: Tensor, targets: Tensor, positions: str) -> Tensor:
+        """See `sequence_loss` of compfast.models.sequences and, for vectors, `answers_loss`."""
+        outputs = self(inputs)
+        if self.vectors:
+            return answers_loss(outputs, targets)
+        return sequence_loss(outputs, inputs, targets, positions)
 
 
 class Embedding(nn.Module):
-    """Token table + learned absolute position table: [B, T] -> [B, T, D].
+    """Token table, and learned absolute positions where there are: [B, T] -> [B, T, D].
 
-    `first`: the table has one row, that of token 1, and token 0 adds nothing.
+    With a single logit the table has one row, that of token 1, and token 0 adds nothing.
     """
 
-    def __init__(self, vocab: int, positions: int, d: int, made: _Made, *, first: bool) -> None:
+    def __init__(self, model: ModelConfig, vocab: int, made: Made) -> None:
         super().__init__()
-        self.first = first
-        self.token = _table(vocab, d, made)
-        self.position = _table(positions, d, made)
+        self.first = model.logits == "single"
+        self.positions = known(model.max_positions)
+        self.token = _table(vocab, model.d_model, made)
+        learned = model.position == "learned"
+        self.position = _table(self.positions, model.d_model, made) if learned else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
-        if length > self.position.num_embeddings:
+        if length > self.positions:
             raise UsageError(
-                f"the sequence has {length} tokens; this model has"
-                f" {self.position.num_embeddings} positions"
+                f"the sequence has {length} tokens; this model has {self.positions} positions"
             )
-        where = torch.arange(length, device=tokens.device)
+        own: Tensor
         own = tokens[..., None] * self.token.weight[0] if self.first else self.token(tokens)
-        embedded: Tensor = own + self.position(where)
+        if self.position is None:
+            return own
+        embedded: Tensor = own + self.position(torch.arange(length, device=tokens.device))
         return embedded
 
 
-def _table(rows: int, d: int, made: _Made) -> nn.Embedding:
+class VectorInput(nn.Module):
+    """A dense layer over the task's vectors: [B, T, width] -> [B, T, D]."""
+
+    def __init__(self, model: ModelConfig, made: Made) -> None:
+        super().__init__()
+        self.input = nn.Linear(known(model.input_width), model.d_model, **made)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        embedded: Tensor = self.input(vectors)
+        return embedded
+
+
+def _table(rows: int, d: int, made: Made) -> nn.Embedding:
     if made["device"] != "meta":
         return nn.Embedding(rows, d, **made)
     # Asked to draw where there is nothing to draw, PyTorch imports its compiler, for seconds.
@@ -115,7 +133,7 @@ class Block(nn.Module):
     All [B, T, D] -> [B, T, D]; without attention the first half is left out.
     """
 
-    def __init__(self, model: ModelConfig, made: _Made) -> None:
+    def __init__(self, model: ModelConfig, made: Made) -> None:
         super().__init__()
         self.form = model.norm
         attends, norms = model.attention != "none", model.norm != "none"
@@ -138,40 +156,12 @@ class Block(nn.Module):
         return added
 
 
-class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d_k) + mask) v per head, heads side by side in the columns."""
-
-    def __init__(self, model: ModelConfig, made: _Made) -> None:
-        super().__init__()
-        d, bias = model.d_model, model.attention_bias
-        self.heads, self.d_k, self.causal = model.heads, _known(model.d_k), model.causal
-        values = model.heads * _known(model.d_v)
-        self.query = nn.Linear(d, model.heads * self.d_k, bias=bias, **made)
-        self.key = nn.Linear(d, model.heads * self.d_k, bias=bias, **made)
-        self.value = nn.Linear(d, values, bias=bias, **made)
-        self.output = nn.Linear(values, d, bias=bias, **made)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))
-        scores: Tensor = q @ k.transpose(-2, -1) / math.sqrt(self.d_k)  # [B, H, T, T]
-        if self.causal:
-            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(future, -math.inf)
-        mixed = scores.softmax(dim=-1) @ v  # [B, H, T, d_v]
-        joined: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return joined
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, T, H * size] -> [B, H, T, size]."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-
-
 class FeedForward(nn.Module):
     """down(activation(up(x)))."""
 
-    def __init__(self, model: ModelConfig, made: _Made) -> None:
+    def __init__(self, model: ModelConfig, made: Made) -> None:
         super().__init__()
-        d, ff = model.d_model, _known(model.d_ff)
+        d, ff = model.d_model, known(model.d_ff)
         self.up = nn.Linear(d, ff, bias=model.ffn_bias, **made)
         self.down = nn.Linear(ff, d, bias=model.ffn_bias, **made)
         self.activation = ACTIVATIONS[model.activation]
@@ -187,21 +177,17 @@ class Head(nn.Module):
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def __init__(self, d: int, vocab: int, made: _Made, *, tied: bool, bias: bool) -> None:
+    def __init__(self, d: int, vocab: int, made: Made, *, tied: bool, bias: bool) -> None:
         super().__init__()
         fresh = nn.Linear(d, vocab, **made)
         self.weight = None if tied else nn.Parameter(fresh.weight.detach())
         self.bias = nn.Parameter(fresh.bias.detach()) if bias else None
 
-    def forward(self, x: Tensor, token_table: Tensor) -> Tensor:
-        return F.linear(x, token_table if self.weight is None else self.weight, self.bias)
+    def forward(self, x: Tensor, token_table: Tensor | None) -> Tensor:
+        weight = token_table if self.weight is None else self.weight
+        assert weight is not None, "a tied head needs a token table"
+        return F.linear(x, weight, self.bias)
 
 
-def _norm(model: ModelConfig, made: _Made) -> nn.LayerNorm:
+def _norm(model: ModelConfig, made: Made) -> nn.LayerNorm:
     return nn.LayerNorm(model.d_model, eps=model.norm_eps, bias=model.norm_bias, **made)
-
-
-def _known(value: int | None) -> int:
-    if value is None:
-        raise ValueError("the model is not resolved: call compfast.models.families.resolve first")
-    return value

@@ -15,6 +15,7 @@ from compfast.ops.cross_entropy import cross_entropy
 from compfast.ops.embedding import embedding
 from compfast.ops.layer_norm import layer_norm
 from compfast.ops.linear import linear
+from compfast.ops.mixed_attention import mixed_attention
 from compfast.ops.philox import philox
 from compfast.ops.sgd import sgd
 
@@ -26,6 +27,7 @@ __all__ = [
     "embedding",
     "layer_norm",
     "linear",
+    "mixed_attention",
     "philox",
     "sgd",
 ]

@@ -73,11 +73,11 @@ def truncated_normal(u: Float64) -> Float64:
 
 def _rational(x: Float32, bound: float, above: Coefficients, below: Coefficients) -> Float32:
     low, high = np.float32(-bound), np.float32(bound)
-    inside = np.asarray(x, np.float32)
-    inside = np.where(inside < low, low, inside)
-    inside = np.where(inside > high, high, inside)
-    z = inside * inside
-    p, q = np.full_like(z, above[0]), np.full_like(z, below[0])
+    above_low = np.where(x < low, low, x)
+    inside: Float32 = np.where(above_low > high, high, above_low)
+    z: Float32 = inside * inside
+    p: Float32 = np.full_like(z, above[0])
+    q: Float32 = np.full_like(z, below[0])
     for c in above[1:]:
         p = p * z + np.float32(c)
     for c in below[1:]:

@@ -14,9 +14,13 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import EvaluationConfig, TaskSection
+from compfast.config import EvaluationConfig, Ports, TaskSection
+from compfast.config.ports import Loss
 
 Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+Inputs = Int32 | Float32
+Targets = Int32 | Float32
 Float64 = NDArray[np.float64]
 Settings = dict[str, Any]
 Own = TypeVar("Own", bound=TaskSection)
@@ -40,8 +44,8 @@ class Exam(Protocol):
     """
 
     @property
-    def tokens(self) -> Int32:
-        """Inputs [N, T] of every split."""
+    def inputs(self) -> Inputs:
+        """Token ids [N, T], or vectors [N, T, width], of every split."""
 
     @property
     def splits(self) -> Mapping[str, slice]:
@@ -52,11 +56,14 @@ class Exam(Protocol):
         """Names of the scores that may become a verdict, in the order of the tables."""
 
     @property
-    def reads(self) -> Literal["answers", "logits"]:
-        """What it scores: the most likely next token [M, N], or logits [M, N, V]."""
+    def reads(self) -> Literal["answers", "outputs"]:
+        """What it scores: the likeliest next token [M, N], or outputs, logits [M, N, V].
 
-    def score(self, outputs: NDArray[Any], /) -> Scores:
-        """From what members say after the last token of each input; members are independent."""
+        Of a task of vectors, the likeliest symbol [M, N, asked] or outputs [M, N, asked, V].
+        """
+
+    def score(self, told: NDArray[Any], /) -> Scores:
+        """From what members say at the last positions of each input; members are independent."""
 
 
 def measures_of(exam: Exam) -> tuple[str, ...]:
@@ -68,8 +75,9 @@ def measures_of(exam: Exam) -> tuple[str, ...]:
 class Task(ABC, Generic[Own]):
     """A generator of batches with named splits, and what a network could have learned from it.
 
-    A subclass sets `Config`, `candidates`, `length` and `vocabulary`, and defines `batch` and
-    `exam`. Its constructor raises UsageError for a config that makes no task.
+    A subclass sets `Config`, `candidates`, `length` and `vocabulary` (or `width` and `outputs`:
+    then it is a task of vectors), and defines `batch` and `exam`. Its constructor raises
+    UsageError for a config that makes no task.
     """
 
     Config: ClassVar[type[TaskSection]]
@@ -79,19 +87,31 @@ class Task(ABC, Generic[Own]):
     variants: ClassVar[Mapping[str, Settings]] = {}
 
     config: Own
-    length: int  # T, tokens a sequence
-    vocabulary: int  # token ids needed by inputs, targets and candidate answers
+    length: int  # T, positions of a sequence
+    vocabulary: int = 0  # token ids needed by inputs, targets and candidate answers
+    width: int = 0  # of a task of vectors: numbers a position
+    outputs: int = 0  # of a task of vectors: numbers, or logits, asked for at a position
+    asked: int = 1  # of a task of vectors: so many last positions have a target
+    loss: Loss = "cross_entropy"
 
     @abstractmethod
-    def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
-        """tokens [B, T] and targets [B] of one training step: a function of the arguments alone.
+    def batch(self, seed: int, step: int, size: int) -> tuple[Any, Any]:
+        """Inputs and targets of one training step: a function of the arguments alone.
 
-        The same numbers as the engines' own generator where `stream` gives them one.
+        Token ids int32 [B, T] and targets int32 [B]; of a task of vectors float32 [B, T, width]
+        and targets int32 [B, asked], or float32 [B, asked, outputs] for the squared error. The
+        same numbers as the engines' own generator where `stream` gives them one.
         """
 
     @abstractmethod
     def exam(self, evaluation: EvaluationConfig) -> Exam:
         """The exam of `evaluation.eval_seed`; raises UsageError where a split would be empty."""
+
+    @property
+    def ports(self) -> Ports:
+        """What goes into a network, and what is asked of it."""
+        out = self.outputs if self.width else self.vocabulary
+        return Ports(self.length, out, self.width, self.asked, self.loss)
 
     def stream(self) -> dict[str, Any] | None:
         """The record from which engines draw training batches themselves; None: from `batch`."""

@@ -17,14 +17,14 @@ CANDIDATES = ("global", "local")
 class ChainExam:
     """From a member's logits after each of N sequences."""
 
-    tokens: Int32  # [N, T]
+    inputs: Int32  # [N, T]
     context: NDArray[np.int64]  # [N] the last symbols as one number
     last: Int32  # [N] the last symbol
     kernel: Float64  # [contexts, V]
     symbols: Float64  # [V] stationary law of a symbol
     weights: Float64  # [N] of the items in every mean: those of a context have its own law
 
-    reads: ClassVar[Literal["answers", "logits"]] = "logits"
+    reads: ClassVar[Literal["answers", "outputs"]] = "outputs"
     candidates: ClassVar[tuple[str, ...]] = CANDIDATES
 
     @property
@@ -36,7 +36,7 @@ class ChainExam:
 
     @property
     def splits(self) -> dict[str, slice]:
-        return {"unseen": slice(0, len(self.tokens))}
+        return {"unseen": slice(0, len(self.inputs))}
 
     def score(self, logits: NDArray[Any]) -> Scores:
         """From logits [M, N, V] at the last position.

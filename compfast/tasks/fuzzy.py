@@ -68,7 +68,8 @@ class FuzzyConfig(TaskSection):
     @property
     def known(self) -> int:
         """Terms that training may use, the first ones."""
-        return 2**self.variables - portion(self.frac_unknown, 2**self.variables)
+        every: int = 2**self.variables
+        return every - portion(self.frac_unknown, every)
 
     def describe(self, varied: frozenset[str]) -> str:
         """E.g. "fuzzy, variables 4, terms 2, zadeh, 0.7 of the combinations held out"."""
@@ -98,10 +99,11 @@ _NETWORK: Settings = {
     "causal": False,
     "position": "relative",
 }
+_INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
 _OPTIMIZER: Settings = {
     "lr": 1e-3,
     "weight_decay": 0.1,
-    "decay": "matrices",
+    "decay": "arrays",
     "clip": 0.0,
     "schedule": "cosine",
     "floor": 0.1,
@@ -118,21 +120,18 @@ class FuzzyTask(Task[FuzzyConfig]):
 
     Config = FuzzyConfig
     candidates = ("inferential", "nearest", "mean")
-    inputs: ClassVar[Literal["tokens", "vectors"]] = "vectors"
-    loss: ClassVar[Literal["cross_entropy", "squared_error"]] = "squared_error"
-    vocabulary = 0
-    outputs, asked = 1, 1
+    loss, outputs = "squared_error", 1
     presets: ClassVar[Mapping[str, Settings]] = {
         "fuzzy": {  # ours, for minutes on a CPU
             "task": {"samples": 16},
             "model": {**_NETWORK, "d_model": 64, "d_ff": 128},
-            "init": {"law": "lecun"},
+            "init": _INIT,
             "optimizer": {**_OPTIMIZER, "warmup": 0.02},
             "training": {"steps": 5000, "batch_size": 64, "log_every": 100, "eval_every": 1000},
         },
-        "fuzzy-paper": {
-            "model": {**_NETWORK, "attention": "linear", "value_path": "relu"},
-            "init": {"law": "lecun"},
+        "fuzzy-paper": {  # HYLA, at 32 samples and 0.7 held out
+            "model": {**_NETWORK, "attention": "rms_head", "value_path": "relu"},
+            "init": _INIT,
             "optimizer": {**_OPTIMIZER, "warmup": 100 / 50_000},
             "training": {"steps": 50_000, "batch_size": 128},
             "evaluation": {"seen_items": 16_000, "unseen_items": 16_000},

@@ -95,9 +95,10 @@ _NETWORK: Settings = {
     "position": "relative",
     "attention": "softmax",
 }
+_INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
 _OPTIMIZER: Settings = {
     "lr": 1e-3,
-    "decay": "matrices",
+    "decay": "arrays",
     "clip": 1.0,
     "schedule": "cosine",
     "warmup": 0.0,  # the paper states none, nor where its cosine ends
@@ -113,21 +114,18 @@ class HyperteacherTask(Task[HyperteacherConfig]):
 
     Config = HyperteacherConfig
     candidates = ("inferential", "nearest", "mean")
-    inputs: ClassVar[Literal["tokens", "vectors"]] = "vectors"
-    loss: ClassVar[Literal["cross_entropy", "squared_error"]] = "squared_error"
-    vocabulary = 0
-    outputs, asked = 1, 1
+    loss, outputs = "squared_error", 1
     presets: ClassVar[Mapping[str, Settings]] = {
         "hyperteacher": {  # ours, for minutes on a CPU
             "task": {"samples": 32, "dim": 4, "hidden": 4},
             "model": {**_NETWORK, "d_model": 32, "d_ff": 128},
-            "init": {"law": "lecun"},
+            "init": _INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
             "training": {"steps": 5000, "batch_size": 64, "log_every": 100, "eval_every": 1000},
         },
         "hyperteacher-paper": {  # its vanilla transformer
             "model": {**_NETWORK, "d_model": 128, "d_ff": 512},
-            "init": {"law": "lecun"},
+            "init": _INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.1},
             "training": {"steps": 100_000, "batch_size": 128},
             "evaluation": {"seen_items": 16_000, "unseen_items": 16_000},

@@ -34,7 +34,8 @@ def codes(masks: Int32, words: NDArray[np.uint32], discrete: bool) -> Float64:
     Discrete: 1 / K for each of the K active ones. 0 for the others.
     """
     if discrete:
-        return masks / masks.sum(axis=1, keepdims=True)
+        share: Float64 = masks / masks.sum(axis=1, keepdims=True)
+        return share
     u = (words.astype(np.float64) + 0.5) * 2.0**-32
     drawn = np.where(masks != 0, -fixedmath.log(u), 0.0)
     total = drawn[:, 0]

@@ -109,19 +109,19 @@ class ModularTask(TableTask[ModularConfig]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RuleExam:
-    """Rows of `tokens` are the trained pairs, then the held-out ones."""
+    """Rows of `inputs` are the trained pairs, then the held-out ones."""
 
-    tokens: Int32  # [N, 3]
+    inputs: Int32  # [N, 3]
     seen_targets: Int32  # [N_seen]
     targets: Int32  # [N_unseen]
 
-    reads: ClassVar[Literal["answers", "logits"]] = "answers"
+    reads: ClassVar[Literal["answers", "outputs"]] = "answers"
     candidates: ClassVar[tuple[str, ...]] = ModularTask.candidates
 
     @property
     def splits(self) -> dict[str, slice]:
         seen = len(self.seen_targets)
-        return {"seen": slice(0, seen), "unseen": slice(seen, len(self.tokens))}
+        return {"seen": slice(0, seen), "unseen": slice(seen, len(self.inputs))}
 
     def score(self, answers: NDArray[Any]) -> Scores:
         """`generalised` is the share of held-out pairs answered by the rule.

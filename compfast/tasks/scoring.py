@@ -14,15 +14,15 @@ from compfast.tasks.base import Int32, Scores
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerExam:
-    """Rows of `tokens` are the seen items, then the held-out ones."""
+    """Rows of `inputs` are the seen items, then the held-out ones."""
 
-    tokens: Int32  # [N, T]
+    inputs: Int32  # [N, T]
     seen: slice  # rows of what was trained, with test-side items
     unseen: slice  # rows of the held-out group
     seen_targets: Int32  # [N_seen]
     answers: Mapping[str, Int32]  # candidate solution -> [N_unseen]; -1 where it has no answer
 
-    reads: ClassVar[Literal["answers", "logits"]] = "answers"
+    reads: ClassVar[Literal["answers", "outputs"]] = "answers"
 
     @property
     def splits(self) -> dict[str, slice]:

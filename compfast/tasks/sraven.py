@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +82,11 @@ _NETWORK: Settings = {
     "causal": False,
     "position": "relative",
 }
+_INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
 _OPTIMIZER: Settings = {
     "lr": 1e-3,
     "weight_decay": 0.1,
-    "decay": "matrices",
+    "decay": "arrays",
     "clip": 0.0,
     "schedule": "cosine",
     "floor": 0.1,
@@ -102,20 +103,17 @@ class SravenTask(Task[SravenConfig]):
 
     Config = SravenConfig
     candidates = CANDIDATES
-    inputs: ClassVar[Literal["tokens", "vectors"]] = "vectors"
-    loss: ClassVar[Literal["cross_entropy", "squared_error"]] = "cross_entropy"
-    vocabulary = 0
     presets: ClassVar[Mapping[str, Settings]] = {
         "sraven": {  # ours: fewer features and layers, for a CPU
             "task": {"features": 2},
             "model": {**_NETWORK, "layers": 2, "d_model": 64, "heads": 8, "d_ff": 128},
-            "init": {"law": "lecun"},
+            "init": _INIT,
             "optimizer": {**_OPTIMIZER, "warmup": 0.02},
             "training": {"steps": 5000, "batch_size": 128, "log_every": 100, "eval_every": 1000},
         },
-        "sraven-paper": {  # 20 million sequences
+        "sraven-paper": {  # HYLA, 20 million sequences
             "model": {**_NETWORK, "attention": "rms_head", "value_path": "relu"},
-            "init": {"law": "lecun"},
+            "init": _INIT,
             "optimizer": {**_OPTIMIZER, "warmup": 1000 / 156_250},
             "training": {"steps": 156_250, "batch_size": 128},
             "evaluation": {"seen_items": 51_200, "unseen_items": 51_200},

@@ -3,7 +3,7 @@
 A mask [M] says which modules a task has. arXiv 2407.12275 lists its masks; arXiv 2312.15001 has
 two rings; arXiv 2507.07207 patterns over all masks of 1 to K modules, as its released code
 (compscale/data/utils.py) makes them. Where that draws at random, a permutation keyed by a seed is
-taken here, and where it asks for a connected and complete support, the first of a thousand.
+taken here, and where it asks for a connected and complete support, the first of two hundred.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Support = Literal[
 LISTED, RINGED = get_args(Listed), get_args(Ringed)
 
 MOST_MASKS = 4096
-_ATTEMPTS = 1000
+_ATTEMPTS = 200
 
 _CONNECTED = "12 23 34 45 56 16"  # 2407.12275, modules counted from 1
 _LISTS = {

@@ -183,9 +183,9 @@ class Progress:
         """New scores and verdicts of `examined`; `regular` exams count for stability."""
         exam, everybody = self.exam, range(len(self.specs))
         told: Any = (
-            engine.predict(exam.tokens)
+            engine.predict(exam.inputs)
             if exam.reads == "answers"
-            else engine.logits(exam.tokens, everybody)
+            else engine.outputs(exam.inputs, everybody)
         )
         scores = exam.score(told)
         evaluation = self.specs[0].evaluation

@@ -4,25 +4,35 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../batch.h"
+
 namespace compfast {
 
 struct HostStream {
-  const int32_t* tokens = nullptr;   // [slots, steps, batch, positions]
-  const int32_t* targets = nullptr;  // [slots, steps, batch]
-  const int32_t* slot = nullptr;     // [members]: members of one seed share theirs
+  Given drawn;                    // [slots, steps, batch, ..]
+  const int32_t* slot = nullptr;  // [members]: members of one seed share theirs
   int64_t members = 0, slots = 0, steps = 0;
   int64_t first = 0;  // the step of the first batch
-  int32_t batch = 0, positions = 0;
+  int32_t batch = 0;
+  Ports ports;
 };
 
-// Sequences [begin, end) of training step `step` into tokens [batch, T], targets [batch]; the step
-// is in the buffer (host_checks.h).
+template <typename T>
+static inline void host_copy(const T* from, T* to, int64_t each, int64_t first, int64_t begin,
+                             int64_t end) {
+  if (from)
+    std::memcpy(to + begin * each, from + (first + begin) * each,
+                (size_t)((end - begin) * each) * sizeof(T));
+}
+
+// Sequences [begin, end) of training step `step`; the step is in the buffer (host_checks.h).
 static inline void host_batch(const HostStream& s, int64_t row, int64_t step, int64_t begin,
-                              int64_t end, int32_t* tokens, int32_t* targets) {
-  const int64_t from = (s.slot[row] * s.steps + step - s.first) * s.batch + begin;
-  std::memcpy(tokens + begin * s.positions, s.tokens + from * s.positions,
-              (size_t)((end - begin) * s.positions) * sizeof(int32_t));
-  std::memcpy(targets + begin, s.targets + from, (size_t)(end - begin) * sizeof(int32_t));
+                              int64_t end, const Batch& to) {
+  const int64_t first = (s.slot[row] * s.steps + step - s.first) * s.batch;
+  host_copy(s.drawn.tokens, to.tokens, s.ports.inputs(), first, begin, end);
+  host_copy(s.drawn.vectors, to.vectors, s.ports.inputs(), first, begin, end);
+  host_copy(s.drawn.targets, to.targets, s.ports.targets(), first, begin, end);
+  host_copy(s.drawn.answers, to.answers, s.ports.targets(), first, begin, end);
 }
 
 }  // namespace compfast

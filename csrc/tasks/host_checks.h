@@ -9,15 +9,18 @@ namespace compfast {
 
 inline void check_stream(const HostStream& s, int64_t batch, int64_t vocabulary) {
   require_between("batch of the buffer", s.batch, batch, batch);
-  require_between("positions of the buffer", s.positions, 1, MOST_WIDTH);
+  require_between("positions of the buffer", s.ports.positions, 1, MOST_WIDTH);
   require_between("slots of the buffer", s.slots, 1, MOST_WIDTH);
   require_between("members of the buffer", s.members, 1, MOST_ELEMENTS);
   require_between("first", s.first, 0, MOST_BLOCKS);
   require_range("a slot", range_of(s.slot, s.members), s.slots);
   const int64_t sequences = s.slots * s.steps * s.batch;
   if (sequences == 0) return;
-  require_range("a token of the buffer", range_of(s.tokens, sequences * s.positions), vocabulary);
-  require_range("a target of the buffer", range_of(s.targets, sequences), vocabulary);
+  const int64_t inputs = sequences * s.ports.inputs(), targets = sequences * s.ports.targets();
+  if (s.drawn.tokens)
+    require_range("a token of the buffer", range_of(s.drawn.tokens, inputs), vocabulary);
+  if (s.drawn.targets)
+    require_range("a target of the buffer", range_of(s.drawn.targets, targets), vocabulary);
 }
 
 // The steps [from, until) of the member in row `row` are in the buffer.

@@ -1,6 +1,8 @@
 // A hyperteacher is checked before a value is drawn: its sizes are those of arrays on the stack.
 #pragma once
 
+#include <cmath>
+
 #include "../checks.h"
 #include "hyperteacher.h"
 
@@ -18,6 +20,12 @@ inline void check_stream(const HyperteacherStream& s, int64_t batch) {
   require_between("extra", s.extra, 0, 1);
   elements("batch x blocks of a sequence", {batch, hyperteacher_blocks(s)}, MOST_BLOCKS);
   require_range("a mask's entry", range_of(s.masks, s.mask_count * s.modules), 2);
+  for (int64_t row = 0; row < s.mask_count; row++) {
+    const int32_t* mask = s.masks + row * s.modules;
+    if (std::count(mask, mask + s.modules, 1) == 0) refuse("a mask has no module");
+  }
+  for (int64_t i = 0; i < (int64_t)s.modules * s.hidden * s.dim; i++)
+    if (!std::isfinite(s.theta[i])) refuse("a module has a number that is not finite");
 }
 
 }  // namespace compfast

@@ -7,10 +7,10 @@
 
 namespace compfast {
 
-inline void check_stream(const SravenStream& s, int64_t batch) {
+inline void check_stream(const SravenStream& s, int64_t batch, int64_t vocabulary) {
   require_between("batch", batch, 1, MOST_WIDTH);
   require_between("features", s.features, 1, SRAVEN_MOST_FEATURES);
-  require_between("symbols", s.symbols, 3, 1024);
+  require_between("symbols", s.symbols, 3, std::min<int64_t>(vocabulary, 1024));
   require_between("permuted", s.permuted, 0, 1);
   require_between("sets of rules", s.set_count, 1, MOST_WIDTH);
   require_between("permutations", s.permutation_count, 1, MOST_WIDTH);

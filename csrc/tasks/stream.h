@@ -2,9 +2,13 @@
 // a generator of its own is a header here, a record in TaskStream and a line in draw().
 #pragma once
 
+#include "../batch.h"
 #include "anchor.h"
 #include "chain.h"
+#include "fuzzy.h"
 #include "host.h"
+#include "hyperteacher.h"
+#include "sraven.h"
 #include "table.h"
 
 namespace compfast {
@@ -13,7 +17,10 @@ enum StreamKind : int32_t {
   STREAM_ANCHOR = 0,
   STREAM_TABLE = 1,
   STREAM_HOST = 2,
-  STREAM_CHAIN = 3
+  STREAM_CHAIN = 3,
+  STREAM_FUZZY = 4,
+  STREAM_SRAVEN = 5,
+  STREAM_HYPERTEACHER = 6
 };
 
 struct TaskStream {
@@ -22,21 +29,29 @@ struct TaskStream {
   TableStream table;
   HostStream host;
   ChainStream chain;
+  FuzzyStream fuzzy;
+  SravenStream sraven;
+  HyperteacherStream hyperteacher;
 };
 
 // Sequences [begin, end) of training step `step` of the member in row `row` of its group, into
-// tokens [batch, T], targets [batch].
+// their places in a batch.
 static inline void draw(const TaskStream& s, uint64_t seed, int64_t row, int64_t step,
-                        int32_t batch, int64_t begin, int64_t end, int32_t* tokens,
-                        int32_t* targets) {
+                        int32_t batch, int64_t begin, int64_t end, const Batch& to) {
   if (s.kind == STREAM_ANCHOR)
-    anchor_batch(s.anchor, seed, step, batch, begin, end, tokens, targets);
+    anchor_batch(s.anchor, seed, step, batch, begin, end, to.tokens, to.targets);
   else if (s.kind == STREAM_TABLE)
-    table_batch(s.table, seed, step, batch, begin, end, tokens, targets);
+    table_batch(s.table, seed, step, batch, begin, end, to.tokens, to.targets);
   else if (s.kind == STREAM_CHAIN)
-    chain_batch(s.chain, seed, step, begin, end, tokens, targets);
+    chain_batch(s.chain, seed, step, begin, end, to.tokens, to.targets);
+  else if (s.kind == STREAM_FUZZY)
+    fuzzy_batch(s.fuzzy, seed, step, begin, end, to.vectors, to.answers);
+  else if (s.kind == STREAM_SRAVEN)
+    sraven_batch(s.sraven, seed, step, begin, end, to.vectors, to.targets);
+  else if (s.kind == STREAM_HYPERTEACHER)
+    hyperteacher_batch(s.hyperteacher, seed, step, begin, end, to.vectors, to.answers);
   else
-    host_batch(s.host, row, step, begin, end, tokens, targets);
+    host_batch(s.host, row, step, begin, end, to);
 }
 
 }  // namespace compfast

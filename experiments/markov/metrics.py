@@ -89,7 +89,7 @@ def measured(run: compfast.Run) -> pl.DataFrame:
     wide = energy.with_columns(pl.col("tensor").replace_strict(names)).pivot(
         "tensor", index=["member", "step"], values="energy"
     )
-    tokens = exams_of(run.groups)[0].tokens[:READ]
+    tokens = exams_of(run.groups)[0].inputs[:READ]
     ratio = analysis.attention_to_skip(run, tokens).drop("layer")
     losses = run.metrics.select("member", "step", "loss").drop_nulls()
     keys = ["member", "step"]

@@ -74,11 +74,11 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         "feed": {"stream": copy.deepcopy(stream)},
         "advance": {"until": 2, "base": 0, "loss": room, "grad_norm": room.copy(), "tick": None},
         "gradients": {
-            "tokens": np.ones((4, length), np.int32),
-            "targets": np.array([0, 1, 2, 3], np.int32),
+            "inputs": np.ones((4, length), np.int32),
+            "targets": np.array([[0], [1], [2], [3]], np.int32),
         },
-        "logits": {"members": np.array([1, 0]), "tokens": np.ones((4, length), np.int32)},
-        "predict": {"members": np.array([1]), "tokens": np.ones((5, length), np.int32)},
+        "outputs": {"members": np.array([1, 0]), "inputs": np.ones((4, length), np.int32)},
+        "predict": {"members": np.array([1]), "inputs": np.ones((5, length), np.int32)},
         "profile": {"member": 1, "steps": 1},
     }
 
@@ -99,12 +99,33 @@ def other_streams(length: int) -> dict[str, dict[str, Any]]:
         },
         "host": {
             "kind": "host",
-            "tokens": rng.integers(0, 100, (2, 3, 3, length), dtype=np.int32),
-            "targets": rng.integers(0, 100, (2, 3, 3), dtype=np.int32),
+            "inputs": rng.integers(0, 100, (2, 3, 3, length), dtype=np.int32),
+            "targets": rng.integers(0, 100, (2, 3, 3, 1), dtype=np.int32),
+            "width": 0,
+            "numbers": 0,
             "slots": np.array([1, 0], np.int32),
             "first": 0,
         },
     }
+
+
+@functools.cache
+def vectors() -> list[dict[str, Any]]:
+    """Streams of the tasks of vectors."""
+    from compfast.tasks.fuzzy import FuzzyConfig, FuzzyTask
+    from compfast.tasks.hyperteacher import HyperteacherConfig, HyperteacherTask
+    from compfast.tasks.sraven import SravenConfig, SravenTask
+
+    return [
+        FuzzyTask(FuzzyConfig(variables=3, samples=5)).stream(),
+        SravenTask(SravenConfig(features=2)).stream(),
+        HyperteacherTask(HyperteacherConfig(samples=5, dim=3, hidden=4)).stream(),
+    ]
+
+
+def _stream_of(network: str, precision: Any, data: Any) -> dict[str, Any]:
+    stream: dict[str, Any] = valid(network, precision, data)["group"]["stream"]
+    return stream
 
 
 def numbers(value: Any, key: object, sizes: tuple[int, ...]) -> st.SearchStrategy[Any]:
@@ -224,7 +245,7 @@ def _group_attempts(call: dict[str, Any]) -> Iterator[Attempt]:
         made.append(_native.Group(*(given[name] for name in names)))
 
     yield make
-    for name in ("feed", "advance", "gradients", "logits", "predict", "profile"):
+    for name in ("feed", "advance", "gradients", "outputs", "predict", "profile"):
         if made:
             yield functools.partial(_ask, made[0], call, name)
 
@@ -245,7 +266,7 @@ def small_calls(draw: Any) -> Iterator[Attempt]:
     """Batches, permutations, words of streams; loops only where they must be refused."""
     from compfast import _native
 
-    stream = valid(*draw(st.sampled_from(NETWORKS)))["group"]["stream"]
+    stream = draw(st.sampled_from([*(_stream_of(*network) for network in NETWORKS), *vectors()]))
     calls: dict[str, list[Any]] = {
         "task_batch": [stream, 3, 2, 3, 1],
         "feistel": [3, 2, 30, 37],

@@ -83,7 +83,7 @@ def exercise(
     loss, _ = engine.gradients(tokens, tokens[:, 0])
     assert np.isfinite(loss).all()
     assert engine.predict(tokens).shape == (members, len(tokens))
-    assert np.isfinite(engine.logits(tokens, [members - 1])).all()
+    assert np.isfinite(engine.outputs(tokens, [members - 1])).all()
 
 
 def main() -> None:

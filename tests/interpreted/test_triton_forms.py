@@ -85,7 +85,7 @@ def test_answers_follow_the_sign_of_the_logit(binary: list[Any]) -> None:
     made = start("triton", binary)
     made.load(loaded(binary, members))
     tokens = random_batch(binary[0].model, 7, 6, seed=1)[0]
-    logits = made.logits(tokens, range(3))
+    logits = made.outputs(tokens, range(3))
     assert (logits.shape, logits[..., 0].any()) == ((3, 6, 2), False)
     np.testing.assert_array_equal(made.predict(tokens), logits[..., 1] > 0)
     assert len(np.unique(made.predict(tokens))) == 2

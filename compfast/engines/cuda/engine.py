@@ -11,7 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec, ModelConfig
-from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
+from compfast.engines.base import (
+    ACTIVE,
+    FROZEN,
+    Advance,
+    Float32,
+    Inputs,
+    Int32,
+    Named,
+    State,
+)
 from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
 from compfast.engines.cuda.network import find_network
@@ -117,11 +126,11 @@ class CudaEngine:
         status[members & (status == ACTIVE)] = FROZEN
         self._write("status", status)
 
-    def predict(self, tokens: Int32) -> Int32:
-        return self._answering().predict(tokens)
+    def predict(self, inputs: Inputs) -> Int32:
+        return self._answering().predict(inputs)
 
-    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        return self._answering().logits(tokens, members)
+    def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
+        return self._answering().outputs(inputs, members)
 
     def _answering(self) -> NativeEngine:
         """The native engine with the members' weights."""

@@ -13,13 +13,23 @@ import triton
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines.base import ACTIVE, FROZEN, Advance, Float32, Int32, Named, State
+from compfast.engines.base import (
+    ACTIVE,
+    FROZEN,
+    Advance,
+    Float32,
+    Inputs,
+    Int32,
+    Named,
+    State,
+    Targets,
+)
 from compfast.engines.checks import (
     check_group,
+    check_inputs,
     check_members,
     check_state,
     check_targets,
-    check_tokens,
     check_until,
 )
 from compfast.engines.triton import adamw, memory
@@ -141,16 +151,16 @@ class TritonEngine:
         chosen = torch.from_numpy(np.asarray(members)).to(self._device) & (status == ACTIVE)
         status[chosen] = FROZEN
 
-    def predict(self, tokens: Int32) -> Int32:
-        parts = [_first_largest(logits) for _, logits in self._logits(tokens)]
+    def predict(self, inputs: Inputs) -> Int32:
+        parts = [_first_largest(logits) for _, logits in self._logits(inputs)]
         return np.concatenate([_array(part) for part in parts]).astype(np.int32)
 
-    def logits(self, tokens: Int32, members: Sequence[int]) -> Float32:
-        every = np.concatenate([_array(logits) for _, logits in self._logits(tokens)])
+    def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
+        every = np.concatenate([_array(logits) for _, logits in self._logits(inputs)])
         wanted: Float32 = every[check_members(members, len(self._specs))]
         return wanted
 
-    def gradients(self, tokens: Int32, targets: Int32) -> tuple[Float32, Named]:
+    def gradients(self, tokens: Inputs, targets: Targets) -> tuple[Float32, Named]:
         """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape]."""
         batch = self._tokens(tokens)
         answers = check_targets(targets, len(batch), self._specs[0])
@@ -238,7 +248,7 @@ class TritonEngine:
             old = kept[rows.start : rows.stop, columns]
             old[:] = np.where(np.isnan(old), new, old)
 
-    def _logits(self, tokens: Int32) -> Iterator[tuple[range, torch.Tensor]]:
+    def _logits(self, tokens: Inputs) -> Iterator[tuple[range, torch.Tensor]]:
         """(rows, logits [rows, N, V] at the last position), the training batch at a time."""
         whole = self._tokens(tokens)
         for rows in self._stacks():
@@ -261,7 +271,7 @@ class TritonEngine:
             yield rows, logits
 
     def _tokens(self, tokens: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(check_tokens(tokens, self._specs[0])).to(self._device)
+        return torch.from_numpy(check_inputs(tokens, self._specs[0])).to(self._device)
 
 
 def _first_largest(logits: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from compfast.config import ModelSection
+from compfast.config import ModelSection, Ports
 from compfast.config.plugins import family_class
 from compfast.models.families.base import Family, Network
 from compfast.models.plan import Plan
@@ -18,13 +18,12 @@ def family_of(model: ModelSection) -> Family[Any]:
     return _made(model.family)
 
 
-def resolve(model: ModelSection, length: int, vocabulary: int) -> Any:
-    """`model` with every derived field filled in, for a task of so many tokens a sequence.
+def resolve(model: ModelSection, ports: Ports) -> Any:
+    """`model` with every derived field filled in, for a task of these ports.
 
-    `vocabulary` is the number of token ids that the task uses. Raises UsageError where the model
-    has fewer of either.
+    Raises UsageError where the model has fewer positions or tokens, or cannot take its inputs.
     """
-    return family_of(model).resolve(model, length, vocabulary)
+    return family_of(model).resolve(model, ports)
 
 
 def model_plan(model: ModelSection, *, absorb: bool = True) -> Plan:

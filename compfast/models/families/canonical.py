@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from compfast.config import ModelSection
+from compfast.config import ModelSection, Ports
 from compfast.config.section import at_most, choice, positive
 from compfast.errors import UsageError
-from compfast.models.families.base import Family, Network, check_resolved
+from compfast.models.families.base import Family, Network, check_resolved, check_tokens
 from compfast.models.plan import Builder, Plan, prune_rows
 from compfast.models.tensors import Tensor
 
@@ -53,14 +53,15 @@ class CanonicalFamily(Family[CanonicalConfig]):
 
     Config = CanonicalConfig
 
-    def resolve(self, model: CanonicalConfig, length: int, vocabulary: int) -> CanonicalConfig:
-        if vocabulary != 2 or model.vocab_size not in (None, 2):
+    def resolve(self, model: CanonicalConfig, ports: Ports) -> CanonicalConfig:
+        check_tokens("canonical", ports)
+        if ports.vocabulary != 2 or model.vocab_size not in (None, 2):
             raise UsageError(
-                f"model.family is canonical, for tokens 0 and 1; this task has {vocabulary} and"
-                f" model.vocab_size is {model.vocab_size}"
+                f"model.family is canonical, for tokens 0 and 1; this task has {ports.vocabulary}"
+                f" and model.vocab_size is {model.vocab_size}"
             )
-        positions = model.max_positions or length
-        check_resolved(2, positions, length, vocabulary)
+        positions = model.max_positions or ports.length
+        check_resolved(2, positions, ports)
         return dataclasses.replace(model, vocab_size=2, max_positions=positions)
 
     def table(self, model: CanonicalConfig) -> tuple[Tensor, ...]:
