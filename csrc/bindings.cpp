@@ -42,7 +42,7 @@ class PyGroup {
  public:
   PyGroup(const py::dict& plan, const py::dict& tables, const py::dict& stream,
           const py::dict& arrays, int threads)
-      : plan_(plan_record(plan, ops_, segments_)), stream_(checked(stream)) {
+      : plan_(plan_record(plan, ops_, segments_)), stream_(checked(plan, stream)) {
     require_threads(threads);
     Optimizer o;
     read(tables, "beta1", o.beta1);
@@ -70,6 +70,7 @@ class PyGroup {
     a.v = keep<float>(arrays, "v", {members_, plan_.flat_size}, true);
     status_ = a.status = keep<uint8_t>(arrays, "status", {members_}, true);
     a.seed = keep<uint64_t>(arrays, "seed", {members_});
+    a.dropout_seed = keep<uint64_t>(arrays, "dropout_seed", {members_});
     a.lr = keep<double>(arrays, "lr", {members_});
     a.weight_decay = keep<double>(arrays, "weight_decay", {members_, DECAYS});
     a.clip = keep<double>(arrays, "clip", {members_});
@@ -182,8 +183,15 @@ class PyGroup {
   std::string isa() const { return kernels_->isa; }
 
  private:
-  Stream checked(const py::dict& stream) const {
+  Stream checked(const py::dict& plan, const py::dict& stream) {
+    require_between("positions", plan_.ports.positions, 1, MOST_WIDTH);
+    if (!py::object(plan["buckets"]).is_none())
+      plan_.buckets = keep<int32_t>(plan, "buckets", {2 * (int64_t)plan_.ports.positions - 1});
     check_plan(plan_);
+    return checked(stream);
+  }
+
+  Stream checked(const py::dict& stream) const {
     const Ports& p = plan_.ports;
     Stream s(stream, plan_.batch, p.vocabulary);
     require_between("seq_len", s.ports.positions, p.positions, p.positions);

@@ -56,6 +56,14 @@ inline OpRecord op_record(const pybind11::dict& d) {
   read(d, "spare", op.spare);
   read(d, "first", op.first);
   read(d, "loss", op.loss);
+  read(d, "scores", op.scores);
+  read(d, "path", op.path);
+  read(d, "buckets", op.buckets);
+  read(d, "deep_ld", op.deep_ld);
+  read(d, "layer", op.layer);
+  read(d, "keep", op.keep);
+  read(d, "drop_below", op.drop_below);
+  read(d, "keep_scale", op.keep_scale);
   return op;
 }
 

@@ -10,7 +10,7 @@
 #include <system_error>
 #include <thread>
 
-#include "attention_sizes.h"
+#include "attention_mixed_sizes.h"
 #include "checks.h"
 #include "profile.h"
 
@@ -76,6 +76,8 @@ int64_t scratch_size(const PlanRecord& plan) {
       wanted = attention_room(op.heads, t, d, d);
     else if (op.kind == OP_ATTENTION)
       wanted = attention_room(op.out.rows, t, op.d_k, op.d_v);
+    else if (op.kind == OP_MIXED_ATTENTION)
+      wanted = mixed_room(t, op.heads, op.d_k, op.d_v, op.path);
     else if (op.kind == OP_HEAD_LINEAR)
       wanted = plan.microbatch * to_pad(op.d_in > op.head_width ? op.d_in : op.head_width);
     size = wanted > size ? wanted : size;
@@ -158,6 +160,7 @@ Member Group::member(int64_t i) const {
   member.m = arrays_.m + i * plan_.flat_size;
   member.v = arrays_.v + i * plan_.flat_size;
   member.seed = arrays_.seed[i];
+  member.dropout_seed = arrays_.dropout_seed[i];
   member.row = i;
   member.lr = arrays_.lr[i];
   member.weight_decay = arrays_.weight_decay + i * DECAYS;
@@ -261,7 +264,7 @@ bool Group::record(int64_t i, const StepResult& result, Call& call) {
 
 StepResult Group::step_alone(const Member& one, const Workspace& view, int64_t step) {
   double sums[2];
-  kernels_.pack(plan_, one, view);
+  kernels_.pack(plan_, one, view, step);
   for (int half = 0; half < 2; half++)
     sums[half] = kernels_.half(plan_, stream_, one, view, step, half, view.gradient[half]);
   return kernels_.update(plan_, optimizer_, one, view, sums, step);
@@ -288,7 +291,7 @@ void Group::train_together(int64_t i, Team& team, int rank, Worker& worker, Call
   team.barrier.wait();
   while (team.go_on) {
     const int64_t step = arrays_.step[i];
-    kernels_.pack(plan_, one, worker.view);
+    kernels_.pack(plan_, one, worker.view, step);
     team.sums[rank] =
         kernels_.half(plan_, stream_, one, worker.view, step, rank, worker.view.gradient[rank]);
     team.barrier.wait();

@@ -24,6 +24,7 @@ struct GroupArrays {
   int64_t* step = nullptr;    // [M]
   uint8_t* status = nullptr;  // [M]
   const uint64_t* seed = nullptr;
+  const uint64_t* dropout_seed = nullptr;
   const double* lr = nullptr;
   const double* weight_decay = nullptr;  // [M, DECAYS]
   const double* clip = nullptr;

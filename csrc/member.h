@@ -9,6 +9,7 @@
 #include "head_linear.h"
 #include "linear.h"
 #include "logistic.h"
+#include "mixed_op.h"
 #include "norm.h"
 #include "plan.h"
 #include "profile.h"
@@ -38,10 +39,15 @@ inline long attention_saved(const OpRecord& op) {
   return (long)op.heads * op.out.rows * attention_saved_row(op.in[1].rows);
 }
 
-inline void pack(const PlanRecord& plan, const float* params, const Workspace& w) {
-  for (int i = 0; i < plan.op_count; i++)
-    if (plan.ops[i].kind == OP_LINEAR || plan.ops[i].kind == OP_HEAD_LINEAR)
-      linear_pack(plan.ops[i], params, w.packed, w.values + plan.ops[i].operands);
+// `step` < 0: not a training step, nothing is dropped.
+inline void pack(const PlanRecord& plan, const Member& member, const Workspace& w, int64_t step) {
+  for (int i = 0; i < plan.op_count; i++) {
+    const OpRecord& op = plan.ops[i];
+    if (op.kind == OP_LINEAR || op.kind == OP_HEAD_LINEAR)
+      linear_pack(op, member.params, w.packed, w.values + op.operands);
+    else if (op.kind == OP_MIXED_ATTENTION)
+      mixed_pack(plan, op, member, step, w.packed);
+  }
 }
 
 inline void forward_norm(const OpRecord& op, long n, const float* params, float* values) {
@@ -86,6 +92,8 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
       head_linear_forward(op, n, params, w.packed, w.values, w.scratch);
     else if (op.kind == OP_ATTENTION)
       forward_attention(op, n, w.values, w.scratch);
+    else if (op.kind == OP_MIXED_ATTENTION)
+      mixed_op_forward(op, n, params, w.packed, w.values, w.scratch);
     else if (op.kind == OP_CANONICAL)
       canonical_forward(op, n, plan.ports.positions, tokens, params, w.values);
     end(w.profile, &Profile::forward, i, begun);
@@ -180,6 +188,8 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
       backward_norm(op, n, params, w.values, gradient);
     } else if (op.kind == OP_ATTENTION) {
       backward_attention(op, n, w.values, w.scratch);
+    } else if (op.kind == OP_MIXED_ATTENTION) {
+      mixed_op_backward(plan, op, n, params, w.packed, w.values, gradient, w.scratch);
     } else if (op.kind == OP_EMBED) {
       embed_backward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
                      w.values + op.out.grad, gradient + op.weight,
@@ -235,7 +245,7 @@ inline float mean_loss(const PlanRecord& plan, int64_t count, const double* sums
 // Mean loss over `count` sequences; its gradient is left in w.gradient[0].
 inline float batch_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
                             const Given& batch, int64_t count) {
-  pack(plan, member.params, w);
+  pack(plan, member, w, -1);
   double sums[2];
   for (int half = 0; half < 2; half++)
     sums[half] = half_gradient(plan, member, w, batch, count, half, w.gradient[half]);
@@ -305,9 +315,10 @@ inline StepResult train_update(const PlanRecord& plan, const Optimizer& optimize
   return result;
 }
 
-inline void train_pack(const PlanRecord& plan, const Member& member, const Workspace& w) {
+inline void train_pack(const PlanRecord& plan, const Member& member, const Workspace& w,
+                       int64_t step) {
   const int64_t begun = begin(w.profile);
-  pack(plan, member.params, w);
+  pack(plan, member, w, step);
   end(w.profile, &Profile::phases, PHASE_PACK, begun);
 }
 
@@ -315,7 +326,7 @@ inline void train_pack(const PlanRecord& plan, const Member& member, const Works
 // may be null. A single logit is that of token 1, and token 0 has 0.
 inline void member_outputs(const PlanRecord& plan, const Member& member, const Workspace& w,
                            const Given& batch, int64_t count, float* out, int32_t* best) {
-  pack(plan, member.params, w);
+  pack(plan, member, w, -1);
   const OpRecord& loss = plan.ops[plan.op_count - 1];
   const ViewRecord& z = loss.in[0];
   const int32_t asked = plan.ports.asked, vocabulary = plan.ports.vocabulary;

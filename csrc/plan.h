@@ -19,6 +19,7 @@ enum OpKind : int32_t {
   OP_CANONICAL = 6,
   OP_VECTORS = 7,
   OP_SELECT = 8,
+  OP_MIXED_ATTENTION = 9,
 };
 
 enum LossKind : int32_t {
@@ -73,6 +74,12 @@ struct OpRecord {
   int64_t spare = -1;  // norm without shifts: a row of zeros and one that nobody reads
   int32_t first = 0;   // embed: the token of the table's first row; those before it add nothing
   int32_t loss = LOSS_CROSS_ENTROPY;
+  // mixed attention (attention_mixed_sizes.h): weight is its relative table or -1, packed that
+  // table over all distances, spare the gradient of this; weight2 is its deep layer or -1.
+  int32_t scores = 0, path = 0, buckets = 0, deep_ld = 0, layer = 0;
+  int64_t keep = -1;        // the dropout mask in the packed area, or none
+  uint32_t drop_below = 0;  // words that drop
+  float keep_scale = 1;
 };
 
 // A member's weight decays (compfast/engines/decays.py): of the groups embedding, qk, vo, ffn,
@@ -88,6 +95,7 @@ struct Segment {
 struct PlanRecord {
   const OpRecord* ops = nullptr;
   int32_t op_count = 0;
+  const int32_t* buckets = nullptr;  // [2 T - 1] of the distances k - q, or null
   const Segment* segments = nullptr;
   int32_t segment_count = 0;
   int64_t flat_size = 0;    // parameters of one member, padded
@@ -120,8 +128,9 @@ struct Member {
   float* params = nullptr;  // [flat_size]
   float* m = nullptr;
   float* v = nullptr;
-  uint64_t seed = 0;
-  int64_t row = 0;  // in its group
+  uint64_t seed = 0;          // of its data
+  uint64_t dropout_seed = 0;  // its init_seed
+  int64_t row = 0;            // in its group
   double lr = 0, clip = 0;
   const double* weight_decay = nullptr;  // [DECAYS]
 };
@@ -165,7 +174,7 @@ struct TaskStream;  // tasks/stream.h
 struct KernelTable {
   const char* isa;
   int32_t width;
-  void (*pack)(const PlanRecord&, const Member&, const Workspace&);
+  void (*pack)(const PlanRecord&, const Member&, const Workspace&, int64_t step);
   double (*half)(const PlanRecord&, const TaskStream&, const Member&, const Workspace&,
                  int64_t step, int half, float* gradient);
   StepResult (*update)(const PlanRecord&, const Optimizer&, const Member&, const Workspace&,

@@ -3,7 +3,7 @@
 // or the packed copies. What the numbers mean is the layout's (compfast/engines/layout.py).
 #pragma once
 
-#include "attention_sizes.h"
+#include "attention_mixed_sizes.h"
 #include "checks.h"
 #include "plan.h"
 
@@ -14,9 +14,9 @@ class OpCheck {
   OpCheck(const PlanRecord& plan, int32_t index) : plan_(plan), op_(plan.ops[index]), at_(index) {}
 
   void run() const {
-    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0, 0, 1};
-    static constexpr int32_t most[] = {0, 1, 2, 3, 1, 1, 0, 0, 1};
-    require(op_.kind >= OP_EMBED && op_.kind <= OP_SELECT, "there is no such kind");
+    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0, 0, 1, 3};
+    static constexpr int32_t most[] = {0, 1, 2, 3, 1, 1, 0, 0, 1, 3};
+    require(op_.kind >= OP_EMBED && op_.kind <= OP_MIXED_ATTENTION, "there is no such kind");
     require(op_.inputs >= least[op_.kind] && op_.inputs <= most[op_.kind], "so many inputs");
     require(op_.bf16 == 0 || op_.bf16 == 1, "bf16 must be 0 or 1");
     require((op_.kind == OP_LOSS) == (at_ == plan_.op_count - 1), "the loss must be the last");
@@ -30,6 +30,7 @@ class OpCheck {
     if (op_.kind == OP_CANONICAL) canonical();
     if (op_.kind == OP_VECTORS) vectors();
     if (op_.kind == OP_SELECT) select();
+    if (op_.kind == OP_MIXED_ATTENTION) mixed();
   }
 
  private:
@@ -70,9 +71,14 @@ class OpCheck {
 
   // An input of which the op reads as many rows as it has, or the last.
   void input(const ViewRecord& v, int64_t width, int64_t columns) const {
+    all_rows(v, width, columns);
+    require(v.rows == op_.out.rows || op_.out.rows == 1, "an input has too few rows");
+  }
+
+  // An input of which the op reads all rows.
+  void all_rows(const ViewRecord& v, int64_t width, int64_t columns) const {
     view(v, columns);
     require(v.width == width, "an input's width is not the op's");
-    require(v.rows == op_.out.rows || op_.out.rows == 1, "an input has too few rows");
   }
 
   void output() const {
@@ -170,14 +176,49 @@ class OpCheck {
     const int64_t d_k = op_.shared ? k.width : op_.d_k, d_v = op_.shared ? k.width : op_.d_v;
     const int64_t all_k = times(op_.heads, d_k), all_v = times(op_.heads, d_v);
     input(q, all_k, heads_columns(d_k));
-    input(k, op_.shared ? d_k : all_k, op_.shared ? to_pad(d_k) : heads_columns(d_k));
-    input(v, op_.shared ? d_v : all_v, op_.shared ? to_pad(d_v) : heads_columns(d_v));
+    all_rows(k, op_.shared ? d_k : all_k, op_.shared ? to_pad(d_k) : heads_columns(d_k));
+    all_rows(v, op_.shared ? d_v : all_v, op_.shared ? to_pad(d_v) : heads_columns(d_v));
     require(op_.out.width == all_v, "sizes are not the views'");
     require(!op_.shared || (q.rows == 1 && op_.out.rows == 1), "shared keys are for one row");
     inside("the output", op_.out.value, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
     inside("its gradient", op_.out.grad, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
     const int64_t saved = times(op_.heads, attention_saved_row(plan_.ports.positions));
     inside("what it saves", op_.saved, times(rows(op_.out), saved), plan_.workspace_size);
+  }
+
+  void mixed() const {
+    const ViewRecord &q = op_.in[0], &k = op_.in[1], &v = op_.in[2];
+    const int64_t t = plan_.ports.positions;
+    require(op_.heads >= 1 && op_.d_k >= 1 && op_.d_v >= 1, "sizes must be positive");
+    require(k.rows == t && v.rows == t && q.rows == op_.out.rows, "keys for all, queries for its");
+    const int64_t all_k = times(op_.heads, op_.d_k), all_v = times(op_.heads, op_.d_v);
+    input(q, all_k, all_k);
+    all_rows(k, all_k, all_k);
+    all_rows(v, all_v, all_v);
+    require(op_.out.width == all_v, "sizes are not the views'");
+    require(op_.scores >= MIXED_SOFTMAX && op_.scores <= MIXED_RMS_HEAD, "no such scores");
+    require(op_.path >= MIXED_NONE && op_.path <= MIXED_VALUE_DEEP, "no such value path");
+    require((op_.path == MIXED_VALUE_DEEP) == (op_.weight2 >= 0), "a deep path has its layer");
+    if (op_.weight2 >= 0) {
+      require(op_.deep_ld >= op_.d_v && op_.deep_ld % 16 == 0, "deep_ld is too small");
+      parameters(op_.weight2, times(all_v, op_.deep_ld));
+    }
+    require(op_.weight >= -1 && op_.weight2 >= -1 && op_.keep >= -1, "no offset");
+    if (op_.weight >= 0) relative(t);
+    require(op_.layer >= 0, "layer is negative");
+    if (op_.keep >= 0)
+      inside("a mask", op_.keep, times(op_.out.rows, to_pad(t)), plan_.packed_size);
+  }
+
+  void relative(int64_t t) const {
+    const int64_t spread = times(op_.heads, mixed_relative_ld(t));
+    require(plan_.buckets != nullptr, "distances have no buckets");
+    require(op_.buckets >= 1 && op_.buckets <= op_.weight_ld, "weight_ld is too small");
+    const Range used = range_of(plan_.buckets, 2 * t - 1);
+    require(used.low >= 0 && used.high < op_.buckets, "a distance's bucket is not there");
+    parameters(op_.weight, times(op_.heads, op_.weight_ld));
+    inside("a relative bias", op_.packed, spread, plan_.packed_size);
+    inside("its gradient", op_.spare, spread, plan_.workspace_size);
   }
 
   void loss() const {

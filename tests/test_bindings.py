@@ -166,7 +166,10 @@ def test_tokens_targets_and_members_that_are_not_there(engine: str) -> None:
                 call(wrong)
         with pytest.raises(UsageError, match=sentence):
             made.gradients(wrong, np.array([1, 2]))
-    for targets, sentence in (([1, 112], "targets reach from 1 to 112"), ([1], r"targets have shape \(1,\) for 2 sequences")):
+    for targets, sentence in (
+        ([1, 112], "targets reach from 1 to 112"),
+        ([1], r"targets have shape \(1,\) for 2 sequences"),
+    ):
         with pytest.raises(UsageError, match=sentence):
             made.gradients(tokens, np.array(targets))
     for rows in ([3], [0, -1]):

@@ -38,6 +38,16 @@ def _attention(op: Op, rows: int, positions: int) -> int:
     return rows * positions * (op.inputs[0].width + op.output.width)
 
 
+def _mixed_attention(op: Op, rows: int, positions: int) -> int:
+    """Scores and weighted sum, and what a generated value network makes of each pair."""
+    sizes = op.attributes
+    pairs, values = rows * positions, int(sizes["heads"] * sizes["d_v"])
+    generated = 0 if sizes["path"] == "none" else values
+    if sizes["path"] == "deep":
+        generated += values * (int(sizes["d_v"]) + 1)
+    return pairs * (int(sizes["heads"] * sizes["d_k"]) + values + generated)
+
+
 # kind -> multiply-adds of forward, a sequence: (op, rows of its output, positions) -> count
 PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
     "embed": _none,
@@ -47,6 +57,7 @@ PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
     "linear": _linear,
     "head_linear": _head_linear,
     "attention": _attention,
+    "mixed_attention": _mixed_attention,
     "loss": _none,
 }
 
@@ -123,7 +134,7 @@ def _floats_a_sequence(native: NativePlan, op: Op) -> int:
     rows = native.positions if buffer.rows == "all" else native.plan.asked
     kept = pad(op.output.width) * (2 if op.attributes.get("activation") else 1)
     if op.kind == "attention":
-        kept += int(op.attributes["heads"]) * saved_row(native.positions)
+        kept += int(op.attributes["heads"]) * saved_row(native.positions)  # mixed: nothing
     return 2 * rows * kept
 
 

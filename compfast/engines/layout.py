@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from compfast.config import ModelSection
-from compfast.engines.base import Float32, Named
+from compfast.engines.base import Float32, Int32, Named
 from compfast.engines.decays import decay_column
+from compfast.models.dropout import threshold
 from compfast.models.families import model_plan
 from compfast.models.params import Tensor, parameter_table
 from compfast.models.plan import Op, Plan, View
+from compfast.models.relative import distance_buckets
 
 PAD = 16
 ACTIVATION_BYTES = 1024 * 1024
@@ -32,7 +36,10 @@ _KINDS = {
     "canonical": 6,
     "vectors": 7,
     "select": 8,
+    "mixed_attention": 9,
 }
+_SCORES = {None: 0, "softmax": 0, "linear": 1, "rms_head": 2}  # csrc/attention_mixed_sizes.h
+_PATHS = {None: 0, "none": 0, "linear": 1, "relu": 2, "deep": 3}
 _LOSSES = {None: 0, "cross_entropy": 0, "logistic": 1, "squared_error": 2}
 _ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
 _WRITE, _ADD, _ZERO_ADD, _NONE = 0, 1, 2, 3
@@ -40,6 +47,11 @@ _WRITE, _ADD, _ZERO_ADD, _NONE = 0, 1, 2, 3
 
 def pad(n: int) -> int:
     return -(-n // PAD) * PAD
+
+
+def _relative_row(positions: int) -> int:
+    """Floats of one head's relative bias over all distances: csrc/attention_mixed_sizes.h."""
+    return 2 * pad(positions)
 
 
 def saved_row(positions: int) -> int:
@@ -192,6 +204,7 @@ class NativePlan:
         return {
             "ops": self.ops,
             "segments": self.flat.segments,
+            "buckets": self._buckets,
             "flat_size": self.flat.size,
             "packed_size": self.packed_size,
             "workspace_size": self.workspace_size,
@@ -270,7 +283,10 @@ class NativePlan:
         return 2 * rows if op.kind == "norm" else 0
 
     def _spare(self, op: Op) -> int:
-        """A norm without shifts reads zeros and leaves their gradient beside them."""
+        """A norm without shifts reads zeros and leaves their gradient beside them; a relative bias
+        has a gradient a distance."""
+        if op.kind == "mixed_attention" and op.attributes["relative"]:
+            return int(op.attributes["heads"]) * _relative_row(self.positions)
         shiftless = op.kind == "norm" and op.output is not None and not op.biases
         return 2 * pad(op.output.width) if shiftless and op.output else 0
 
@@ -303,7 +319,7 @@ class NativePlan:
                 if op.attributes.get("shared"):  # attention leaves the padding as it is
                     whole = position == 0 or view.width % PAD == 0
                 else:
-                    whole = op.kind == "attention" or rows == self._rows(name)
+                    whole = rows == self._rows(name) or op.kind in ("attention", "mixed_attention")
                 first = name not in grads
                 modes[index].append((_WRITE if whole else _ZERO_ADD) if first else _ADD)
                 if not first:
@@ -351,6 +367,7 @@ class NativePlan:
             assert wide is not None
             record["d_in"] = wide.width // record["heads"]
         record["packed_ld"] = pad(record["d_out"])
+        record |= self._mixed(op)
         if op.kind in ("linear", "head_linear"):
             record["packed"] = self.packed_size
             self.packed_size += record["d_in"] * record["packed_ld"]  # bf16 needs half of it
@@ -361,3 +378,39 @@ class NativePlan:
                 record["packed_bias"] = self.packed_size
                 self.packed_size += record["packed_ld"]
         return record
+
+    def _mixed(self, op: Op) -> dict[str, Any]:
+        """What a generalised attention has beside attention's fields."""
+        dropout = op.attributes.get("dropout", 0.0)
+        own: dict[str, Any] = {
+            "scores": _SCORES[op.attributes.get("scores")],
+            "path": _PATHS[op.attributes.get("path")],
+            "buckets": 0,
+            "deep_ld": 0,
+            "layer": op.attributes.get("layer", 0),
+            "keep": -1,
+            "drop_below": threshold(dropout),
+            "keep_scale": float(np.float32(1.0 / (1.0 - dropout))),
+        }
+        if op.kind != "mixed_attention" or op.output is None:
+            return own
+        own["weight"] = own["weight2"] = -1
+        weights = [self.flat.placed[name] for name in op.weights]
+        if op.attributes["relative"]:
+            own["weight"], own["weight_ld"] = weights[0].offset, weights[0].ld
+            own["buckets"] = op.attributes["buckets"]
+            own["packed"] = self.packed_size
+            self.packed_size += int(op.attributes["heads"]) * _relative_row(self.positions)
+        if op.attributes["deep"]:
+            own["weight2"], own["deep_ld"] = weights[-1].offset, weights[-1].ld
+        if dropout:
+            own["keep"] = self.packed_size
+            self.packed_size += self._rows(op.output.buffer) * pad(self.positions)
+        return own
+
+    @property
+    def _buckets(self) -> Int32 | None:
+        """The bucket of each distance; its networks have one table a layer, of equal buckets."""
+        found = {op.attributes["buckets"] for op in self.plan.ops if op.attributes.get("relative")}
+        assert len(found) <= 1, "all layers have the same buckets"
+        return distance_buckets(self.positions, found.pop()) if found else None

@@ -90,6 +90,7 @@ class NativeEngine:
             "step": self._step,
             "status": self._status,
             "seed": np.array([spec.data_seed for spec in specs], np.uint64),
+            "dropout_seed": np.array([spec.init_seed for spec in specs], np.uint64),
             "lr": np.array([spec.optimizer.lr for spec in specs], np.float64),
             "weight_decay": weight_decays(specs),
             "clip": np.array([spec.optimizer.clip for spec in specs], np.float64),
