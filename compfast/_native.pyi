@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from numpy.typing import NDArray
+
 from compfast.engines.base import Float32, Int32, Int64
 from compfast.streams.philox import UInt32
 
@@ -22,11 +24,12 @@ def philox(counter: tuple[int, int, int, int], seed: int) -> UInt32: ...
 def feistel(seed: int, epoch: int, index: int, n: int) -> int: ...
 def task_batch(
     stream: Mapping[str, Any], seed: int, step: int, batch: int, member: int = 0
-) -> tuple[Int32, Int32]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Tokens [batch, T] and targets [batch] of one training step.
 
-    A stream is a record of csrc/tasks with its `kind`: "anchor" (compfast/tasks/anchor.py), "table"
-    (compfast/tasks/table.py) or "host" (compfast/engines/host_batches.py), where `member` counts.
+    A stream is a record of csrc/tasks with its `kind`, as the tasks' `stream` gives it, or "host"
+    (compfast/engines/host_batches.py), where `member` counts. Those of vectors ("fuzzy", "sraven",
+    "hyperteacher") give float32 [batch, T, width] and the answers that the task's `batch` gives.
     """
 
 # The kernels as single operations (compfast/ops): sizes, then addresses of contiguous tensors,

@@ -6,7 +6,10 @@
 #include "bindings_arrays.h"
 #include "tasks/anchor_checks.h"
 #include "tasks/chain_checks.h"
+#include "tasks/fuzzy_checks.h"
 #include "tasks/host_checks.h"
+#include "tasks/hyperteacher_checks.h"
+#include "tasks/sraven_checks.h"
 #include "tasks/stream.h"
 #include "tasks/table_checks.h"
 
@@ -25,8 +28,15 @@ class Stream {
       host(d, batch, vocabulary);
     else if (kind == "chain")
       chain(d, batch, vocabulary);
+    else if (kind == "fuzzy")
+      fuzzy(d, batch);
+    else if (kind == "sraven")
+      sraven(d, batch, vocabulary);
+    else if (kind == "hyperteacher")
+      hyperteacher(d, batch);
     else
-      refuse("kind is '" + kind + "'; a stream is anchor, table, chain or host");
+      refuse("kind is '" + kind +
+             "'; a stream is anchor, table, chain, fuzzy, sraven, hyperteacher or host");
   }
 
   // Steps [from, until) of the member in row `row` can be drawn.
@@ -100,6 +110,53 @@ class Stream {
     s.start = keep(d, "start", {s.contexts - 1});
     check_stream(s, batch, vocabulary);
     ports.positions = s.positions;
+  }
+
+  void fuzzy(const pybind11::dict& d, int64_t batch) {
+    FuzzyStream& s = record.fuzzy;
+    record.kind = STREAM_FUZZY;
+    s.combinations = keep(d, "combinations", {-1, -1}, s.combination_count, s.terms);
+    read(d, "variables", s.variables);
+    read(d, "product", s.product);
+    read(d, "seq_len", s.positions);
+    check_stream(s, batch);
+    one_number(s.positions, s.variables + 1);
+  }
+
+  void sraven(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    SravenStream& s = record.sraven;
+    record.kind = STREAM_SRAVEN;
+    s.rules = keep(d, "rules", {-1, -1}, s.set_count, s.features);
+    s.permutations = keep(d, "permutations", {-1, s.features}, s.permutation_count);
+    s.triples = keep(d, "triples", {-1, 3}, s.triple_count);
+    read(d, "symbols", s.symbols);
+    read(d, "permuted", s.permuted);
+    check_stream(s, batch, vocabulary);
+    ports.positions = 9 * s.features;
+    ports.width = ports.vocabulary = s.symbols;
+    ports.asked = s.features;
+  }
+
+  void hyperteacher(const pybind11::dict& d, int64_t batch) {
+    HyperteacherStream& s = record.hyperteacher;
+    record.kind = STREAM_HYPERTEACHER;
+    s.masks = keep(d, "masks", {-1, -1}, s.mask_count, s.modules);
+    int32_t modules = 0;
+    s.theta = keep<double>(d, "theta", {s.modules, -1, -1}, modules, s.hidden, s.dim);
+    s.readout = keep<float>(d, "readout", {s.hidden});
+    read(d, "discrete", s.discrete);
+    read(d, "tanh", s.tanh);
+    read(d, "samples", s.samples);
+    read(d, "extra", s.extra);
+    check_stream(s, batch);
+    one_number(s.samples + s.extra, s.dim + 1);
+  }
+
+  // Vectors, of which the last position's answer is a number.
+  void one_number(int32_t positions, int32_t width) {
+    ports.positions = positions;
+    ports.width = width;
+    ports.vocabulary = ports.numbers = 1;
   }
 
   // The array's data; its first sizes go to `sizes`.

@@ -13,7 +13,7 @@ from compfast import _native
 pytestmark = pytest.mark.usefixtures("native_extension")
 
 BAD_STREAMS: list[tuple[str, str, Any, str]] = [
-    ("fixed", "kind", "markov", "kind is 'markov'; a stream is anchor, table, chain or host"),
+    ("fixed", "kind", "markov", "kind is 'markov'; a stream is anchor, table, chain, fuzzy"),
     ("fixed", "kind", None, "kind is a NoneType"),
     ("fixed", "kind", "table", "tokens"),
     ("table", "shuffled", 2, "shuffled is 2; it must be in 0..1"),

@@ -19,7 +19,13 @@ from compfast.tasks import start_of
 pytestmark = pytest.mark.usefixtures("native_extension")
 
 STEPS = 4
-SHORT = {"markov": {"seq_len": 12}, "affine": {"total": 500}}
+SHORT: dict[str, dict[str, Any]] = {
+    "markov": {"seq_len": 12},
+    "affine": {"total": 500},
+    "fuzzy": {"samples": 6},
+    "sraven": {"features": 2},
+    "hyperteacher": {"samples": 6, "dim": 3, "hidden": 4},
+}
 
 
 def _specs(task: str) -> list[MemberSpec]:

@@ -42,18 +42,24 @@ def _task(name: str) -> Task[Any]:
 @pytest.mark.parametrize("name", known_tasks())
 def test_batches_are_functions_of_seed_and_step(name: str) -> None:
     task = _task(name)
-    tokens, targets = task.batch(3, 5, 16)
+    inputs, targets = task.batch(3, 5, 16)
     again = task.batch(3, 5, 16)
-    assert tokens.shape == (16, task.length)
-    assert targets.shape == (16,)
-    assert tokens.dtype == targets.dtype == np.int32
-    assert (tokens == again[0]).all()
+    ports = task.ports
+    vectors, numbers = ports.width > 0, ports.loss == "squared_error"
+    assert inputs.shape == ((16, ports.length, ports.width) if vectors else (16, ports.length))
+    wanted = (16, ports.asked, ports.vocabulary) if numbers else (16, ports.asked)
+    assert targets.shape == (wanted if vectors else (16,))
+    assert inputs.dtype == (np.float32 if vectors else np.int32)
+    assert targets.dtype == (np.float32 if numbers else np.int32)
+    assert (inputs == again[0]).all()
     assert (targets == again[1]).all()
-    assert (task.batch(4, 5, 16)[0] != tokens).any()
-    assert (task.batch(3, 6, 16)[0] != tokens).any()
-    for array in (tokens, targets):
-        assert array.min() >= 0
-        assert array.max() < task.vocabulary
+    assert (task.batch(4, 5, 16)[0] != inputs).any()
+    assert (task.batch(3, 6, 16)[0] != inputs).any()
+    for array in (inputs, targets):
+        assert np.isfinite(array).all()
+        if array.dtype == np.int32:
+            assert array.min() >= 0
+            assert array.max() < ports.vocabulary
 
 
 @pytest.mark.parametrize("name", known_tasks())
@@ -64,9 +70,11 @@ def test_the_exam_scores_members_apart(name: str) -> None:
     assert exam.inputs.shape[1] == task.length
     assert all(len(range(*rows.indices(len(exam.inputs)))) for rows in exam.splits.values())
     rng = np.random.default_rng(0)
-    answers = rng.integers(0, task.vocabulary, (5, len(exam.inputs)))
+    ports = task.ports
+    asked = (5, len(exam.inputs), *([ports.asked] if ports.width else []))
+    answers: Any = rng.integers(0, ports.vocabulary, asked)
     if exam.reads == "outputs":
-        answers = rng.normal(size=(*answers.shape, task.vocabulary))  # type: ignore[assignment]
+        answers = rng.normal(size=(*asked, ports.vocabulary))
     together = exam.score(answers)
     for member in range(5):
         alone = exam.score(answers[member : member + 1])

@@ -5,7 +5,10 @@
 #include "../batch.h"
 #include "anchor.h"
 #include "chain.h"
+#include "fuzzy.h"
 #include "host.h"
+#include "hyperteacher.h"
+#include "sraven.h"
 #include "table.h"
 
 namespace compfast {
@@ -14,7 +17,10 @@ enum StreamKind : int32_t {
   STREAM_ANCHOR = 0,
   STREAM_TABLE = 1,
   STREAM_HOST = 2,
-  STREAM_CHAIN = 3
+  STREAM_CHAIN = 3,
+  STREAM_FUZZY = 4,
+  STREAM_SRAVEN = 5,
+  STREAM_HYPERTEACHER = 6
 };
 
 struct TaskStream {
@@ -23,6 +29,9 @@ struct TaskStream {
   TableStream table;
   HostStream host;
   ChainStream chain;
+  FuzzyStream fuzzy;
+  SravenStream sraven;
+  HyperteacherStream hyperteacher;
 };
 
 // Sequences [begin, end) of training step `step` of the member in row `row` of its group, into
@@ -35,6 +44,12 @@ static inline void draw(const TaskStream& s, uint64_t seed, int64_t row, int64_t
     table_batch(s.table, seed, step, batch, begin, end, to.tokens, to.targets);
   else if (s.kind == STREAM_CHAIN)
     chain_batch(s.chain, seed, step, begin, end, to.tokens, to.targets);
+  else if (s.kind == STREAM_FUZZY)
+    fuzzy_batch(s.fuzzy, seed, step, begin, end, to.vectors, to.answers);
+  else if (s.kind == STREAM_SRAVEN)
+    sraven_batch(s.sraven, seed, step, begin, end, to.vectors, to.targets);
+  else if (s.kind == STREAM_HYPERTEACHER)
+    hyperteacher_batch(s.hyperteacher, seed, step, begin, end, to.vectors, to.answers);
   else
     host_batch(s.host, row, step, begin, end, to);
 }

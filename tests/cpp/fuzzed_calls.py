@@ -109,6 +109,25 @@ def other_streams(length: int) -> dict[str, dict[str, Any]]:
     }
 
 
+@functools.cache
+def vectors() -> list[dict[str, Any]]:
+    """Streams of the tasks of vectors."""
+    from compfast.tasks.fuzzy import FuzzyConfig, FuzzyTask
+    from compfast.tasks.hyperteacher import HyperteacherConfig, HyperteacherTask
+    from compfast.tasks.sraven import SravenConfig, SravenTask
+
+    return [
+        FuzzyTask(FuzzyConfig(variables=3, samples=5)).stream(),
+        SravenTask(SravenConfig(features=2)).stream(),
+        HyperteacherTask(HyperteacherConfig(samples=5, dim=3, hidden=4)).stream(),
+    ]
+
+
+def _stream_of(network: str, precision: Any, data: Any) -> dict[str, Any]:
+    stream: dict[str, Any] = valid(network, precision, data)["group"]["stream"]
+    return stream
+
+
 def numbers(value: Any, key: object, sizes: tuple[int, ...]) -> st.SearchStrategy[Any]:
     """Numbers and other things in the place of a number; `sizes` end the areas of memory."""
     near = (0, -1, 1, value - 1, value + 1, value - 16, value + 16, 2 * value, 7 * value)
@@ -247,7 +266,7 @@ def small_calls(draw: Any) -> Iterator[Attempt]:
     """Batches, permutations, words of streams; loops only where they must be refused."""
     from compfast import _native
 
-    stream = valid(*draw(st.sampled_from(NETWORKS)))["group"]["stream"]
+    stream = draw(st.sampled_from([*(_stream_of(*network) for network in NETWORKS), *vectors()]))
     calls: dict[str, list[Any]] = {
         "task_batch": [stream, 3, 2, 3, 1],
         "feistel": [3, 2, 30, 37],
