@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import test_engine_protocol as protocol
 import test_independence as independence
-from cuda_members import STEPS, members, network, take_tiny, ten_steps
+from cuda_members import STEPS, TRAININGS, members, network, take_tiny, ten_steps
 from ensembles import mixed, start
 
 from compfast.config import MemberSpec
@@ -138,8 +138,9 @@ def test_moments_are_eager_s(optimizer: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cuda_host.NETWORKS)
-def test_ten_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ten_steps(name, monkeypatch)
+@pytest.mark.parametrize("form", TRAININGS)
+def test_ten_steps(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_steps(name, form, monkeypatch)
 
 
 def test_a_drawn_set_trains_as_in_the_native_engine() -> None:
