@@ -11,10 +11,10 @@ which solution; the rows replace those of the same networks in experiments/marko
 run with other settings is refused. Exit codes: 0 done, 2 usage, 3 interrupted, 4 storage, 5 every
 member diverged. Sequences are 256 long where the paper's have 1024, unless --seq-len says so.
 
-The guideline's weights begin far from anything sensible. The paper's figure shows 600 steps and does
-not say of how long a schedule. Where the learning rate falls to a fifth within those 600 they do not
-arrive (network guideline); in the first 600 of 8000, its code's longest, the loss crosses the
-unigram's near step 510 as in the figure, and it arrives by step 1500 (guideline-8000).
+The guideline's weights begin far from anything sensible. The paper's figure shows 600 steps and
+does not say of how long a schedule. Where the learning rate falls to a fifth within those 600 they
+do not arrive (network guideline); in the first 600 of 8000, its code's longest, the loss crosses
+the unigram's near step 510 as in the figure, and it arrives by step 1500 (guideline-8000).
 """
 
 from __future__ import annotations
