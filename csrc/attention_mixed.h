@@ -8,8 +8,8 @@
 // Query row i of t_q stands at position i + T - t_q. Keys lie in the lanes: k, v and their
 // gradients are columns [heads * d, ld] while a sequence passes, and MIXED_ROWS query rows
 // pass at a time, so that [T, T, d_v] is never there. Nothing is saved: backward makes the weights
-// and the values again, which costs less than to read them. Sums over keys go lane by lane, then
-// over the lanes; all others are chains.
+// and the values again, which costs no more than to write and read them (softmax: a third more).
+// Sums over keys go lane by lane, then over the lanes; all others are chains.
 #pragma once
 
 #include "attention_mixed_weights.h"
