@@ -26,7 +26,7 @@ def specs_of(name: str, **model: Any) -> list[MemberSpec]:
     task, network = VECTORS[name]
     config = Config(
         task=task,  # type: ignore[arg-type]
-        model={**network, **model},  # type: ignore[arg-type]
+        model={**network, **model},
         optimizer={"decay": "arrays"},  # type: ignore[arg-type]
         sweep=(("seed", (3, 4, 5)),),
         training={"steps": 20, "batch_size": 13},  # type: ignore[arg-type]
