@@ -16,7 +16,7 @@ import torch
 
 from compfast.config import MemberSpec
 from compfast.engines.arithmetic import op_flops
-from compfast.engines.layout import FlatLayout
+from compfast.engines.flat import FlatLayout
 from compfast.engines.triton.launch import Launch
 from compfast.models.families import model_plan
 from compfast.models.plan import Op, Plan

@@ -24,19 +24,28 @@ struct MixedShape {
 // Query rows that pass together: keys and values are read once for all of them.
 constexpr int64_t MIXED_ROWS = 4;
 
+// The stride of a row of keys: an odd multiple of 16, since a power of two would put all rows into
+// one set of the first cache.
+static constexpr int64_t mixed_ld(int64_t t) { return to_pad(t) | 16; }
+
 // Floats from one head's relative bias to the next: 2 t - 1 numbers, the rest is read and has no
 // effect.
 static constexpr int64_t mixed_relative_ld(int64_t t) { return 2 * to_pad(t); }
 
-// Floats of scratch: columns of K, V and their gradients; the relative bias' gradient of one
-// sequence; weights before and after dropout and their gradient, the divisors of MIXED_RMS_HEAD,
-// three lots of mixed values, all of a block of rows; the generated layer of one row.
+// Of the gradient of one sequence: whole vectors of rows that are shifted against each other.
+static constexpr int64_t mixed_gradient_ld(int64_t t) { return 2 * mixed_ld(t) + 16; }
+
+// Floats of scratch: columns of K, V and their gradients; what one sequence adds to the relative
+// bias' and the generated layer's gradients; weights before and after dropout and their gradient,
+// the divisors of MIXED_RMS_HEAD, three lots of mixed values, all of a block of rows; the generated
+// layer's output for one row.
 static constexpr int64_t mixed_room(int64_t t, int64_t heads, int64_t d_k, int64_t d_v,
                                     int32_t path) {
-  const int64_t columns = 2 * heads * (d_k + d_v), relative = 2 * heads;
+  const bool deep = path == MIXED_VALUE_DEEP;
+  const int64_t columns = 2 * heads * (d_k + d_v) + (deep ? heads * d_v : 0);
   const int64_t rows = MIXED_ROWS * (3 * heads + 1 + 3 * d_v);
-  const int64_t layer = path == MIXED_VALUE_DEEP ? heads * d_v : 0;
-  return (columns + relative + rows + layer) * to_pad(t);
+  const int64_t layer = deep ? to_pad(heads * d_v * d_v) : 0;
+  return (columns + rows) * mixed_ld(t) + heads * mixed_gradient_ld(t) + layer;
 }
 
 }  // namespace compfast

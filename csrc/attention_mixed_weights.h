@@ -1,10 +1,10 @@
-// Weights of generalised attention, a block of query rows at a time, [rows, heads, T padded]: from
+// Weights of generalised attention, a block of query rows at a time, [rows, heads, ld]: from
 // scores, and back to the gradient of the scores. Keys that a row does not see, and lanes past the
 // last key, have weight 0 and gradient 0, whatever stands there.
 #pragma once
 
 #include "attention_mixed_sizes.h"
-#include "gemm.h"
+#include "lane_products.h"
 #include "simd.h"
 
 namespace {
@@ -28,43 +28,42 @@ inline MixedBlock mixed_block(const MixedShape& s, long first) {
 // Where in a head's relative bias key 0 of this query row stands.
 inline long mixed_offset(const MixedShape& s, long row) { return s.t_q - 1 - row; }
 
-// The sequence's columns, [heads * d, T padded], and what one block needs.
+// The sequence's columns, [heads * d, ld], and what one block needs.
 struct MixedRoom {
-  long t_pad, row;                              // a row's stride: all its heads
-  float *k, *v, *d_k, *d_v, *d_relative;        // of the sequence; k carries the scale
+  long ld, row, relative_ld;                    // row: of all heads
+  float *k, *v;                                 // of the sequence; k carries the scale
+  float *d_k, *d_v, *d_relative, *d_deep;       // its gradients; each has a stride of its own
   float *weights, *kept, *d_weights, *divisor;  // kept: after dropout
-  float *hidden, *mixed, *d_mixed, *layer;      // [rows, d_v, T padded]; [heads * d_v, T padded]
-  MixedRoom(const MixedShape& s, float* at) : t_pad(padded(s.t)), row(s.heads * padded(s.t)) {
-    const long keys = s.heads * s.d_k * t_pad, values = s.heads * s.d_v * t_pad;
+  float *hidden, *mixed, *d_mixed, *layer;      // [rows, d_v, ld]; [heads * d_v, ld]
+  MixedRoom(const MixedShape& s, float* at)
+      : ld(mixed_ld(s.t)), row(s.heads * ld), relative_ld(mixed_gradient_ld(s.t)) {
+    const long keys = s.heads * s.d_k * ld, values = s.heads * s.d_v * ld;
     k = at;
     v = k + keys;
     d_k = v + values;
     d_v = d_k + keys;
     d_relative = d_v + values;
-    weights = d_relative + 2 * row;
+    d_deep = d_relative + s.heads * relative_ld;
+    const long layer_size = s.path == MIXED_VALUE_DEEP ? padded(s.heads * s.d_v * s.d_v) : 0;
+    weights = d_deep + layer_size;
     kept = weights + MIXED_ROWS * row;
     d_weights = kept + MIXED_ROWS * row;
     divisor = d_weights + MIXED_ROWS * row;
-    hidden = divisor + MIXED_ROWS * t_pad;
-    mixed = hidden + MIXED_ROWS * s.d_v * t_pad;
-    d_mixed = mixed + MIXED_ROWS * s.d_v * t_pad;
-    layer = d_mixed + MIXED_ROWS * s.d_v * t_pad;
+    hidden = divisor + MIXED_ROWS * ld;
+    mixed = hidden + MIXED_ROWS * s.d_v * ld;
+    d_mixed = mixed + MIXED_ROWS * s.d_v * ld;
+    layer = d_mixed + MIXED_ROWS * s.d_v * ld;
   }
 };
 
 // room.weights = q k^T scale + relative
 inline void mixed_scores(const MixedShape& s, const MixedBlock& block, const float* q, long q_ld,
                          const float* relative, long relative_ld, const MixedRoom& room) {
-  for (long h = 0; h < s.heads; h++) {
-    Epilogue epilogue;
-    if (relative) {
-      epilogue.residual = relative + h * relative_ld + mixed_offset(s, block.first);
-      epilogue.residual_ld = -1;  // the next query row is one position nearer to every key
-    }
-    gemm(block.rows, block.seen, s.d_k, q + block.first * q_ld + h * s.d_k, q_ld, 1,
-         room.k + h * s.d_k * room.t_pad, room.t_pad, room.weights + h * room.t_pad, room.row,
-         epilogue);
-  }
+  // the next query row is one position nearer to every key
+  const LaneStart start{relative ? relative + mixed_offset(s, block.first) : nullptr, -1, 0,
+                        relative_ld};
+  lane_splats(block.rows, {s.heads, s.d_k, block.seen}, {q + block.first * q_ld, q_ld, 1, s.d_k},
+              {room.k, 0, room.ld, s.d_k * room.ld}, start, {room.weights, room.row, 0, room.ld});
 }
 
 // One head's row: softmax over the keys that it sees.
@@ -85,20 +84,20 @@ inline void mixed_softmax(long seen, long end, float* row) {
 }
 
 // All heads of a row: s / sqrt(mean over heads of s^2 + epsilon); the divisor is 1 / that root.
-inline void mixed_rms_head(const MixedShape& s, long seen, long end, float* row, long t_pad,
+inline void mixed_rms_head(const MixedShape& s, long seen, long end, float* row, long ld,
                            float* divisor) {
+  const vf share = splat(1.0f / (float)s.heads);
   for (long j = 0; j < end; j += W) {
     const vi mask = first_lanes(seen - j);
     vf sum = vf{};
     for (long h = 0; h < s.heads; h++) {
-      const vf x = select(mask, load(row + h * t_pad + j), vf{});
+      const vf x = select(mask, load(row + h * ld + j), vf{});
       sum = fma(x, x, sum);
     }
-    const vf mean = sum / splat((float)s.heads);
-    const vf inverse = splat(1.0f) / vsqrt(mean + splat(s.epsilon));
+    const vf inverse = splat(1.0f) / vsqrt(fma(sum, share, splat(s.epsilon)));
     store(divisor + j, inverse);
     for (long h = 0; h < s.heads; h++) {
-      float* to = row + h * t_pad + j;
+      float* to = row + h * ld + j;
       store(to, select(mask, load(to) * inverse, vf{}));
     }
   }
@@ -107,97 +106,109 @@ inline void mixed_rms_head(const MixedShape& s, long seen, long end, float* row,
 // Scores -> weights in place, and times `keep` [rows, keep_ld] in room.kept where there is dropout.
 inline void mixed_weights(const MixedShape& s, const MixedBlock& block, const float* keep,
                           long keep_ld, const MixedRoom& room) {
-  const long t_pad = room.t_pad;
+  const long ld = room.ld;
   for (long i = 0; i < block.rows; i++) {
     float* row = room.weights + i * room.row;
     const long seen = mixed_seen(s, block.first + i);
     if (s.weights == MIXED_RMS_HEAD)
-      mixed_rms_head(s, seen, block.seen, row, t_pad, room.divisor + i * t_pad);
+      mixed_rms_head(s, seen, block.seen, row, ld, room.divisor + i * ld);
     for (long h = 0; h < s.heads; h++) {
-      float* own = row + h * t_pad;
+      float* own = row + h * ld;
       if (s.weights == MIXED_SOFTMAX) mixed_softmax(seen, block.seen, own);
       if (s.weights == MIXED_LINEAR)
         for (long j = seen / W * W; j < block.seen; j += W)
           store(own + j, select(first_lanes(seen - j), load(own + j), vf{}));
       if (!keep) continue;
       const float* factor = keep + (block.first + i) * keep_ld;
-      float* to = room.kept + i * room.row + h * t_pad;
+      float* to = room.kept + i * room.row + h * ld;
       for (long j = 0; j < block.seen; j += W)
         store(to + j, select(first_lanes(seen - j), load(own + j) * load(factor + j), vf{}));
     }
   }
 }
 
-// One head's row: dS = P (dP - sum of P dP); d_row and `relative`, which dS is added to.
-inline void mixed_softmax_backward(long seen, long end, const float* row, float* d_row,
-                                   float* relative) {
+// One head's row: dS = P (dP - sum of P dP), in place of dP.
+inline void mixed_softmax_backward(long seen, long end, const float* row, float* d_row) {
   vf sum = vf{};
   for (long j = 0; j < seen; j += W)
     sum = fma(load(row + j), select(first_lanes(seen - j), load(d_row + j), vf{}), sum);
   const vf mean = sum_lanes(sum);
   for (long j = 0; j < end; j += W) {
     const vf x = load(row + j) * (load(d_row + j) - mean);
-    const vf d_s = select(first_lanes(seen - j), x, vf{});
-    store(d_row + j, d_s);
-    if (relative) store(relative + j, load(relative + j) + d_s);
+    store(d_row + j, select(first_lanes(seen - j), x, vf{}));
   }
 }
 
-// All heads of a row: dS = (dA - A mean over heads of A dA) x divisor; the bias' strides are 2
-// t_pad.
+// All heads of a row: dS = (dA - A mean over heads of A dA) x divisor, in place of dA.
 inline void mixed_rms_head_backward(const MixedShape& s, long seen, long end, const float* row,
-                                    const float* divisor, long t_pad, float* d_row,
-                                    float* relative) {
+                                    const float* divisor, long ld, float* d_row) {
+  const vf share = splat(1.0f / (float)s.heads);
   for (long j = 0; j < end; j += W) {
-    const vi mask = first_lanes(seen - j);
     vf sum = vf{};
     for (long h = 0; h < s.heads; h++)
-      sum = fma(load(row + h * t_pad + j), load(d_row + h * t_pad + j), sum);
-    const vf mean = sum / splat((float)s.heads), inverse = load(divisor + j);
+      sum = fma(load(row + h * ld + j), load(d_row + h * ld + j), sum);
+    const vf mean = sum * share, inverse = load(divisor + j);
+    const vi mask = first_lanes(seen - j);
     for (long h = 0; h < s.heads; h++) {
-      float* to = d_row + h * t_pad + j;
-      const vf x = (load(to) - load(row + h * t_pad + j) * mean) * inverse;
-      const vf d_s = select(mask, x, vf{});
-      store(to, d_s);
-      if (!relative) continue;
-      float* bias = relative + 2 * h * t_pad + j;
-      store(bias, load(bias) + d_s);
+      float* to = d_row + h * ld + j;
+      const vf x = (load(to) - load(row + h * ld + j) * mean) * inverse;
+      store(to, select(mask, x, vf{}));
     }
   }
 }
 
-// room.d_weights, the gradient of what dropout left, becomes that of the scores and is added to
-// room.d_relative where `biased`.
+// room.d_weights, the gradient of what dropout left, becomes that of the scores.
 inline void mixed_weights_backward(const MixedShape& s, const MixedBlock& block, const float* keep,
-                                   long keep_ld, bool biased, const MixedRoom& room) {
-  const long t_pad = room.t_pad;
+                                   long keep_ld, const MixedRoom& room) {
+  const long ld = room.ld;
   for (long i = 0; i < block.rows; i++) {
     const float* row = room.weights + i * room.row;
     float* d_row = room.d_weights + i * room.row;
     const long seen = mixed_seen(s, block.first + i);
-    float* relative = biased ? room.d_relative + mixed_offset(s, block.first + i) : nullptr;
     if (keep)
       for (long h = 0; h < s.heads; h++)
         for (long j = 0; j < block.seen; j += W) {
           const vf factor = load(keep + (block.first + i) * keep_ld + j);
-          store(d_row + h * t_pad + j, load(d_row + h * t_pad + j) * factor);
+          store(d_row + h * ld + j, load(d_row + h * ld + j) * factor);
         }
     if (s.weights == MIXED_RMS_HEAD) {
-      mixed_rms_head_backward(s, seen, block.seen, row, room.divisor + i * t_pad, t_pad, d_row,
-                              relative);
+      mixed_rms_head_backward(s, seen, block.seen, row, room.divisor + i * ld, ld, d_row);
       continue;
     }
     for (long h = 0; h < s.heads; h++) {
-      float *own = d_row + h * t_pad, *bias = relative ? relative + 2 * h * t_pad : nullptr;
+      float* own = d_row + h * ld;
       if (s.weights == MIXED_SOFTMAX) {
-        mixed_softmax_backward(seen, block.seen, row + h * t_pad, own, bias);
+        mixed_softmax_backward(seen, block.seen, row + h * ld, own);
         continue;
       }
-      for (long j = bias ? 0 : seen / W * W; j < block.seen; j += W) {
-        const vf d_s = select(first_lanes(seen - j), load(own + j), vf{});
-        store(own + j, d_s);
-        if (bias) store(bias + j, load(bias + j) + d_s);
-      }
+      for (long j = seen / W * W; j < block.seen; j += W)
+        store(own + j, select(first_lanes(seen - j), load(own + j), vf{}));
+    }
+  }
+}
+
+// room.d_relative += dS of a block. Rows are shifted against each other by one position: their
+// vectors are read where they lie and added once, since a vector that straddles two which were
+// stored just before waits for both.
+inline void mixed_relative_backward(const MixedShape& s, const MixedBlock& block,
+                                    const MixedRoom& room) {
+  const long last = block.rows - 1, end = block.seen + last;
+  float* first = room.d_relative + mixed_offset(s, block.first + last);
+  for (long j = 0; j < end; j += W) {
+    vi mask[MIXED_ROWS];
+    const float* from[MIXED_ROWS];
+    for (long i = 0; i < MIXED_ROWS; i++) {
+      const long shift = i <= last ? last - i : 0;
+      mask[i] = first_lanes(i <= last ? block.seen + shift - j : 0) & ~first_lanes(shift - j);
+      from[i] = room.d_weights + i * room.row + j - shift;
+    }
+    for (long h = 0; h < s.heads; h++) {
+      vf sum = vf{};
+#pragma GCC unroll 4
+      for (int i = 0; i < MIXED_ROWS; i++)
+        sum += select(mask[i], load(from[i] + h * room.ld), vf{});
+      float* to = first + h * room.relative_ld + j;
+      store(to, load(to) + sum);
     }
   }
 }

@@ -16,7 +16,7 @@ import numpy as np
 from oracle import Array
 
 from compfast.config import MemberSpec
-from compfast.engines.layout import FlatLayout
+from compfast.engines.flat import FlatLayout
 from compfast.ensembles.schedule import make_tables
 from compfast.models.families import model_plan
 from compfast.models.init import initial_parameters

@@ -84,6 +84,29 @@ def _sgd(momentum: float, nesterov: bool) -> Callable[[Tensors], Tensors]:
     return run
 
 
+def _mixed(
+    draw: Any, normal: Callable[..., Tensor]
+) -> tuple[Tensors, Callable[[Tensors], Tensors]]:
+    b, t, h = draw(st.integers(1, 3)), draw(st.integers(1, 40)), draw(st.integers(1, 5))
+    k, v, asking = draw(widths(1, 19)), draw(widths(1, 19)), draw(st.integers(1, t))
+    inputs = {"q": normal(b, asking, h, k), "k": normal(b, t, h, k), "v": normal(b, t, h, v)}
+    options: Any = {"causal": draw(st.booleans())}
+    options["weights"] = draw(st.sampled_from(("softmax", "linear", "rms_head")))
+    options["path"] = draw(st.sampled_from(("none", "linear", "relu", "deep")))
+    if draw(st.booleans()):
+        inputs["relative"] = normal(h, 2 * t - 1)
+    if options["path"] == "deep":
+        inputs["deep"] = normal(h, v, v)
+    if draw(st.booleans()):
+        inputs["keep"] = normal(asking, t)
+    inputs["dy"] = normal(b, asking, h, v)
+
+    def op(keep: Tensor | None = None, **given: Tensor) -> Tensor:
+        return ops.mixed_attention(**given, keep=None if keep is None else keep.detach(), **options)
+
+    return inputs, _differentiable(op)
+
+
 @st.composite
 def calls(draw: Any) -> Call:
     size, width = st.integers(1, 19), st.integers(1, 70)
@@ -122,6 +145,8 @@ def calls(draw: Any) -> Call:
         inputs = {"q": normal(b, t, h, k), "k": normal(b, t, h, k), "v": normal(b, t, h, v)}
         inputs["dy"] = normal(b, t, h, v)
         run = _differentiable(lambda **t: ops.attention(**t, causal=causal))
+    elif name == "mixed_attention":
+        inputs, run = _mixed(draw, normal)
     elif name == "embedding":
         b, t, words = draw(size), draw(size), draw(size)
         inputs = {"tokens": indices(words, b, t), "token_table": normal(words, d)}
@@ -151,6 +176,7 @@ NAMES = (
     "activation",
     "cross_entropy",
     "attention",
+    "mixed_attention",
     "embedding",
     "adamw",
     "sgd",

@@ -20,7 +20,7 @@ from compfast.config import GAMMA_GROUPS, WEIGHT_DECAYS, Config, MemberSpec, Opt
 from compfast.engines.base import State
 from compfast.engines.cuda.network import find_network
 from compfast.engines.decays import NEVER, decay_column, weight_decays
-from compfast.engines.layout import FlatLayout
+from compfast.engines.flat import FlatLayout
 from compfast.ensembles.groups import member_groups
 from compfast.errors import UsageError
 from compfast.models.families import model_plan

@@ -93,6 +93,7 @@ def _single_ops() -> dict[str, bytes]:
         "linear": ops.linear(x, weight, bias, activation="gelu"),
         "bf16": ops.linear(x, weight, bias, precision="bf16"),
         "attention": ops.attention(heads, heads, heads),
+        "mixed": ops.mixed_attention(heads, heads, heads, weights="rms_head", path="relu"),
         "activation": ops.activation(x, "gelu"),
         "norm": ops.layer_norm(x, tensor(2, 4), tensor(2, 4)),
         "loss": ops.cross_entropy(x, whole),

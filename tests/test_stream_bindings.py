@@ -99,8 +99,8 @@ def test_a_batch_that_cannot_be_drawn() -> None:
         _native.task_batch(stream, 0, 0, 8)
     stream = stream_of("one_layer", "host")
     tokens, targets = _native.task_batch(stream, 0, 2, 3, member=0)
-    assert np.array_equal(tokens, stream["tokens"][1, 2])
-    assert np.array_equal(targets, stream["targets"][1, 2])
+    assert np.array_equal(tokens, stream["inputs"][1, 2])
+    assert np.array_equal(targets, stream["targets"][1, 2, :, 0])
     for size, member, sentence in ((2, 0, "batch of the buffer is 3"), (3, 2, "member is 2")):
         with pytest.raises(ValueError, match=sentence):
             _native.task_batch(stream, 0, 2, size, member=member)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.gpu_roofline import ASSUMED, HBM, MEMBERS, PEAK, Paper, main, on_paper
 from benchmarks.triton_resources import PRECISIONS, step_launches
 from compfast.engines.arithmetic import step_flops
-from compfast.engines.layout import pad
+from compfast.engines.flat import pad
 from compfast.models.families import model_plan
 
 FEW = 12

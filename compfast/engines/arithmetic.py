@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compfast.engines.layout import NativePlan, pad, saved_row
+from compfast.engines.flat import pad
+from compfast.engines.layout import NativePlan, saved_row
 from compfast.models.plan import Op, Plan
 
 FLOAT = 4  # bytes

@@ -47,6 +47,12 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
     sequences = {"m": m, "s": n, "t": t, "heads": 2, "d_k": a, "d_v": b, "causal": True}
     q, v = floats(m, n, t, 2, a), floats(m, n, t, 2, b)
     p = floats(m, n, 2, t, 16 if t <= 16 else 2)
+    mixed = {"m": m, "s": n, "queries": 1 + a % t, "t": t, "heads": 2, "d_k": a, "d_v": b,
+             "causal": True, "weights": n % 3, "path": 3, "eps": 1e-6}  # fmt: skip
+    ways = {"weights": (-1, 3, 2**31), "path": (-1, 4, 2**31), "eps": (0.0, -1.0, float("nan"))}
+    ask, o = floats(m, n, mixed["queries"], 2, a), floats(m, n, mixed["queries"], 2, b)
+    asked = {"q": ask, "k": q, "v": v, "bias": floats(m, 2, 2 * t - 1),
+             "keep": floats(m, mixed["queries"], t), "deep": floats(m, 2, b, b)}  # fmt: skip
     tables = {"m": m, "s": n, "t": t, "d": a, "vocabulary": b, "positions": t + 1}
     tokens = np.zeros((m, n, t), np.int64)
     embedded, table, places = floats(m, n, t, a), floats(m, b, a), floats(m, t + 1, a)
@@ -69,6 +75,11 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
         OpCall("attention_backward", sequences, threads,
                {"q": q, "k": q.copy(), "v": v, "o": v.copy(), "saved": p, "d_o": v.copy(),
                 "dq": q.copy(), "dk": q.copy(), "dv": v.copy()}),
+        OpCall("mixed_forward", mixed, threads | ways, asked | {"o": o}, optional=("bias", "keep")),
+        OpCall("mixed_backward", mixed, threads | ways,
+               asked | {"d_o": o, "dq": ask.copy(), "dk": q.copy(), "dv": v.copy(),
+                        "d_bias": asked["bias"].copy(), "d_deep": asked["deep"].copy()},
+               optional=("bias", "keep")),
         OpCall("cross_entropy", {"m": m, "rows": n, "vocabulary": b}, threads,
                {"logits": y, "targets": np.zeros((m, n), np.int64), "loss": floats(m),
                 "d_logits": y.copy()}, indices="targets"),
@@ -95,8 +106,8 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
     ]  # fmt: skip
 
 
-NO_SIZE = ("activation", "bf16", "causal", "eps", "kind", "beta1", "beta2", "momentum",
-           "nesterov", "purpose", "step", "sub", "start", "stride", "ld", "id",
+NO_SIZE = ("activation", "bf16", "causal", "weights", "path", "eps", "kind", "beta1", "beta2",
+           "momentum", "nesterov", "purpose", "step", "sub", "start", "stride", "ld", "id",
            "threads")  # fmt: skip
 
 

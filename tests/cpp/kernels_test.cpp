@@ -300,6 +300,12 @@ void test_attention_adds() {
   check_attention_adds(1, 32);
 }
 
+}  // namespace
+
+#include "mixed_test.h"  // takes what stands above
+
+namespace {
+
 void test_head_linear() {
   for (long heads : {1L, 3L})
     for (long width : {1L, 5L, 16L})
@@ -449,6 +455,7 @@ int main() {
   test_norm();
   test_attention();
   test_attention_adds();
+  test_mixed();
   test_head_linear();
   test_cross_entropy();
   test_cross_entropy_of_bad_logits();

@@ -4,6 +4,7 @@ is found by AddressSanitizer. Run by sanitized_step.py.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,24 @@ def attention(native: Any, m: int, positions: int, heads: int, d_k: int, d_v: in
     whole(o, dq, dk, dv)
 
 
+def mixed(
+    native: Any, m: int, queries: int, positions: int, heads: int, d_k: int, d_v: int
+) -> None:
+    q, k = normal(m, 2, queries, heads, d_k), normal(m, 2, positions, heads, d_k)
+    v, o = normal(m, 2, positions, heads, d_v), room(m, 2, queries, heads, d_v)
+    bias, keep = normal(m, heads, 2 * positions - 1), normal(m, queries, positions)
+    deep, d_o = normal(m, heads, d_v, d_v), normal(*o.shape)
+    for weights, path in itertools.product(range(3), range(4)):
+        more = (bias, keep) if (weights + path) % 2 else (None, None)
+        given = addresses(q, k, v, *more, deep if path == 3 else None)
+        causal = bool(path % 2)
+        options = (m, 2, queries, positions, heads, d_k, d_v, causal, weights, path, 1e-6, 2)
+        native.mixed_forward(*options, *given, *addresses(o))
+        found = [room(*x.shape) for x in (q, k, v, bias, deep)]
+        native.mixed_backward(*options, *given, *addresses(d_o, *found))
+        whole(o, *found[: 4 if more[0] is not None else 3], *found[4 if path == 3 else 5 :])
+
+
 def rest(native: Any, m: int, rows: int, width: int) -> None:
     """Cross-entropy, activations, embedding and AdamW."""
     logits, targets = normal(m, rows, width), np.zeros((m, rows), np.int64)
@@ -107,3 +126,5 @@ def exercise_ops(native: Any) -> None:
             rest(native, members, rows, width)
             for positions in (1, 9, 17):
                 attention(native, members, positions, 2, width, 48 - width + 1)
+                for queries in {1, min(4, positions), positions}:
+                    mixed(native, members, queries, positions, 2, width, 17 - width % 17)

@@ -25,7 +25,7 @@ from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
 from compfast.engines.cuda.network import find_network
 from compfast.engines.cuda.pace import MOST_SEQUENCES, Pace
-from compfast.engines.layout import FlatLayout
+from compfast.engines.flat import FlatLayout
 from compfast.engines.native import NativeEngine
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import triton
 
-from compfast.engines.layout import pad
+from compfast.engines.flat import pad
 from compfast.engines.triton.attention import group_of
 from compfast.engines.triton.block_backward import attention_backward, ffn_backward
 from compfast.engines.triton.block_forward import layer_forward

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from compfast.config import ModelConfig
-from compfast.engines.layout import FlatLayout, pad
+from compfast.engines.flat import FlatLayout, pad
 from compfast.engines.triton import block, embedding, layer_norm, linear
 from compfast.engines.triton.head import WIDEST, head
 from compfast.engines.triton.launch import Launch, Rows

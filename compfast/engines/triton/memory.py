@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compfast.config import MemberSpec
-from compfast.engines.layout import FlatLayout
+from compfast.engines.flat import FlatLayout
 from compfast.engines.triton.step import program_for
 
 SHARE = 0.9  # of the free memory; the rest is for CUDA graphs, compiled kernels and evaluation

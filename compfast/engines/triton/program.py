@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from compfast.engines.layout import FlatLayout, pad
+from compfast.engines.flat import FlatLayout, pad
 from compfast.engines.triton import (
     attention,
     attention_tiled,

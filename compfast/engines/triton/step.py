@@ -17,7 +17,7 @@ import torch
 from compfast.config import MemberSpec, ModelConfig
 from compfast.engines.base import ACTIVE
 from compfast.engines.decays import DECAYS, weight_decays
-from compfast.engines.layout import FlatLayout
+from compfast.engines.flat import FlatLayout
 from compfast.engines.triton import adamw, anchor, fused, sgd
 from compfast.engines.triton.fused import FusedProgram
 from compfast.engines.triton.host import HostBatches

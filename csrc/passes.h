@@ -1,0 +1,204 @@
+// A network's passes over some sequences: forward to its outputs, backward to its gradients.
+#pragma once
+
+#include "attention.h"
+#include "canonical.h"
+#include "cross_entropy.h"
+#include "embed.h"
+#include "head_linear.h"
+#include "linear.h"
+#include "logistic.h"
+#include "mixed_op.h"
+#include "norm.h"
+#include "plan.h"
+#include "profile.h"
+#include "rows.h"
+#include "squared_error.h"
+
+namespace {
+
+using namespace compfast;
+
+// Heads that share keys and values are the query rows of one head that sees everything.
+inline AttentionShape attention_shape(const OpRecord& op) {
+  const float scale = (float)(1.0 / __builtin_sqrt((double)op.d_k));
+  const long t = op.in[1].rows, d = op.in[1].width;
+  if (op.shared) return {op.heads, t, 1, d, d, false, scale, true, op.in[1].mode != GRAD_WRITE};
+  return {op.out.rows, t, op.heads, op.d_k, op.d_v, op.causal != 0, scale};
+}
+
+// Stride of query rows: heads that share keys stand side by side.
+inline long query_ld(const OpRecord& op, const ViewRecord& view) {
+  return op.shared ? op.in[1].width : view.ld;
+}
+
+inline long attention_saved(const OpRecord& op) {
+  return (long)op.heads * op.out.rows * attention_saved_row(op.in[1].rows);
+}
+
+// `step` < 0: not a training step, nothing is dropped.
+inline void pack(const PlanRecord& plan, const Member& member, const Workspace& w, int64_t step) {
+  for (int i = 0; i < plan.op_count; i++) {
+    const OpRecord& op = plan.ops[i];
+    if (op.kind == OP_LINEAR || op.kind == OP_HEAD_LINEAR)
+      linear_pack(op, member.params, w.packed, w.values + op.operands);
+    else if (op.kind == OP_MIXED_ATTENTION)
+      mixed_pack(plan, op, member, step, w.packed);
+  }
+}
+
+inline void forward_norm(const OpRecord& op, long n, const float* params, float* values) {
+  const Rows x = rows_of(op.in[0], op.out.rows);
+  norm_forward(n * op.out.rows, op.out.width, op.epsilon, values + op.in[0].value + x.offset,
+               x.stride, params + op.weight, op.bias < 0 ? values + op.spare : params + op.bias,
+               values + op.out.value, op.out.ld, values + op.saved);
+}
+
+inline void forward_attention(const OpRecord& op, long n, float* values, float* scratch) {
+  const AttentionShape shape = attention_shape(op);
+  const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
+  const long skip = (long)(q.rows - op.out.rows) * q.ld;
+  for (long s = 0; s < n; s++)
+    attention_forward(shape, values + q.value + s * q.rows * q.ld + skip, query_ld(op, q),
+                      values + k.value + s * k.rows * k.ld, k.ld,
+                      values + v.value + s * v.rows * v.ld, v.ld,
+                      values + op.out.value + s * op.out.rows * op.out.ld, query_ld(op, op.out),
+                      values + op.saved + s * attention_saved(op), scratch);
+}
+
+// n sequences; fills every value buffer up to the outputs.
+inline void forward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
+                    const Given& batch) {
+  const int32_t* tokens = batch.tokens;
+  for (int i = 0; i < plan.op_count; i++) {
+    const OpRecord& op = plan.ops[i];
+    const int64_t begun = begin(w.profile);
+    if (op.kind == OP_EMBED)
+      embed_forward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
+                    params + op.weight, op.weight2 < 0 ? nullptr : params + op.weight2,
+                    w.values + op.out.value);
+    else if (op.kind == OP_VECTORS)
+      vectors_forward(op, n, batch.vectors, w.values);
+    else if (op.kind == OP_SELECT)
+      select_forward(op, n, w.values);
+    else if (op.kind == OP_NORM)
+      forward_norm(op, n, params, w.values);
+    else if (op.kind == OP_LINEAR)
+      linear_forward(op, n, w.packed, w.values);
+    else if (op.kind == OP_HEAD_LINEAR)
+      head_linear_forward(op, n, params, w.packed, w.values, w.scratch);
+    else if (op.kind == OP_ATTENTION)
+      forward_attention(op, n, w.values, w.scratch);
+    else if (op.kind == OP_MIXED_ATTENTION)
+      mixed_op_forward(op, n, params, w.packed, w.values, w.scratch);
+    else if (op.kind == OP_CANONICAL)
+      canonical_forward(op, n, plan.ports.positions, tokens, params, w.values);
+    end(w.profile, &Profile::forward, i, begun);
+  }
+}
+
+// Numbers that the mean over the losses of one sequence is taken of.
+inline int64_t terms(const PlanRecord& plan) {
+  const OpRecord& op = plan.ops[plan.op_count - 1];
+  return (int64_t)op.in[0].rows * (op.loss == LOSS_SQUARED_ERROR ? op.in[0].width : 1);
+}
+
+// The target of row i of sequence s.
+inline int32_t target_of(const PlanRecord& plan, const Given& batch, long s, long i, long rows) {
+  if (!plan.loss_all || i == rows - 1)
+    return batch.targets[plan.loss_all ? s : s * plan.ports.asked + i];
+  return batch.tokens[s * plan.ports.positions + i + 1];
+}
+
+// Loss summed over rows; the gradient of the mean over the whole batch goes to the outputs.
+inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, const Workspace& w,
+                            const Given& batch, float inverse_count) {
+  const ViewRecord& z = op.in[0];
+  const int32_t vocabulary = plan.ports.vocabulary;
+  double sum = 0;
+  for (long s = 0; s < n; s++)
+    for (long i = 0; i < z.rows; i++) {
+      const long row = s * z.rows + i;
+      const float* outputs = w.values + z.value + row * z.ld;
+      float* gradient = w.values + z.grad + row * z.ld;
+      if (op.loss == LOSS_SQUARED_ERROR) {
+        sum +=
+            squared_error(z.width, outputs, batch.answers + row * z.width, inverse_count, gradient);
+        continue;
+      }
+      const int32_t target = target_of(plan, batch, s, i, z.rows);
+      sum += op.loss == LOSS_LOGISTIC
+                 ? logistic_loss(z.ld, outputs[0], target, inverse_count, gradient)
+                 : cross_entropy(vocabulary, outputs, target, inverse_count, gradient);
+    }
+  return sum;
+}
+
+inline void backward_norm(const OpRecord& op, long n, const float* params, float* values,
+                          float* gradient) {
+  const ViewRecord& in = op.in[0];
+  const Rows x = rows_of(in, op.out.rows);
+  norm_backward(n * op.out.rows, op.out.width, values + in.value + x.offset, x.stride,
+                params + op.weight, values + op.out.grad, op.out.ld, values + op.saved,
+                values + in.grad + x.offset, x.stride, in.mode != GRAD_WRITE, gradient + op.weight,
+                op.bias < 0 ? values + op.spare + to_pad(op.out.width) : gradient + op.bias);
+}
+
+inline void backward_attention(const OpRecord& op, long n, float* values, float* scratch) {
+  const AttentionShape shape = attention_shape(op);
+  const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
+  const long skip = (long)(q.rows - op.out.rows) * q.ld;
+  const long q_ld = query_ld(op, q), o_ld = query_ld(op, op.out);
+  for (long s = 0; s < n; s++) {
+    const long qs = s * q.rows * q.ld + skip, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
+    const long os = s * op.out.rows * op.out.ld;
+    attention_backward(shape, values + q.value + qs, q_ld, values + k.value + ks, k.ld,
+                       values + v.value + vs, v.ld, values + op.out.value + os,
+                       values + op.out.grad + os, o_ld, values + op.saved + s * attention_saved(op),
+                       values + q.grad + qs, q_ld, values + k.grad + ks, k.ld, values + v.grad + vs,
+                       v.ld, scratch);
+  }
+}
+
+inline void clear_gradients(const OpRecord& op, long n, float* values) {
+  for (int i = 0; i < op.inputs; i++)
+    if (op.in[i].mode == GRAD_ZERO_ADD)
+      std::memset(values + op.in[i].grad, 0, n * op.in[i].rows * op.in[i].ld * sizeof(float));
+}
+
+inline double backward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
+                       float* gradient, const Given& batch, float inverse_count) {
+  const int32_t* tokens = batch.tokens;
+  double loss = 0;
+  for (int i = plan.op_count - 1; i >= 0; i--) {
+    const OpRecord& op = plan.ops[i];
+    const int64_t begun = begin(w.profile);
+    clear_gradients(op, n, w.values);
+    if (op.kind == OP_LOSS) {
+      loss = loss_backward(plan, op, n, w, batch, inverse_count);
+    } else if (op.kind == OP_LINEAR) {
+      linear_backward(op, n, params, w.packed, w.values, gradient);
+      if (op.inputs > 1) residual_backward(op, n, w.values);
+    } else if (op.kind == OP_HEAD_LINEAR) {
+      head_linear_backward(op, n, params, w.packed, w.values, gradient, w.scratch);
+    } else if (op.kind == OP_NORM) {
+      backward_norm(op, n, params, w.values, gradient);
+    } else if (op.kind == OP_ATTENTION) {
+      backward_attention(op, n, w.values, w.scratch);
+    } else if (op.kind == OP_MIXED_ATTENTION) {
+      mixed_op_backward(plan, op, n, params, w.packed, w.values, gradient, w.scratch);
+    } else if (op.kind == OP_EMBED) {
+      embed_backward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
+                     w.values + op.out.grad, gradient + op.weight,
+                     op.weight2 < 0 ? nullptr : gradient + op.weight2);
+    } else if (op.kind == OP_SELECT) {
+      select_backward(op, n, w.values);
+    } else if (op.kind == OP_CANONICAL) {
+      canonical_backward(op, n, plan.ports.positions, tokens, params, w.values, gradient);
+    }
+    end(w.profile, &Profile::backward, i, begun);
+  }
+  return loss;
+}
+
+}  // namespace
