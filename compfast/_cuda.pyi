@@ -28,9 +28,11 @@ def train(
     `network`: its place in `shapes()`. `stream`: device addresses of pairs [., 3] and combos
     [., 2] (int32), and pair_count, combo_count, item_low, item_count, words, group_size.
     `optimizer`: addresses of the tables scale, offset, correction1, correction2, decay (float64
-    [steps]), and beta1, beta2, eps. `members`: addresses of params (16 bytes aligned), exp_avg,
-    exp_avg_sq, gradient (float32 [M, P], gradient zero), tokens [M, batch, T] and targets [M,
-    batch] (int32, room), seeds (uint64), lr, weight_decay, clip (float64), step (int64), status
-    (uint8), loss and grad_norm (float32 [M, until - base]). Raises ValueError for a network that is
-    not there and sizes that are not positive, RuntimeError for what CUDA refuses.
+    [steps]) and of decay_columns (uint8 [P], each below 7: the weight decay that a float has), and
+    kind (0 AdamW, 1 SGD), beta1, beta2, eps, momentum, nesterov (0 or 1). `members`: addresses of
+    params (16 bytes aligned), exp_avg (SGD's buffer), exp_avg_sq, gradient (float32 [M, P],
+    gradient zero), tokens [M, batch, T] and targets [M, batch] (int32, room), seeds (uint64), lr,
+    clip (float64), weight_decay (float64 [M, 7]), step (int64), status (uint8), loss and grad_norm
+    (float32 [M, until - base]). Raises ValueError for a network or an optimiser that is not there
+    and sizes that are not positive, RuntimeError for what CUDA refuses.
     """

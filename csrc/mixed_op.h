@@ -10,13 +10,11 @@ namespace {
 
 using namespace compfast;
 
+// Nobody else reads its queries, keys and values: their gradients are written.
 inline MixedShape mixed_shape(const OpRecord& op) {
   const float scale = (float)(1.0 / __builtin_sqrt((double)op.d_k));
-  MixedShape s{op.out.rows,    op.in[1].rows, op.heads,  op.d_k,  op.d_v,
-               op.causal != 0, scale,         op.scores, op.path, op.epsilon};
-  s.add_dk = op.in[1].mode != GRAD_WRITE;
-  s.add_dv = op.in[2].mode != GRAD_WRITE;
-  return s;
+  return {op.out.rows,    op.in[1].rows, op.heads,  op.d_k,  op.d_v,
+          op.causal != 0, scale,         op.scores, op.path, op.epsilon};
 }
 
 inline MixedDeep mixed_deep_of(const OpRecord& op, const float* params) {

@@ -97,6 +97,62 @@ BINARY: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+# Networks of vectors: name -> ([task], [model]); fuzzy has numbers at one position, sraven ids at
+# four. Every kind of attention and value path, odd T, heads 1 to 16 of size 2, 4 and 16.
+_FUZZY = {"name": "fuzzy", "samples": 17}
+_RAVEN = {"name": "sraven"}
+VECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    f"{scores}_{path}": (
+        {**_FUZZY, "samples": 17 + 2 * i + 5 * j},
+        {
+            "d_model": 20,
+            "heads": heads,
+            "d_k": size,
+            "d_v": 5 - size if size < 4 else size,
+            "attention": scores,
+            "value_path": path,
+            "causal": (i + j) % 2 == 0,
+            "activation": "gelu_tanh",
+        },
+    )
+    for i, scores in enumerate(("softmax", "linear", "rms_head"))
+    for j, (path, heads, size) in enumerate(
+        (("none", 8, 2), ("linear", 1, 4), ("relu", 8, 2), ("deep", 4, 4))
+    )
+} | {
+    "rows_softmax": (_RAVEN, {"d_model": 24, "heads": 16, "d_k": 4, "d_v": 4, "causal": False}),
+    "rows_plain": (_RAVEN, {"d_model": 20, "heads": 2, "position": "none", "layers": 1}),
+    "rows_rms_relu": (
+        _RAVEN,
+        {
+            "d_model": 32,
+            "heads": 2,
+            "d_k": 16,
+            "d_v": 16,
+            "attention": "rms_head",
+            "value_path": "relu",
+            "buckets": 9,
+            "norm": "post",
+            "causal": False,
+        },
+    ),
+    "no_norm_no_bias": (
+        _FUZZY,
+        {
+            "d_model": 12,
+            "heads": 3,
+            "norm": "none",
+            "attention": "linear",
+            "attention_bias": False,
+            "ffn_bias": False,
+            "head_bias": False,
+            "causal": False,
+        },
+    ),
+    "no_attention": (_FUZZY, {"d_model": 20, "attention": "none", "position": "none"}),
+}
+
+
 def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     """The task (only its length differs) and the resolved model of one entry."""
     length, changes = ARCHITECTURES[name]

@@ -16,6 +16,8 @@ import numpy as np
 from oracle import Array
 
 from compfast.config import MemberSpec
+from compfast.engines.cuda.engine import KINDS
+from compfast.engines.decays import weight_decays
 from compfast.engines.flat import FlatLayout
 from compfast.ensembles.schedule import make_tables
 from compfast.models.families import model_plan
@@ -135,15 +137,18 @@ def train(
     pairs, combos = (np.ascontiguousarray(stream[k], np.int32) for k in ("pairs", "combos"))
     corrections = tables.bias_correction1, tables.bias_correction2
     lines = (tables.scale, tables.offset, *corrections, tables.decay)
+    columns = np.concatenate([np.full(n, own, np.uint8) for _, n, own in flat.segments])
+    form = np.array([KINDS[options.kind], options.nesterov], np.int32)
     run: Any = library().cuda_train
     run.restype = ctypes.c_int64
     real, whole = ctypes.c_double, ctypes.c_int64
     reached = run(
         *(VARIANTS[variant], order, _at(pairs), len(pairs), _at(combos), len(combos)),
         *(stream["item_low"], stream["item_count"], stream["words"], *map(_at, lines)),
-        *(real(options.beta1), real(options.beta2), real(options.eps)),
+        *(_at(columns), _at(form)),
+        *map(real, (options.beta1, options.beta2, options.eps, options.momentum)),
         *(ctypes.c_float(spec.model.norm_eps), batch, ctypes.c_uint64(spec.seed)),
-        *(real(options.lr), real(options.weight_decay), real(options.clip)),
+        *(_at(weight_decays([spec])), real(options.lr), real(options.clip)),
         *map(_at, arrays),
         *(_at(tokens), _at(targets), whole(step), whole(until)),
         *(_at(loss), _at(norm), _at(status)),

@@ -22,6 +22,12 @@ from compfast.config import (
 from compfast.ensembles.grid import member_specs
 
 STEPS = 6
+TRAININGS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "sgd": {"kind": "sgd"},
+    "nesterov": {"kind": "sgd", "momentum": 0.9, "nesterov": True, "decay": "matrices"},
+    "group_decays": {**test_engines.DECAYS, "kind": "sgd", "momentum": 0.9},
+}
 
 
 def network(
@@ -74,8 +80,9 @@ def take_tiny(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "group", own)
 
 
-def ten_steps(name: str, patch: pytest.MonkeyPatch) -> None:
+def ten_steps(name: str, form: str, patch: pytest.MonkeyPatch) -> None:
     """Engine cuda against float64: tests/test_engines.py on one of its networks."""
     patch.setattr(test_engines, "group", network)
-    patch.setitem(test_engines.TRAININGS, f"cuda-{name}", (name, 37, {}))
-    test_engines.test_ten_steps("cuda", f"cuda-{name}")
+    case = f"cuda-{name}-{form}"
+    patch.setitem(test_engines.TRAININGS, case, (name, 37, TRAININGS[form]))
+    test_engines.test_ten_steps("cuda", case)

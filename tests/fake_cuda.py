@@ -25,6 +25,7 @@ import torch
 
 import compfast
 from compfast.engines.cuda import driver as drivers
+from compfast.engines.decays import DECAYS
 
 GUARD = 64  # bytes before and after each tensor
 FILL = 0xA5
@@ -32,14 +33,15 @@ ROWS = {
     **dict.fromkeys(("params", "exp_avg", "exp_avg_sq", "gradient"), torch.float32),
     **dict.fromkeys(("tokens", "targets"), torch.int32),
     "seeds": torch.int64,
-    **dict.fromkeys(("lr", "weight_decay", "clip"), torch.float64),
+    **dict.fromkeys(("lr", "clip", "weight_decay"), torch.float64),
     "step": torch.int64,
     "status": torch.uint8,
     **dict.fromkeys(("loss", "grad_norm"), torch.float32),
 }
 TABLES = ("scale", "offset", "correction1", "correction2", "decay")
 STREAM = ("pair_count", "combo_count", "item_low", "item_count", "words", "group_size")
-OPTIONS = ("beta1", "beta2", "eps")
+OPTIONS = ("beta1", "beta2", "eps", "momentum")
+FORM = ("kind", "nesterov")
 
 
 @dataclass
@@ -121,10 +123,12 @@ class FakeDriver:
         assert batch >= 1
         assert 0 <= launch.base < launch.until
         assert launch.stream.keys() == {"pairs", "combos", *STREAM}
-        assert launch.optimizer.keys() == {*TABLES, *OPTIONS}
+        assert launch.optimizer.keys() == {*TABLES, "decay_columns", *OPTIONS, *FORM}
         assert launch.members.keys() == ROWS.keys()
         assert all(type(launch.stream[name]) is int for name in STREAM)
-        assert all(type(launch.optimizer[name]) is float for name in (*OPTIONS,))
+        assert all(type(launch.optimizer[name]) is float for name in OPTIONS)
+        assert all(launch.optimizer[name] in (0, 1) for name in FORM)
+        columns, floats = launch.optimizer["decay_columns"], shape["flat_size"]
         taken = [
             self._find(
                 "pairs", launch.stream["pairs"], torch.int32, 3 * launch.stream["pair_count"]
@@ -133,9 +137,12 @@ class FakeDriver:
                 "combos", launch.stream["combos"], torch.int32, 2 * launch.stream["combo_count"]
             ),
             *(self._find(n, launch.optimizer[n], torch.float64, launch.until) for n in TABLES),
+            self._find("decay_columns", columns, torch.uint8, floats),
         ]
+        assert (_at(columns, floats, np.uint8) < DECAYS).all(), "a decay has no column"
         width = {
-            **dict.fromkeys(("params", "exp_avg", "exp_avg_sq", "gradient"), shape["flat_size"]),
+            **dict.fromkeys(("params", "exp_avg", "exp_avg_sq", "gradient"), floats),
+            "weight_decay": DECAYS,
             "tokens": batch * shape["positions"],
             "targets": batch,
             **dict.fromkeys(("loss", "grad_norm"), steps),
@@ -159,7 +166,7 @@ class FakeDriver:
         )
         running = (status == 0) & (step < launch.until)
         assert (step[running] >= launch.base).all(), "a member stands before the window"
-        gradient = _at(launch.members["gradient"], count * shape["flat_size"], np.float32)
+        gradient = _at(launch.members["gradient"], count * floats, np.float32)
         assert not gradient.any(), "a launch begins with a gradient"
 
     def _find(self, name: str, address: int, dtype: torch.dtype, size: int) -> tuple[int, int]:
@@ -188,13 +195,15 @@ def _at(address: int, count: int, dtype: Any) -> np.ndarray[Any, Any]:
 
 def _run(launch: Launch) -> None:
     stream, optimizer = launch.stream, launch.optimizer
-    shared = [stream["pairs"], stream["combos"], *(optimizer[name] for name in TABLES)]
+    lines = (optimizer[name] for name in (*TABLES, "decay_columns"))
+    shared = [stream["pairs"], stream["combos"], *lines]
     sizes = [*(stream[name] for name in STREAM), launch.batch, launch.count]
+    window = (launch.base, launch.until, *(optimizer[name] for name in FORM))
     reals = [*(optimizer[name] for name in OPTIONS), launch.epsilon]
     cuda_host.library().cuda_launch(
         launch.network,
         (ctypes.c_void_p * len(shared))(*shared),
-        (ctypes.c_int64 * 10)(*sizes, launch.base, launch.until),
+        (ctypes.c_int64 * 12)(*sizes, *window),
         (ctypes.c_double * len(reals))(*reals),
         (ctypes.c_void_p * len(ROWS))(*(launch.members[name] for name in ROWS)),
     )

@@ -10,12 +10,15 @@ band = eps(float32) x the last op of that tensor evaluated on absolute values, i
     logits                      |x| |W|^T + |bias|
     loss                        mean of |logit of the target| + |log-sum-exp|
     a weight's gradient         |dY|^T |X|, the linear op's backward; tied tensors add up
-    a bias', norm's or table's  the sum of |its contributions| over sequences and positions
+    a bias', norm's or table's  the sum of |its contributions| over sequences and positions; of a
+                                relative bias those of the scores in its bucket
+    a deep path's second layer  the sum of |weight| |its output's gradient| |its input|
 Nothing else is tuned: no relative tolerance, no constant.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +32,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from compfast.config import ModelConfig
+from compfast.models.attention import Attention
 from compfast.models.params import parameter_table
+from compfast.models.relative import bucket_table
 from compfast.models.transformer import Embedding, Head, Transformer
 
 EPS = float(np.finfo(np.float32).eps)
@@ -124,8 +129,15 @@ def random_params(model: ModelConfig, seed: int) -> Arrays:
 
 
 def random_batch(model: ModelConfig, length: int, batch: int, seed: int) -> tuple[Array, Array]:
-    """tokens [B, T] and targets [B], int32, anything in the vocabulary."""
+    """tokens [B, T] and targets [B], int32, anything in the vocabulary; of a model of vectors
+    those [B, T, width] and ids [B, asked] or numbers [B, asked, V]."""
     rng = np.random.default_rng(seed)
+    if model.input_width:
+        asked, out = model.asked or 1, model.vocab_size or 1
+        vectors = rng.standard_normal((batch, length, model.input_width)).astype(np.float32)
+        if model.loss == "squared_error":
+            return vectors, rng.standard_normal((batch, asked, out)).astype(np.float32)
+        return vectors, rng.integers(0, out, (batch, asked), dtype=np.int32)
     tokens = rng.integers(0, model.vocab_size, (batch, length), dtype=np.int32)
     return tokens, rng.integers(0, model.vocab_size, batch, dtype=np.int32)
 
@@ -160,7 +172,7 @@ def evaluate(
     seen: list[torch.Tensor] = []
     hooks = [module.head.register_forward_hook(lambda _, __, out: seen.append(out.detach()))]
     bands = _Bands(module, hooks) if dtype == torch.float64 else None
-    x, y = torch.tensor(tokens).long(), torch.tensor(targets).long()
+    x, y = (_given(part, dtype) for part in (tokens, targets))
     loss = module.loss(x, y, model.loss_positions)
     loss.backward()  # type: ignore[no-untyped-call]
     for hook in hooks:
@@ -168,9 +180,17 @@ def evaluate(
     grads = {name: _array(p.grad) for name, p in weights.items() if p.grad is not None}
     found: Arrays = {}
     if bands is not None:
-        bands.found["loss"] = _loss_band(seen[0], x, y, model.loss_positions)
+        if model.input_width:
+            bands.found["loss"] = _answers_band(seen[0], y)
+        else:
+            bands.found["loss"] = _loss_band(seen[0], x, y, model.loss_positions)
         found = {name: EPS * _array(value) for name, value in bands.found.items()}
     return Evaluation(_array(seen[0]), _array(loss), grads, found)
+
+
+def _given(part: Array, dtype: torch.dtype) -> torch.Tensor:
+    found = torch.tensor(part)
+    return found.to(dtype) if found.is_floating_point() else found.long()
 
 
 def _by_name(evaluation: Evaluation) -> Arrays:
@@ -204,7 +224,9 @@ class _Order:
         """New order of each axis of one tensor."""
         axes = [np.arange(size) for size in value.shape]
         writes = name.endswith(("output.weight", "output.bias", "down.weight", "down.bias"))
-        if "norm" in name or writes:
+        if name.endswith(("relative.weight", "deep.weight")):
+            return axes
+        if "norm" in name or writes or "embed.input" in name:
             axes[0] = self.columns
         elif value.ndim == 2:
             axes[1] = self.columns
@@ -223,11 +245,13 @@ class _Bands:
         for name, child in module.named_modules():
             if isinstance(child, nn.Linear | nn.LayerNorm | Embedding | Head):
                 hooks.append(child.register_forward_hook(self._forward(name)))
+            if isinstance(child, Attention) and (child.relative or child.deep) is not None:
+                hooks.append(child.register_forward_hook(self._attended(name)))
 
     def _forward(self, name: str) -> Any:
         def hook(child: nn.Module, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
             if out.requires_grad:
-                kept = [x.detach() for x in inputs]
+                kept = [x.detach() for x in inputs if x is not None]
                 backward = functools.partial(self._backward, name, child, kept)
                 out.register_hook(backward)  # type: ignore[no-untyped-call]
             if isinstance(child, Head):
@@ -236,6 +260,44 @@ class _Bands:
                 self.found["logits"] = F.linear(inputs[0].abs(), weight.abs(), bias)
 
         return hook
+
+    def _attended(self, name: str) -> Any:
+        """Of an attention's relative bias and second layer: it is run again, with leaves where
+        their contributions can be read."""
+
+        def hook(child: Attention, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+            if out.requires_grad:
+                x = inputs[0].detach()
+                out.register_hook(functools.partial(self._parts, name, child, x))  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def _parts(self, name: str, child: Attention, x: torch.Tensor, dy: torch.Tensor) -> None:
+        with torch.enable_grad():
+            again = copy.deepcopy(child)
+            length, batch = x.shape[1], len(x)
+            if again.relative is not None:  # a number of its own for each pair
+                table = torch.from_numpy(bucket_table(length, again.relative.weight.shape[1]))
+                pairs = again.relative.weight.detach()[:, table].repeat(batch, 1, 1, 1)
+                pairs.requires_grad_()
+                again.relative = None
+                whole = again._weights
+                again._weights = lambda scores: whole(scores + pairs)  # type: ignore[method-assign]
+            if again.deep is not None:  # a matrix of its own for each pair
+                heads, size = again.heads, again.deep.weight.shape[1]
+                each = again.deep.weight.detach().view(heads, size, size)
+                own = each.expand(batch, length, length, *each.shape).contiguous().requires_grad_()
+                again._second = lambda weights, u: torch.einsum(  # type: ignore[method-assign]
+                    "bhqk,bqkhce,bqke->bqkc", weights, own, u
+                )
+            again(x).backward(dy)
+        if child.relative is not None:
+            found = torch.zeros_like(child.relative.weight)
+            grad = pairs.grad.abs().sum(0).flatten(1)  # type: ignore[union-attr]
+            self._add(f"{name}.relative.weight", found.index_add(1, table.flatten(), grad))
+        if child.deep is not None:
+            total = own.grad.abs().sum((0, 1, 2))  # type: ignore[union-attr]
+            self._add(f"{name}.deep.weight", total.reshape(child.deep.weight.shape))
 
     def _backward(
         self, name: str, child: nn.Module, inputs: list[torch.Tensor], dy: torch.Tensor
@@ -264,6 +326,14 @@ class _Bands:
 
     def _add(self, name: str, value: torch.Tensor) -> None:
         self.found[name] = self.found[name] + value if name in self.found else value
+
+
+def _answers_band(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    asked = outputs[:, -targets.shape[1] :]
+    if targets.is_floating_point():
+        return ((asked.abs() + targets.abs()) * (asked - targets).abs()).mean()
+    chosen = asked.gather(-1, targets[..., None])[..., 0]
+    return (chosen.abs() + asked.logsumexp(-1).abs()).mean()
 
 
 def _loss_band(

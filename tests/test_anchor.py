@@ -211,9 +211,55 @@ def test_what_is_refused(change: dict[str, Any], sentence: str) -> None:
         AnchorTask(dataclasses.replace(TASK, **change))
 
 
+@pytest.mark.parametrize("k", range(1, 6))
+def test_where_nothing_is_held_out_the_pairs_with_two_answers_are_judged(k: int) -> None:
+    """[Z24] 2405.05409, its code's composition_random: test-side keys of wrong pairs."""
+    task = AnchorTask(AnchorConfig(**AnchorTask.variants[f"noise-{k}-all-trained"]))
+    assert len(task.train_pairs) == 16
+    assert not len(task.unseen_pairs)
+    exam = task.exam(EvaluationConfig(seen_items=300, unseen_items=200))
+    assert exam.candidates == ("inferential", "memorised")
+    wrong = {(a, b): s for a, b, s in task.config.overridden}
+    assert len(wrong) == 2 * k
+    found = pairs_of(exam.tokens)
+    position = ((exam.tokens < 20).argmax(axis=1) - 1).tolist()
+    test = set(map(tuple, task.test_combos.tolist()))
+    assert {(key, p) for (key, _, _), p in zip(found, position, strict=True)} <= test
+    for (key, a, b), target in zip(found[:300], exam.seen_targets, strict=True):
+        assert (a, b) not in wrong
+        assert target == key + SHIFT[a] + SHIFT[b]
+    assert {(a, b) for _, a, b in found[300:]} == set(wrong)
+    rule = [key + SHIFT[a] + SHIFT[b] for key, a, b in found[300:]]
+    learned = [key + wrong[a, b] for key, a, b in found[300:]]
+    assert exam.answers["inferential"].tolist() == rule
+    assert exam.answers["memorised"].tolist() == learned
+    assert task.vocabulary > max(*rule, *learned)
+    scores = exam.score(np.array([[*exam.seen_targets, *learned], [*exam.seen_targets, *rule]]))
+    assert scores.candidates["memorised"].tolist() == [1, 0]
+    assert scores.candidates["inferential"].tolist() == [0, 1]
+    assert scores.seen.tolist() == [1, 1]
+
+
+def test_a_pair_that_is_composed_rightly_is_not_judged() -> None:
+    task = AnchorTask(dataclasses.replace(TASK, overridden=((3, 4, -6), (1, 2, 6)), unseen=()))
+    exam = task.exam(EvaluationConfig())
+    assert {(a, b) for _, a, b in pairs_of(exam.tokens[exam.unseen])} == {(3, 4)}
+    assert (3, 4) not in {(a, b) for _, a, b in pairs_of(exam.tokens[exam.seen])}
+
+
+def test_an_exam_needs_a_pair_that_is_composed() -> None:
+    every = tuple((a, b, 0) for a in SHIFT for b in SHIFT if SHIFT[a] + SHIFT[b])
+    task = AnchorTask(dataclasses.replace(TASK, overridden=every, unseen=()))
+    assert len(task.split_pairs) == len(task.train_pairs)
+    with pytest.raises(UsageError, match="the exam needs a pair that is trained as it is composed"):
+        task.exam(EvaluationConfig())
+
+
 def test_an_exam_needs_an_unseen_pair_and_an_epoch_a_batch() -> None:
-    with pytest.raises(UsageError, match="unseen is empty"):
-        AnchorTask(dataclasses.replace(TASK, unseen=())).exam(EvaluationConfig())
+    for overridden in ((), ((3, 4, -10),)):  # -10 is the composed shift
+        alike = dataclasses.replace(TASK, overridden=overridden, unseen=())
+        with pytest.raises(UsageError, match="the exam needs a pair that is unseen or that has"):
+            AnchorTask(alike).exam(EvaluationConfig())
     small = AnchorTask(dataclasses.replace(TASK, data="fixed", fixed_total=1600))
     with pytest.raises(UsageError, match="1350 sequences"):
         small.batch(0, 0, 1351)

@@ -19,7 +19,7 @@ from ensembles import member, mixed, random_state
 from oracle import Array, Reference, random_batch, reference
 from oracle_training import TrainingBudget, Trajectory, train, training_budget
 
-from compfast.config import MemberSpec
+from compfast.config import WEIGHT_DECAYS, MemberSpec
 from compfast.tasks import make_task
 
 STEPS = 10
@@ -37,13 +37,22 @@ _LAYER = (
 )
 
 
-Windows = tuple[tuple[float, float], ...]
+# Optimisers beside AdamW whose decay is one for all and always on.
+DECAYS: dict[str, Any] = dict(zip(WEIGHT_DECAYS, (8.0, 4.0, 2.0, 0.0, 9.0), strict=True))
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "windows": {"decay_windows": ((0.1, 0.25), (0.4, 0.45))},  # of 20 steps: at 2, 3, 4 and 8
+    "sgd": {"kind": "sgd", "lr": 0.05},
+    "momentum": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "decay_windows": ((0.1, 0.25),)},
+    "nesterov": {"kind": "sgd", "lr": 0.05, "momentum": 0.7, "nesterov": True, **DECAYS},
+    "matrices": {"decay": "matrices", "weight_decay": 1.0},
+    "groups": DECAYS,
+}
 
 
-def specs(name: str = "tiny", windows: Windows = ()) -> list[MemberSpec]:
+def specs(name: str = "tiny", optimizer: str = "adamw") -> list[MemberSpec]:
     """Two members of a variant's network."""
-    optimizer = {"decay_windows": windows}
-    how: Any = {"batch_size": 7, "optimizer": optimizer}
+    how: Any = {"batch_size": 7, "optimizer": OPTIMIZERS[optimizer]}
     return mixed(network(name.partition("-")[0], (("seed", (3, 4)),), **how))
 
 
@@ -86,20 +95,20 @@ def test_every_gradient(variant: str, size: int) -> None:
 
 
 @functools.cache
-def exactly(name: str, windows: Windows = ()) -> tuple[Trajectory, TrainingBudget]:
+def exactly(name: str, optimizer: str) -> tuple[Trajectory, TrainingBudget]:
     """Ten steps of the network's first member in float64."""
-    spec = specs(name, windows)[0]
+    spec = specs(name, optimizer)[0]
     exact = train(spec, STEPS)
     return exact, training_budget(exact, train(spec, STEPS, torch.float32), spec.optimizer)
 
 
-WINDOWED = ("narrow", ((0.1, 0.25), (0.4, 0.45)))  # of 20 steps: decay at 2, 3, 4 and 8
+CASES = [*((v, "adamw") for v in VARIANTS), *(("narrow", o) for o in OPTIMIZERS if o != "adamw")]
 
 
-@pytest.mark.parametrize(("variant", "windows"), [*((v, ()) for v in VARIANTS), WINDOWED])
-def test_ten_steps(variant: str, windows: Windows) -> None:
-    spec = specs(variant, windows)[0]
-    exact, allowed = exactly(variant.partition("-")[0], windows)
+@pytest.mark.parametrize(("variant", "optimizer"), [*CASES, ("tiny-a100", "nesterov")])
+def test_ten_steps(variant: str, optimizer: str) -> None:
+    spec = specs(variant, optimizer)[0]
+    exact, allowed = exactly(variant.partition("-")[0], optimizer)
     found = cuda_host.train(spec, STEPS, variant)
     assert (found.step, found.status) == (STEPS, 0)
     for name, value in flat_layout(spec).unpack(found.params[None]).items():
@@ -107,6 +116,33 @@ def test_ten_steps(variant: str, windows: Windows) -> None:
     close("loss", found.loss, np.array(exact.losses), np.full(STEPS, allowed.losses))
     close("norm", found.norm, np.array(exact.norms), allowed.norms)
     assert not found.gradient.any(), "the next step begins with a gradient"
+    if spec.optimizer.kind == "sgd":
+        assert found.m.any() == (spec.optimizer.momentum > 0)
+        assert not found.v.any()
+
+
+APART: list[tuple[str, dict[str, Any]]] = [
+    ("windows", {"decay_windows": ()}),
+    ("sgd", {"kind": "adamw"}),
+    ("momentum", {"momentum": 0.0}),
+    ("momentum", {"decay_windows": ()}),
+    ("nesterov", {"nesterov": False}),
+    ("matrices", {"decay": "all"}),
+    *((case, {name: None}) for case in ("nesterov", "groups") for name in WEIGHT_DECAYS),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "without"), APART)
+def test_every_setting_counts(optimizer: str, without: dict[str, Any]) -> None:
+    """What test_ten_steps allows is less than what any of them does."""
+    spec = specs("narrow", optimizer)[0]
+    plain = dataclasses.replace(spec.optimizer, **without)
+    other = dataclasses.replace(spec, optimizer=plain)
+    flat, allowed = flat_layout(spec), exactly("narrow", optimizer)[1]
+    found, apart = (
+        flat.unpack(cuda_host.train(each, STEPS, "narrow").params[None]) for each in (spec, other)
+    )
+    assert any((np.abs(found[t] - apart[t]) > allowed.params[t]).any() for t in found)
 
 
 def close(name: str, got: Array, wanted: Array, allowed: Array) -> None:

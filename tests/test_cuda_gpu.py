@@ -13,7 +13,7 @@ import fake_cuda
 import numpy as np
 import pytest
 import torch
-from cuda_members import config, members, take_tiny, ten_steps
+from cuda_members import TRAININGS, config, members, take_tiny, ten_steps
 from ensembles import same_bits, start
 from small_runs import assert_same_run, interrupted_at, resumed
 from test_cuda_protocol import INDEPENDENCE, PROTOCOL, Check, named
@@ -47,8 +47,9 @@ def check(case: Check, monkeypatch: pytest.MonkeyPatch, *first: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", cuda_host.NETWORKS)
-def test_ten_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ten_steps(name, monkeypatch)
+@pytest.mark.parametrize("form", TRAININGS)
+def test_ten_steps(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_steps(name, form, monkeypatch)
 
 
 @pytest.mark.gpu

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import test_engine_protocol as protocol
 import test_independence as independence
-from cuda_members import STEPS, members, network, take_tiny, ten_steps
+from cuda_members import STEPS, TRAININGS, members, network, take_tiny, ten_steps
 from ensembles import mixed, start
+
+from compfast.config import MemberSpec
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 
@@ -80,10 +82,31 @@ def test_independence(case: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     case[0](("cuda", independence.SHAPES[0]), *case[1])
 
 
+SGD: dict[str, Any] = {"kind": "sgd", "lr": 0.05}
+OPTIMIZERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"decay": "matrices"},
+    SGD,
+    {**SGD, "momentum": 0.9},
+    {**SGD, "momentum": 0.9, "nesterov": True},
+)
+
+
+def some(name: str, optimizer: dict[str, Any]) -> list[MemberSpec]:
+    """Three members: one whose groups of tensors decay as it does, two with decays of theirs."""
+    specs = mixed(network(name, batch_size=5, steps=STEPS, optimizer=optimizer))
+    decays: tuple[dict[str, Any], ...] = ({"weight_decay_ffn": 0.0}, {"weight_decay_head": 2.0})
+    for i, changed in enumerate(decays, 1):
+        own = dataclasses.replace(specs[i].optimizer, **changed)
+        specs[i] = dataclasses.replace(specs[i], optimizer=own)
+    return specs
+
+
 @pytest.mark.parametrize("name", cuda_host.NETWORKS)
-def test_steps_are_those_of_test_cuda(name: str) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_are_those_of_test_cuda(name: str, optimizer: dict[str, Any]) -> None:
     """The bits of csrc/cuda by itself, which test_cuda.py holds against float64."""
-    specs = mixed(network(name, batch_size=5, steps=STEPS))
+    specs = some(name, optimizer)
     made = start("cuda", specs)
     result, state = made.advance(STEPS), made.state()
     for i, spec in enumerate(specs):
@@ -96,10 +119,28 @@ def test_steps_are_those_of_test_cuda(name: str) -> None:
                 assert value[i].tobytes() == wanted[tensor][0].tobytes(), f"{part} {tensor}"
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_moments_are_eager_s(optimizer: dict[str, Any]) -> None:
+    """SGD's buffer lies where AdamW has its first moment, and the second is nobody's."""
+    specs = some("tiny", optimizer)
+    engines = [start(name, specs) for name in ("cuda", "eager")]
+    ours_loss, theirs_loss = (made.advance(STEPS).loss for made in engines)
+    np.testing.assert_allclose(ours_loss, theirs_loss, rtol=1e-4)
+    ours, theirs = (made.state() for made in engines)
+    for name, buffer in theirs.exp_avg.items():
+        if not name.endswith("key.bias"):  # whose gradient is zero
+            close = 2e-3 * max(float(np.abs(buffer).max()), 1e-9)
+            np.testing.assert_allclose(ours.exp_avg[name], buffer, rtol=0, atol=close)
+        if optimizer.get("kind") == "sgd":
+            assert ours.exp_avg[name].any() == (optimizer.get("momentum", 0) > 0)
+            assert not ours.exp_avg_sq[name].any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cuda_host.NETWORKS)
-def test_ten_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ten_steps(name, monkeypatch)
+@pytest.mark.parametrize("form", TRAININGS)
+def test_ten_steps(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_steps(name, form, monkeypatch)
 
 
 def test_a_drawn_set_trains_as_in_the_native_engine() -> None:

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_members import network
 from ensembles import group, mixed, same_bits, start
 from small_runs import assert_same_run, interrupted_at, resumed, small_config
 
 import compfast
 from compfast.config import GAMMA_GROUPS, WEIGHT_DECAYS, Config, MemberSpec, OptimizerConfig
 from compfast.engines.base import State
-from compfast.engines.cuda.network import find_network
 from compfast.engines.decays import NEVER, decay_column, weight_decays
 from compfast.engines.flat import FlatLayout
 from compfast.ensembles.groups import member_groups
@@ -154,11 +152,3 @@ def test_decays_that_are_none(name: str, value: float) -> None:
     given: dict[str, Any] = {name: value}
     with pytest.raises(UsageError, match=rf"^optimizer\.{name} is .*; it must be a finite number"):
         OptimizerConfig(**given)
-
-
-def test_the_cuda_engine_refuses_it_of_any_member() -> None:
-    specs = network("tiny", (("seed", (0, 1)),))
-    specs[1] = _changed(specs[1], weight_decay_head=0.5)
-    said = r"optimizer\.weight_decay_head is 0\.5; engine cuda is compiled for none alone, and"
-    with pytest.raises(UsageError, match=said):
-        find_network(specs, [])

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_members import network
 from ensembles import group, mixed, same_bits, start
 from small_runs import assert_same_run, interrupted_at, resumed, small_config
 
 import compfast
 from compfast.config import Config, MemberSpec, OptimizerConfig
 from compfast.engines.base import State
-from compfast.engines.cuda.network import find_network
 from compfast.ensembles.groups import groups, member_groups
 from compfast.errors import UsageError
 from compfast.tasks import make_task
@@ -132,10 +130,3 @@ def test_members_of_one_group_share_it(engine: str, change: dict[str, Any]) -> N
 def test_settings_that_are_none(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         OptimizerConfig(**settings)
-
-
-def test_the_cuda_engine_names_what_has_it() -> None:
-    (spec,) = network("tiny", (("seed", (0,)),), optimizer={"kind": "sgd"})
-    said = "optimizer.kind is sgd; engine cuda is compiled for adamw alone, and engines native,"
-    with pytest.raises(UsageError, match=said):
-        find_network([spec], [])

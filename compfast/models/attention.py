@@ -84,8 +84,14 @@ class Attention(nn.Module):
         u = torch.relu(u)
         if self.deep is None:
             return u
-        second = self.deep.weight.view(self.heads, v.shape[-1], v.shape[-1])  # [H, d_v, d_v]
-        return torch.relu(torch.einsum("bhqk,hce,bqke->bqkc", weights, second, u))
+        return torch.relu(self._second(weights, u))
+
+    def _second(self, weights: Tensor, u: Tensor) -> Tensor:
+        """The second generated layer: sum_h a[h, k] W_h u[k], [B, Q, K, d_v]."""
+        assert self.deep is not None
+        size = self.deep.weight.shape[1]
+        each = self.deep.weight.view(self.heads, size, size)  # [H, d_v, d_v]
+        return torch.einsum("bhqk,hce,bqke->bqkc", weights, each, u)
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, T, H * size] -> [B, H, T, size]."""

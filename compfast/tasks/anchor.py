@@ -104,10 +104,10 @@ class AnchorConfig(TaskSection):
 _NOISE = ((1, 2, 4), (1, 3, 1), (1, 4, -5), (2, 3, 5), (2, 4, -9))
 
 
-def _noise_groups(k: int) -> Settings:
-    """The first k pairs wrong. The paper holds nothing out; our exam needs a pair, so (4,3)."""
+def _noise_groups(k: int, unseen: list[list[int]]) -> Settings:
+    """The first k pairs wrong."""
     wrong = [[*order, shift] for a, b, shift in _NOISE[:k] for order in ((a, b), (b, a))]
-    return {"overridden": wrong, "unseen": [[4, 3]]}
+    return {"overridden": wrong, "unseen": unseen}
 
 
 class AnchorTask(Task[AnchorConfig]):
@@ -121,7 +121,7 @@ class AnchorTask(Task[AnchorConfig]):
     """
 
     Config = AnchorConfig
-    candidates = ("inferential", "symmetric")
+    candidates = ("inferential", "symmetric", "memorised")
     presets = PRESETS
     variants: ClassVar[Mapping[str, Settings]] = {
         "standard": {"overridden": [[3, 4, -6]], "unseen": [[4, 3]]},
@@ -132,11 +132,15 @@ class AnchorTask(Task[AnchorConfig]):
             "overridden": [],
             "unseen": [[3, 4], [4, 3]],
         },
-        **{f"noise-{k}": _noise_groups(k) for k in range(6)},
+        # (4,3) is held out, so that the verdict is the standard one; the paper holds nothing out.
+        **{f"noise-{k}": _noise_groups(k, [[4, 3]]) for k in range(6)},
+        # As the paper has it. Without a wrong pair, k = 0, no pair would have two answers.
+        **{f"noise-{k}-all-trained": _noise_groups(k, []) for k in range(1, 6)},
     }
 
     train_pairs: Int32  # [P, 3] rows (a1, a2, trained shift), in the order of the anchors
     unseen_pairs: Int32  # [U, 3] rows (a1, a2, composite shift)
+    split_pairs: Int32  # [S, 3] rows (a1, a2, composite shift) of pairs trained by another shift
     train_combos: Int32  # [A, 2] rows (key, position), by key, then position
     test_combos: Int32  # [A', 2], rows with key % modulus == position
     words: int  # W
@@ -156,6 +160,8 @@ class AnchorTask(Task[AnchorConfig]):
         self._trained = {p: trained.get(p, composite[p]) for p in pairs if p not in unseen}
         self.train_pairs = _rows([(*p, s) for p, s in self._trained.items()], 3)
         self.unseen_pairs = _rows([(*p, composite[p]) for p in pairs if p in unseen], 3)
+        split = [p for p, s in self._trained.items() if s != composite[p]]
+        self.split_pairs = _rows([(*p, composite[p]) for p in split], 3)
         combos = [
             (key, position)
             for key in range(config.item_low, config.item_high)
@@ -197,39 +203,62 @@ class AnchorTask(Task[AnchorConfig]):
     def exam(self, evaluation: EvaluationConfig) -> AnswerExam:
         """The exam of `evaluation.eval_seed`.
 
-        Answers: `inferential` is the composite shift; `symmetric` the trained answer of the
-        swapped pair, left out when no swapped pair is trained or when it is the same answer as
-        the inferential one for every unseen pair. Raises UsageError without unseen pairs.
-        """
-        if not len(self.unseen_pairs):
-            raise UsageError("task.unseen is empty; the exam needs at least one unseen pair")
-        seen, unseen = evaluation.seen_items, evaluation.unseen_items
+        With unseen pairs these are judged, with train-side keys: `inferential` is the composite
+        shift; `symmetric` the trained answer of the swapped pair, left out when no swapped pair
+        is trained or when it is the same answer as the inferential one for every unseen pair.
 
+        Without them the trained pairs that have two answers are judged, with test-side keys:
+        `inferential` is the composite shift, `memorised` what was trained. Then `seen` asks the
+        other pairs alone, so that rule and exception are told apart.
+
+        Raises UsageError where no pair has two answers, or every one.
+        """
+        if len(self.unseen_pairs):
+            return self._exam(evaluation, self.train_pairs, self.unseen_pairs, self.train_combos)
+        if not len(self.split_pairs):
+            raise UsageError(
+                "task.unseen is empty and no pair of task.overridden has another shift than the"
+                " composed one; the exam needs a pair that is unseen or that has two answers"
+            )
+        two = {(a, b) for a, b, _ in self.split_pairs.tolist()}
+        plain = _rows([(*p, s) for p, s in self._trained.items() if p not in two], 3)
+        if not len(plain):
+            raise UsageError(
+                "task.unseen is empty and task.overridden gives every pair another shift than the"
+                " composed one; the exam needs a pair that is trained as it is composed"
+            )
+        return self._exam(evaluation, plain, self.split_pairs, self.test_combos)
+
+    def _exam(
+        self, evaluation: EvaluationConfig, seen_pairs: Int32, judged: Int32, combos: Int32
+    ) -> AnswerExam:
+        """Rows (a1, a2, shift) asked as they were trained, and rows judged by every candidate."""
+        seen, unseen = evaluation.seen_items, evaluation.unseen_items
         words = self._step_words(evaluation.eval_seed, philox.EVAL, SEEN, 0, seen)
-        pair = philox.integers(words[:, 0], len(self.train_pairs))
-        seen_tokens, targets = self._sequences(words, self.train_pairs[pair], self.test_combos)
+        pair = philox.integers(words[:, 0], len(seen_pairs))
+        seen_tokens, targets = self._sequences(words, seen_pairs[pair], self.test_combos)
 
         words = self._step_words(evaluation.eval_seed, philox.EVAL, UNSEEN, 0, unseen)
-        pair = philox.integers(words[:, 0], len(self.unseen_pairs))
-        rows = self.unseen_pairs[pair]
-        unseen_tokens, inferential = self._sequences(words, rows, self.train_combos)
+        pair = philox.integers(words[:, 0], len(judged))
+        tokens, inferential = self._sequences(words, judged[pair], combos)
+        keys = inferential - judged[pair, 2]
         answers = {"inferential": inferential}
+        for name, shifts in self._rivals(judged).items():
+            known = np.array([s is not None for s in shifts])[pair]
+            shift = np.array([s or 0 for s in shifts], dtype=np.int32)[pair]
+            answers[name] = np.where(known, keys + shift, -1).astype(np.int32)
+        splits = slice(0, seen), slice(seen, seen + unseen)
+        return AnswerExam(np.concatenate((seen_tokens, tokens)), *splits, targets, answers)
 
-        swapped = [self._trained.get((b, a)) for a, b, _ in self.unseen_pairs.tolist()]
-        own = self.unseen_pairs[:, 2].tolist()
-        if any(s is not None and s != c for s, c in zip(swapped, own, strict=True)):
-            known = np.array([s is not None for s in swapped])[pair]
-            shift = np.array([s or 0 for s in swapped], dtype=np.int32)[pair]
-            keys = inferential - rows[:, 2]
-            answers["symmetric"] = np.where(known, keys + shift, -1).astype(np.int32)
-
-        return AnswerExam(
-            np.concatenate((seen_tokens, unseen_tokens)),
-            slice(0, seen),
-            slice(seen, seen + unseen),
-            targets,
-            answers,
-        )
+    def _rivals(self, judged: Int32) -> dict[str, list[int | None]]:
+        """Other candidates' shifts of each judged pair; None where one has no answer."""
+        pairs = [(a, b) for a, b, _ in judged.tolist()]
+        if not len(self.unseen_pairs):
+            return {"memorised": [self._trained[pair] for pair in pairs]}
+        swapped = [self._trained.get((b, a)) for a, b in pairs]
+        own = judged[:, 2].tolist()
+        told_apart = any(s not in (None, c) for s, c in zip(swapped, own, strict=True))
+        return {"symmetric": swapped} if told_apart else {}
 
     def stream(self) -> dict[str, Any]:
         """The numbers from which an engine draws training batches itself."""
@@ -293,7 +322,8 @@ class AnchorTask(Task[AnchorConfig]):
         return tokens, key + pairs[:, 2]
 
     def _vocabulary(self) -> int:
-        shifts = [*self._trained.values(), *self.unseen_pairs[:, 2].tolist()]
+        judged = self.unseen_pairs if len(self.unseen_pairs) else self.split_pairs
+        shifts = [*self._trained.values(), *judged[:, 2].tolist()]
         lowest = self.config.item_low + min(shifts)
         if lowest < 0:
             raise UsageError(

@@ -48,6 +48,12 @@ Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t posi
   read(optimizer, "beta1", c.optimizer.beta1);
   read(optimizer, "beta2", c.optimizer.beta2);
   read(optimizer, "eps", c.optimizer.eps);
+  read(optimizer, "kind", c.optimizer.kind);
+  require_between("kind", c.optimizer.kind, OPTIMIZER_ADAMW, OPTIMIZER_SGD);
+  read(optimizer, "momentum", c.optimizer.momentum);
+  read(optimizer, "nesterov", c.optimizer.nesterov);
+  require_between("nesterov", c.optimizer.nesterov, 0, 1);
+  c.decay_columns = at<const uint8_t>(optimizer, "decay_columns");
   c.batch = batch;
   c.epsilon = epsilon;
   return c;
@@ -62,8 +68,8 @@ Members members_of(const py::dict& d) {
           at<int32_t>(d, "targets"),
           at<const uint64_t>(d, "seeds"),
           at<const double>(d, "lr"),
-          at<const double>(d, "weight_decay"),
           at<const double>(d, "clip"),
+          at<const double>(d, "weight_decay"),
           at<int64_t>(d, "step"),
           at<uint8_t>(d, "status"),
           at<float>(d, "loss"),

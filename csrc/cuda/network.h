@@ -96,7 +96,7 @@ struct Buffers {
 };
 
 constexpr int LANES = 256;             // partial sums of the gradient's norm
-constexpr int CONTROL = 32;            // floats of AdamW's numbers and what a step found
+constexpr int CONTROL = 32;            // floats of the optimiser's numbers and what a step found
 constexpr int SHARED_80 = 163 * 1024;  // bytes a block may have: A100
 constexpr int SHARED_90 = 227 * 1024;  // H100, B200
 

@@ -14,10 +14,11 @@ struct Members {
   float *params, *m, *v, *gradient;  // [M, P]
   int32_t *tokens, *targets;         // [M, batch, T], [M, batch]
   const uint64_t* seeds;             // [M]
-  const double *lr, *weight_decay, *clip;
-  int64_t* step;       // [M]
-  uint8_t* status;     // [M]
-  float *loss, *norm;  // [M, until - base]
+  const double *lr, *clip;           // [M]
+  const double* weight_decay;        // [M, DECAYS]
+  int64_t* step;                     // [M]
+  uint8_t* status;                   // [M]
+  float *loss, *norm;                // [M, until - base]
 };
 
 // Every running member of network.h's `network` goes on to step `until` on a thread block of its

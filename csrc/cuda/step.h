@@ -16,6 +16,7 @@ constexpr uint8_t RUNS = 0, DIVERGED = 2;  // compfast/engines/base.py
 struct Course {
   AnchorStream stream;
   Optimizer optimizer;
+  const uint8_t* decay_columns = nullptr;  // [P]: by which of its member's decays a weight decays
   int32_t batch = 0;
   float epsilon = 0;  // of the norms
 };
@@ -25,12 +26,14 @@ struct Life {
   float *m, *v, *gradient;    // [P]; the gradient starts as zero and is left as zero
   int32_t *tokens, *targets;  // [batch, T], [batch]
   uint64_t seed;
-  double lr, weight_decay, clip;
+  const double* weight_decay;  // [DECAYS]
+  double lr, clip;
 };
 
-// What AdamW needs of a step, and what the step found; in the chip's last CONTROL floats.
+// What the optimiser needs of a step, and what the step found; in the chip's last CONTROL floats.
 struct Control {
-  float clip, keep, step_size, correction, beta1, rest1, beta2, rest2, eps;
+  float clip, step_size, correction, beta1, rest1, beta2, rest2, eps, momentum;
+  float keep[DECAYS];  // what is left of a weight, by its decay's column
   float loss, norm;
   int32_t finite;
 };
@@ -220,22 +223,47 @@ struct Resident {
       const double lr = (double)(float)(life.lr * o.scale[step] + o.offset[step]);
       const double scale = life.clip > 0 ? life.clip / ((double)a.norm + 1e-6) : 1.0;
       a.clip = (float)(scale < 1.0 ? scale : 1.0);
-      a.keep = (float)(1.0 - lr * (life.weight_decay * o.decay[step]));
-      a.step_size = (float)(lr / o.correction1[step]);
+      for (int i = 0; i < DECAYS; i++)
+        a.keep[i] = (float)(1.0 - lr * (life.weight_decay[i] * o.decay[step]));
+      const bool sgd = o.kind == OPTIMIZER_SGD;
+      a.step_size = (float)(sgd ? lr : lr / o.correction1[step]);
       a.correction = (float)(1.0 / sqrt(o.correction2[step]));
       a.beta1 = (float)o.beta1, a.rest1 = (float)(1.0 - o.beta1);
       a.beta2 = (float)o.beta2, a.rest2 = (float)(1.0 - o.beta2);
-      a.eps = (float)o.eps;
+      a.eps = (float)o.eps, a.momentum = (float)o.momentum;
     });
     const Control a = control(c);
+    if (course.optimizer.kind == OPTIMIZER_SGD) {  // csrc/sgd.h
+      const bool nesterov = course.optimizer.nesterov != 0;
+      move(team, c, course.decay_columns, g, [=](int i, float grad, float kept) {
+        if (a.momentum != 0.0f) {
+          const float buffer = m[i] = fmaf(a.momentum, m[i], grad);
+          grad = nesterov ? fmaf(a.momentum, buffer, grad) : buffer;
+        }
+        return fmaf(-a.step_size, grad, kept);
+      });
+    } else {  // csrc/adamw.h
+      move(team, c, course.decay_columns, g, [=](int i, float grad, float kept) {
+        m[i] = fmaf(a.beta1, m[i], a.rest1 * grad);
+        v[i] = fmaf(a.beta2, v[i], a.rest2 * grad * grad);
+        return fmaf(-a.step_size, m[i] / fmaf(sqrtf(v[i]), a.correction, a.eps), kept);
+      });
+    }
+  }
+
+  // Every weight becomes rule(its place, its clipped gradient, what decay leaves of it), unless the
+  // step is not finite; the gradient becomes zero.
+  template <class Team, class Rule>
+  COMPFAST_DEVICE static void move(const Team& team, C c, const uint8_t* columns, float* g,
+                                   const Rule& rule) {
+    const float clip = control(c).clip;
+    const bool finite = control(c).finite != 0;
     team.each(P.size, [=](int i) {
-      const float grad = g[i] * a.clip;
+      const float grad = g[i] * clip;
       g[i] = 0;
-      if (!a.finite) return;
-      m[i] = fmaf(a.beta1, m[i], a.rest1 * grad);
-      v[i] = fmaf(a.beta2, v[i], a.rest2 * grad * grad);
+      if (!finite) return;
       float& w = KEPT == P.size || i < KEPT ? c[i] : c.row[i];
-      w = fmaf(-a.step_size, m[i] / fmaf(sqrtf(v[i]), a.correction, a.eps), w * a.keep);
+      w = rule(i, grad, w * control(c).keep[columns[i]]);
     });
   }
 

@@ -102,9 +102,10 @@ int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t
                    const int32_t* combos, int32_t combo_count, int32_t item_low, int32_t item_count,
                    int32_t words, const double* scale, const double* offset,
                    const double* correction1, const double* correction2, const double* decay,
-                   double beta1, double beta2, double eps, float epsilon, int32_t batch,
-                   uint64_t seed, double lr, double weight_decay, double clip, float* params,
-                   float* m, float* v, float* g, int32_t* tokens, int32_t* targets, int64_t step,
+                   const uint8_t* decay_columns, const int32_t* form, double beta1, double beta2,
+                   double eps, double momentum, float epsilon, int32_t batch, uint64_t seed,
+                   const double* weight_decay, double lr, double clip, float* params, float* m,
+                   float* v, float* g, int32_t* tokens, int32_t* targets, int64_t step,
                    int64_t until, float* loss, float* norm, uint8_t* status) {
   int64_t reached = -1;
   with_variant(variant, [&](auto one) {
@@ -112,10 +113,12 @@ int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t
     Course course;
     course.stream = {pairs,   pair_count, combos, combo_count, item_low, item_count,
                      V::N::T, words,      0};
-    course.optimizer = {beta1, beta2, eps, scale, offset, correction1, correction2, decay};
+    course.optimizer = {beta1,       beta2, eps,     scale,    offset, correction1,
+                        correction2, decay, form[0], momentum, form[1]};
+    course.decay_columns = decay_columns;
     course.batch = batch;
     course.epsilon = epsilon;
-    const Life life{m, v, g, tokens, targets, seed, lr, weight_decay, clip};
+    const Life life{m, v, g, tokens, targets, seed, weight_decay, lr, clip};
     typename V::Memory memory;
     reached = V::One::train(OrderedTeam{(Order)order}, memory.chip(params), course, life, step,
                             until, loss, norm, status);
@@ -124,8 +127,9 @@ int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t
 }
 
 // A launch of persistent.cu, one member after another. shared: pairs, combos, scale, offset,
-// correction1, correction2, decay; sizes: pairs, combos, item_low, item_count, words, group_size,
-// batch, members, base, until; reals: beta1, beta2, eps, epsilon; rows: as in Members.
+// correction1, correction2, decay, decay_columns; sizes: pairs, combos, item_low, item_count,
+// words, group_size, batch, members, base, until, kind, nesterov; reals: beta1, beta2, eps,
+// momentum, epsilon; rows: as in Members.
 void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, const double* reals,
                  void* const* rows) {
   const auto table = [=](int i) { return static_cast<const double*>(shared[i]); };
@@ -160,17 +164,24 @@ void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, con
                      N::T,
                      (int32_t)sizes[4],
                      sizes[5]};
-    course.optimizer = {reals[0], reals[1], reals[2], table(2),
-                        table(3), table(4), table(5), table(6)};
+    course.optimizer = {reals[0],           reals[1], reals[2],          table(2),
+                        table(3),           table(4), table(5),          table(6),
+                        (int32_t)sizes[10], reals[3], (int32_t)sizes[11]};
+    course.decay_columns = static_cast<const uint8_t*>(shared[7]);
     course.batch = (int32_t)sizes[6];
-    course.epsilon = (float)reals[3];
+    course.epsilon = (float)reals[4];
     for (int64_t i = 0; i < sizes[7]; i++) {
       if (all.status[i] != RUNS || all.step[i] >= until) continue;
       const int64_t row = i * places<N>().size, first = i * course.batch, step = all.step[i];
-      const Life life{
-          all.m + row,         all.v + row,  all.gradient + row, all.tokens + first * N::T,
-          all.targets + first, all.seeds[i], all.lr[i],          all.weight_decay[i],
-          all.clip[i]};
+      const Life life{all.m + row,
+                      all.v + row,
+                      all.gradient + row,
+                      all.tokens + first * N::T,
+                      all.targets + first,
+                      all.seeds[i],
+                      all.weight_decay + i * DECAYS,
+                      all.lr[i],
+                      all.clip[i]};
       const int64_t at = i * (until - base) + step - base;
       typename V::Memory memory;
       all.step[i] = V::One::train(OrderedTeam{FORWARD}, memory.chip(all.params + row), course, life,

@@ -25,6 +25,7 @@ from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
 from compfast.engines.cuda.network import find_network
 from compfast.engines.cuda.pace import MOST_SEQUENCES, Pace
+from compfast.engines.decays import weight_decays
 from compfast.engines.flat import FlatLayout
 from compfast.engines.native import NativeEngine
 from compfast.ensembles.schedule import Tables
@@ -34,6 +35,7 @@ from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
 _FLOATS = ("params", "exp_avg", "exp_avg_sq", "gradient")
+KINDS = {"adamw": 0, "sgd": 1}  # csrc/plan.h
 _SIZES = ("item_low", "item_count", "words", "group_size")
 
 
@@ -156,9 +158,10 @@ class CudaEngine:
             [spec.data_seed for spec in self._specs], np.int64
         )  # below 2^53: uint64's bits
         made["seeds"] = self._copied(seeds, torch.int64)
-        for name in ("lr", "weight_decay", "clip"):
+        for name in ("lr", "clip"):
             values = np.array([getattr(s.optimizer, name) for s in self._specs], np.float64)
             made[name] = self._copied(values, torch.float64)
+        made["weight_decay"] = self._copied(weight_decays(self._specs), torch.float64)
         return made
 
     def _course(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
@@ -174,6 +177,8 @@ class CudaEngine:
             ("decay", tables.decay),
         ):
             shared[name] = self._copied(table, torch.float64)
+        columns = [np.full(size, own, np.uint8) for _, size, own in self._flat.segments]
+        shared["decay_columns"] = self._copied(np.concatenate(columns), torch.uint8)
         counts = {"pair_count": len(stream["pairs"]), "combo_count": len(stream["combos"])}
         return shared, {**{name: int(stream[name]) for name in _SIZES}, **counts}
 
@@ -233,7 +238,9 @@ class CudaEngine:
             {**{name: addresses[name] for name in ("pairs", "combos")}, **self._sizes},
             {
                 **{name: at for name, at in addresses.items() if name not in ("pairs", "combos")},
-                **{name: getattr(options, name) for name in ("beta1", "beta2", "eps")},
+                **{name: getattr(options, name) for name in ("beta1", "beta2", "eps", "momentum")},
+                "kind": KINDS[options.kind],
+                "nesterov": int(options.nesterov),
             },
             self._batch,
             self._epsilon,

@@ -19,7 +19,8 @@ FREE = frozenset(
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
         *("optimizer.start", "optimizer.points"),
         *("optimizer.floor", "optimizer.base_lr", "optimizer.decay_windows"),
-        *("optimizer.momentum", "optimizer.nesterov"),  # AdamW has neither
+        *("optimizer.kind", "optimizer.momentum", "optimizer.nesterov", "optimizer.decay"),
+        *(f"optimizer.{name}" for name in WEIGHT_DECAYS),
         *("training.steps", "training.batch_size", "training.log_every", "training.eval_every"),
         *("training.stop_loss", "training.stop_stable"),
     }
@@ -43,9 +44,6 @@ COMMON: dict[str, Any] = {
     "model.tied_head": False,
     "model.causal": True,
     "model.loss_positions": "last",
-    "optimizer.kind": "adamw",
-    "optimizer.decay": "all",
-    **{f"optimizer.{name}": None for name in WEIGHT_DECAYS},
 }
 
 
@@ -74,9 +72,8 @@ def find_network(specs: Sequence[MemberSpec], shapes: Sequence[Mapping[str, Any]
     for spec, (path, wanted) in itertools.product(specs, COMMON.items()):
         given = _given(spec, path)
         if given != wanted:
-            shown = "none" if wanted is None else wanted
             raise UsageError(
-                f"{path} is {given}; engine cuda is compiled for {shown} alone, and"
+                f"{path} is {given}; engine cuda is compiled for {wanted} alone, and"
                 f" {_others(path, given)} {given}"
             )
     spec = specs[0]  # of whose size all are
