@@ -238,7 +238,6 @@ class NativePlan:
         given = {op.output.buffer for op in self.plan.ops if op.kind == "vectors" and op.output}
         for index in reversed(range(len(self.plan.ops))):
             op = self.plan.ops[index]
-            fresh: set[str] = set()  # buffers whose first gradient is this op's
             for position, view in enumerate(op.inputs):
                 name = view.buffer
                 if name in given:
@@ -250,13 +249,9 @@ class NativePlan:
                 else:
                     whole = rows == self._rows(name) or op.kind in ("attention", "mixed_attention")
                 first = name not in grads
-                # Query, key and value may be columns of one buffer, none of which is written yet.
-                apart = op.kind == "mixed_attention" and name in fresh
-                write = _WRITE if whole else _ZERO_ADD
-                modes[index].append(write if first or apart else _ADD)
+                modes[index].append((_WRITE if whole else _ZERO_ADD) if first else _ADD)
                 if not first:
                     continue
-                fresh.add(name)
                 residual = op.kind == "linear" and position == 1
                 if residual and whole and op.output is not None:
                     grads[name] = grads[op.output.buffer]  # dX of a residual is dY itself
