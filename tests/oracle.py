@@ -18,7 +18,6 @@ Nothing else is tuned: no relative tolerance, no constant.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +170,7 @@ def evaluate(
             weights[name].grad = None
     seen: list[torch.Tensor] = []
     hooks = [module.head.register_forward_hook(lambda _, __, out: seen.append(out.detach()))]
-    bands = _Bands(module, hooks) if dtype == torch.float64 else None
+    bands = _Bands(model, module, hooks) if dtype == torch.float64 else None
     x, y = (_given(part, dtype) for part in (tokens, targets))
     loss = module.loss(x, y, model.loss_positions)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -240,7 +239,10 @@ class _Order:
 class _Bands:
     """Hooks that run each op's last sum once more on absolute values."""
 
-    def __init__(self, module: Transformer, hooks: list[RemovableHandle]) -> None:
+    def __init__(
+        self, model: ModelConfig, module: Transformer, hooks: list[RemovableHandle]
+    ) -> None:
+        self.model = model
         self.found: dict[str, torch.Tensor] = {}
         for name, child in module.named_modules():
             if isinstance(child, nn.Linear | nn.LayerNorm | Embedding | Head):
@@ -274,7 +276,8 @@ class _Bands:
 
     def _parts(self, name: str, child: Attention, x: torch.Tensor, dy: torch.Tensor) -> None:
         with torch.enable_grad():
-            again = copy.deepcopy(child)
+            again = Attention(self.model, {"dtype": x.dtype})  # without this one's hooks
+            again.load_state_dict(child.state_dict())
             length, batch = x.shape[1], len(x)
             if again.relative is not None:  # a number of its own for each pair
                 table = torch.from_numpy(bucket_table(length, again.relative.weight.shape[1]))

@@ -84,7 +84,7 @@ def train(spec: MemberSpec, steps: int, dtype: torch.dtype = torch.float64) -> T
                 unbiased = v / kind(1 - options.beta2 ** (t + 1))
                 divisors[name] = np.sqrt(unbiased) + kind(options.eps)
                 update = m / kind(1 - options.beta1 ** (t + 1)) / divisors[name]
-            decays = options.decay == "all" or table[name].matrix
+            decays = table[name].decays(options.decay)
             decay = options.weight_decay_of(table[name].group) if decays else 0.0
             kept = kind(1 - lr * decay * tables.decay[t])
             run.params[name] = kept * run.params[name] - kind(lr) * update
