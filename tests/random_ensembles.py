@@ -96,11 +96,7 @@ def live(course: Course, make: Make = native) -> Life:
                 engine = make(course.specs, chunk.threads)
             engine.load(state)
     first = course.specs[0]
-    task = make_task(first.task)
-    if task.ports.width:
-        inputs, _ = task.batch(1, 0, 5)
-    else:
-        inputs, _ = random_batch(first.model, task.length, 5, seed=1)
+    inputs, _ = random_batch(first.model, make_task(first.task).length, 5, seed=1)
     answers = engine.predict(inputs)[course.probe]
     logits = engine.outputs(inputs, [course.probe])[0]
     return Life(engine.state(), course.probe, loss, norm, answers, logits)
