@@ -131,7 +131,7 @@ def random_batch(model: ModelConfig, length: int, batch: int, seed: int) -> tupl
     """tokens [B, T] and targets [B], int32, anything in the vocabulary; of a model of vectors
     those [B, T, width] and ids [B, asked] or numbers [B, asked, V]."""
     rng = np.random.default_rng(seed)
-    if model.input_width:
+    if getattr(model, "input_width", None):  # networks of other families have none
         asked, out = model.asked or 1, model.vocab_size or 1
         vectors = rng.standard_normal((batch, length, model.input_width)).astype(np.float32)
         if model.loss == "squared_error":
