@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from compfast.config import ModelConfig, Ports
 from compfast.errors import UsageError
 from compfast.models.dropout import keep_mask
-from compfast.models.families.base import Family, Network, check_resolved
+from compfast.models.families.base import Family, Network, check_masked, check_resolved
 from compfast.models.plan import (
     Builder,
     Plan,
+    Rows,
     View,
     absorb_projections,
     fuse_projections,
@@ -105,8 +106,11 @@ class TransformerFamily(Family[ModelConfig]):
             x = builder.norm("final_norm", x, model.norm_eps)
         head = ("embed.token.weight" if model.tied_head else "head.weight",)
         logits = builder.op("linear", "logits", _tokens(model), (x,), head, builder.bias("head"))
-        plan = builder.plan(logits, "logistic" if single else model.loss or "cross_entropy")
-        pruned = prune_rows(plan, model.loss_positions, model.asked or 1)
+        loss = "logistic" if single else model.loss or "cross_entropy"
+        masked = model.loss_positions == "masked"
+        plan = builder.plan(logits, loss, masked=masked)
+        positions: Rows = "last" if model.loss_positions == "last" else "all"
+        pruned = prune_rows(plan, positions, model.asked or 1)
         return fuse_projections(absorb_projections(pruned) if absorb else pruned)
 
     def holding(self, model: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Network:
@@ -142,6 +146,7 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
         given = getattr(model, name)
         if given not in (None, asked):
             raise UsageError(f"model.{name} is {given}; this task has {asked}")
+    check_masked(model.family, ports, model.loss_positions == "masked")
     single, vectors = model.logits == "single", ports.width > 0
     if single and (ports.vocabulary != 2 or vectors or model.vocab_size not in (None, 2)):
         raise UsageError(
@@ -150,9 +155,9 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
         )
     if not vectors:
         own["vocab_size"] = 2 if single else model.vocab_size or -(-ports.vocabulary // 16) * 16
-        return {**own, "position": model.position or "learned"}
+        return {**own, "position": _position(model, "learned")}
     for name, value, allowed in (
-        ("position", model.position, ("relative", "none")),
+        ("position", model.position, ("auto", "relative", "none")),
         ("tied_head", model.tied_head, (False,)),
         ("loss_positions", model.loss_positions, ("last",)),
         ("vocab_size", model.vocab_size, (ports.vocabulary,)),
@@ -162,7 +167,11 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
                 f"model.{name} is {value}; for a task of vectors it must be"
                 f" {' or '.join(map(str, allowed))}"
             )
-    return {**own, "vocab_size": ports.vocabulary, "position": model.position or "relative"}
+    return {**own, "vocab_size": ports.vocabulary, "position": _position(model, "relative")}
+
+
+def _position(model: ModelConfig, usual: str) -> str:
+    return usual if model.position == "auto" else model.position
 
 
 def _input_table(model: ModelConfig) -> list[Tensor]:
