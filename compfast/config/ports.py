@@ -17,3 +17,4 @@ class Ports:
     width: int = 0  # numbers in a position, of vectors; 0: token ids
     asked: int = 1  # positions at the end that have a target
     loss: Loss = "cross_entropy"
+    empty: int = 0  # tokens that follow the query's and hold nothing

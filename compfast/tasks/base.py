@@ -93,6 +93,7 @@ class Task(ABC, Generic[Own]):
     outputs: int = 0  # of a task of vectors: numbers, or logits, asked for at a position
     asked: int = 1  # of a task of vectors: so many last positions have a target
     loss: Loss = "cross_entropy"
+    empty: int = 0  # of a task of vectors: tokens after the query's, which hold nothing
 
     @abstractmethod
     def batch(self, seed: int, step: int, size: int) -> tuple[Any, Any]:
@@ -111,7 +112,7 @@ class Task(ABC, Generic[Own]):
     def ports(self) -> Ports:
         """What goes into a network, and what is asked of it."""
         out = self.outputs if self.width else self.vocabulary
-        return Ports(self.length, out, self.width, self.asked, self.loss)
+        return Ports(self.length, out, self.width, self.asked, self.loss, self.empty)
 
     def stream(self) -> dict[str, Any] | None:
         """The record from which engines draw training batches themselves; None: from `batch`."""
