@@ -34,8 +34,10 @@ def test_forward_and_every_gradient(engine: str, name: str, size: int) -> None:
     check_forward_and_gradients(engine, name, size)
 
 
-@pytest.mark.parametrize("name", ["usual", "paper", "empty_token"])
+@pytest.mark.parametrize("name", ["sees_query", "empty_token"])
 def test_ten_steps(engine: str, name: str) -> None:
+    """Of small networks: where gamma is low a wide one begins with a loss of 25, where roundings
+    grow too fast to say anything of an engine."""
     check_ten_steps(engine, name)
 
 
