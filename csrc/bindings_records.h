@@ -64,6 +64,9 @@ inline OpRecord op_record(const pybind11::dict& d) {
   read(d, "keep", op.keep);
   read(d, "drop_below", op.drop_below);
   read(d, "keep_scale", op.keep_scale);
+  read(d, "blank", op.blank);
+  read(d, "query", op.query);
+  read(d, "columns", op.columns);
   return op;
 }
 

@@ -78,6 +78,8 @@ int64_t scratch_size(const PlanRecord& plan) {
       wanted = attention_room(op.out.rows, t, op.d_k, op.d_v);
     else if (op.kind == OP_MIXED_ATTENTION)
       wanted = mixed_room(t, op.heads, op.d_k, op.d_v, op.path);
+    else if (op.kind == OP_GENERATED)
+      wanted = to_pad(op.columns);
     else if (op.kind == OP_HEAD_LINEAR)
       wanted = plan.microbatch * to_pad(op.d_in > op.head_width ? op.d_in : op.head_width);
     size = wanted > size ? wanted : size;

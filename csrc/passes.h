@@ -5,6 +5,7 @@
 #include "canonical.h"
 #include "cross_entropy.h"
 #include "embed.h"
+#include "generated.h"
 #include "head_linear.h"
 #include "linear.h"
 #include "logistic.h"
@@ -91,6 +92,8 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
       forward_attention(op, n, w.values, w.scratch);
     else if (op.kind == OP_MIXED_ATTENTION)
       mixed_op_forward(op, n, params, w.packed, w.values, w.scratch);
+    else if (op.kind == OP_GENERATED)
+      generated_forward(op, plan.ports, n, batch.vectors, w.values, w.scratch);
     else if (op.kind == OP_CANONICAL)
       canonical_forward(op, n, plan.ports.positions, tokens, params, w.values);
     end(w.profile, &Profile::forward, i, begun);
@@ -206,6 +209,8 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
                      op.weight2 < 0 ? nullptr : gradient + op.weight2);
     } else if (op.kind == OP_SELECT) {
       select_backward(op, n, w.values);
+    } else if (op.kind == OP_GENERATED) {
+      generated_backward(op, plan.ports, n, batch.vectors, w.values, w.scratch);
     } else if (op.kind == OP_CANONICAL) {
       canonical_backward(op, n, plan.ports.positions, tokens, params, w.values, gradient);
     }

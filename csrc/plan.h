@@ -20,6 +20,7 @@ enum OpKind : int32_t {
   OP_VECTORS = 7,
   OP_SELECT = 8,
   OP_MIXED_ATTENTION = 9,
+  OP_GENERATED = 10,
 };
 
 enum LossKind : int32_t {
@@ -80,6 +81,9 @@ struct OpRecord {
   int64_t keep = -1;        // the dropout mask in the packed area, or none
   uint32_t drop_below = 0;  // words that drop
   float keep_scale = 1;
+  // Tokens are counted back from the last. vectors: the one that comes as zeros, or -1. generated:
+  // the one whose first `columns` numbers are the input.
+  int32_t blank = -1, query = 0, columns = 0;
 };
 
 // A member's weight decays (compfast/engines/decays.py): of the groups embedding, qk, vo, ffn,

@@ -14,9 +14,9 @@ class OpCheck {
   OpCheck(const PlanRecord& plan, int32_t index) : plan_(plan), op_(plan.ops[index]), at_(index) {}
 
   void run() const {
-    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0, 0, 1, 3};
-    static constexpr int32_t most[] = {0, 1, 2, 3, 1, 1, 0, 0, 1, 3};
-    require(op_.kind >= OP_EMBED && op_.kind <= OP_MIXED_ATTENTION, "there is no such kind");
+    static constexpr int32_t least[] = {0, 1, 1, 3, 1, 1, 0, 0, 1, 3, 1};
+    static constexpr int32_t most[] = {0, 1, 2, 3, 1, 1, 0, 0, 1, 3, 1};
+    require(op_.kind >= OP_EMBED && op_.kind <= OP_GENERATED, "there is no such kind");
     require(op_.inputs >= least[op_.kind] && op_.inputs <= most[op_.kind], "so many inputs");
     require(op_.bf16 == 0 || op_.bf16 == 1, "bf16 must be 0 or 1");
     require((op_.kind == OP_LOSS) == (at_ == plan_.op_count - 1), "the loss must be the last");
@@ -31,6 +31,7 @@ class OpCheck {
     if (op_.kind == OP_VECTORS) vectors();
     if (op_.kind == OP_SELECT) select();
     if (op_.kind == OP_MIXED_ATTENTION) mixed();
+    if (op_.kind == OP_GENERATED) generated();
   }
 
  private:
@@ -134,13 +135,17 @@ class OpCheck {
     input(x, op_.d_in, to_pad(op_.d_in));
     weight(op_.packed_ld);
     if (op_.inputs > 1) input(op_.in[1], op_.d_out, to_pad(op_.d_out));
-    require(op_.activation >= 0 && op_.activation <= 3, "there is no such activation");
-    if (op_.activation != 0)
-      inside("a slope", op_.slope, reach(op_.out, op_.out.ld), plan_.workspace_size);
+    activated();
     require(op_.factor >= -1, "factor is not an offset");
     if (op_.factor >= 0)
       inside("a factor", op_.factor, reach(x, to_pad(op_.d_in)), plan_.workspace_size);
     if (op_.bf16) rounded();
+  }
+
+  void activated() const {
+    require(op_.activation >= 0 && op_.activation <= 3, "there is no such activation");
+    if (op_.activation != 0)
+      inside("a slope", op_.slope, reach(op_.out, op_.out.ld), plan_.workspace_size);
   }
 
   // Room for the bfloat16 operands of one product (linear.h).
@@ -241,6 +246,7 @@ class OpCheck {
   void vectors() const {
     require(plan_.ports.width == op_.out.width, "vectors have another width");
     require(op_.out.rows == plan_.ports.positions, "vectors have a row a position");
+    require(op_.blank >= -1 && op_.blank < op_.out.rows, "blank is no token");
   }
 
   void select() const {
@@ -248,6 +254,17 @@ class OpCheck {
     view(x, x.ld);
     require(x.ld == op_.out.ld && x.mode != GRAD_WRITE, "it adds to rows of its own width");
     require(x.rows >= op_.out.rows, "an input has too few rows");
+  }
+
+  void generated() const {
+    const ViewRecord& w = op_.in[0];
+    require(op_.columns >= 1 && op_.columns <= plan_.ports.width, "columns are not a token's");
+    require(op_.query >= 0 && op_.query < plan_.ports.positions, "query is no token");
+    require(op_.out.rows == 1 && w.rows == 1, "a sequence has one matrix");
+    const int64_t width = times(op_.out.width, op_.columns);
+    all_rows(w, width, width - op_.columns + to_pad(op_.columns));
+    require(w.mode == GRAD_WRITE, "nobody else reads the matrices");
+    activated();
   }
 
   void canonical() const {

@@ -6,7 +6,8 @@
 
 namespace {
 
-// x [n, T, width] of the task into padded rows, whose other columns stay zero.
+// x [n, T, width] of the task into padded rows, whose other columns stay zero; so does the blank
+// token.
 inline void vectors_forward(const compfast::OpRecord& op, long n, const float* x, float* values) {
   const long width = op.out.width, ld = op.out.ld;
   float* to = values + op.out.value;
@@ -14,6 +15,9 @@ inline void vectors_forward(const compfast::OpRecord& op, long n, const float* x
     std::memcpy(to + r * ld, x + r * width, width * sizeof(float));
     std::memset(to + r * ld + width, 0, (ld - width) * sizeof(float));
   }
+  if (op.blank < 0) return;
+  for (long s = 1; s <= n; s++)
+    std::memset(to + (s * op.out.rows - 1 - op.blank) * ld, 0, width * sizeof(float));
 }
 
 inline void select_forward(const compfast::OpRecord& op, long n, float* values) {

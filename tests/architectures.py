@@ -154,6 +154,36 @@ VECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+# Bottlenecks: name -> ([task], [model]). Widths of query and hidden layer that are whole vectors
+# and that are not, a hidden layer of one unit, codes wider than what they generate.
+_TEACHER = {"name": "hyperteacher", "samples": 9, "dim": 5, "hidden": 4}
+_NARROW = {"family": "bottleneck", "d_model": 20, "heads": 2}
+BOTTLENECKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "usual": (_TEACHER, {**_NARROW, "hidden": 10}),
+    "paper": (
+        {**_TEACHER, "samples": 12, "dim": 16},
+        {"family": "bottleneck", "d_model": 32, "heads": 4, "hidden": 32},
+    ),
+    "sees_query": (
+        _TEACHER,
+        {**_NARROW, "hidden": 7, "sees_query": True, "net_activation": "relu", "head_bias": True},
+    ),
+    "empty_token": (
+        {**_TEACHER, "form": "extra"},
+        {**_NARROW, "latent": 12, "hidden": 3, "net_activation": "gelu_tanh", "code_bias": False},
+    ),
+    "empty_token_sees_query": (
+        {**_TEACHER, "form": "extra", "dim": 3},
+        {**_NARROW, "sees_query": True, "attention": "linear", "norm": "none", "hidden": 16},
+    ),
+    "one_unit": (
+        {**_TEACHER, "dim": 1},
+        {**_NARROW, "hidden": 1, "latent": 1, "position": "none", "norm": "post"},
+    ),
+    "fuzzy": (_FUZZY, {**_NARROW, "hidden": 18, "value_path": "relu", "query_width": 3}),
+}
+
+
 def architecture(name: str) -> tuple[AnchorConfig, ModelConfig]:
     """The task (only its length differs) and the resolved model of one entry."""
     length, changes = ARCHITECTURES[name]

@@ -32,9 +32,11 @@ from torch.utils.hooks import RemovableHandle
 
 from compfast.config import ModelConfig
 from compfast.models.attention import Attention
+from compfast.models.bottleneck import Bottleneck
+from compfast.models.families.bottleneck import BottleneckConfig
 from compfast.models.params import parameter_table
 from compfast.models.relative import bucket_table
-from compfast.models.transformer import Embedding, Head, Transformer
+from compfast.models.transformer import Embedding, Head, Stack, Transformer
 
 EPS = float(np.finfo(np.float32).eps)
 ORDERS = 4
@@ -145,16 +147,20 @@ def random_batch(model: ModelConfig, length: int, batch: int, seed: int) -> tupl
     return tokens, rng.integers(0, model.vocab_size, batch, dtype=np.int32)
 
 
-def build(model: ModelConfig, params: Mapping[str, Array], dtype: torch.dtype) -> Transformer:
+def build(model: ModelConfig, params: Mapping[str, Array], dtype: torch.dtype) -> Any:
     """The oracle's module with these parameters."""
-    module = Transformer(model).to(dtype)
+    module = _fresh(model).to(dtype)
     module.load_state_dict({name: torch.tensor(value) for name, value in params.items()})
     return module
 
 
 @functools.cache
-def _module(model: ModelConfig, dtype: torch.dtype) -> Transformer:
-    return Transformer(model).to(dtype)
+def _module(model: ModelConfig, dtype: torch.dtype) -> Transformer | Bottleneck:
+    return _fresh(model).to(dtype)
+
+
+def _fresh(model: ModelConfig) -> Transformer | Bottleneck:
+    return Bottleneck(model) if isinstance(model, BottleneckConfig) else Transformer(model)
 
 
 def evaluate(
@@ -201,12 +207,25 @@ def _by_name(evaluation: Evaluation) -> Arrays:
 
 
 class _Order:
-    """The same network with residual columns, FFN units and sequences permuted."""
+    """The same network with residual columns, FFN units and sequences permuted; of a bottleneck the
+    code's numbers and the small network's units too."""
 
     def __init__(self, model: ModelConfig, batch: int, rng: np.random.Generator) -> None:
         self.columns = rng.permutation(model.d_model)
         self.units = rng.permutation(model.d_ff or 0)
         self.sequences = rng.permutation(batch)
+        self.generated: dict[str, list[Array]] = {}  # tensors of the bottleneck alone
+        if isinstance(model, BottleneckConfig):
+            code, hidden = rng.permutation(model.latent), rng.permutation(model.hidden)
+            wide = model.query_width or 0
+            rows = (hidden[:, None] * wide + np.arange(wide)).ravel()
+            self.generated = {
+                "code.weight": [code, self.columns],
+                "code.bias": [code],
+                "generator.weight": [rows, code],
+                "generator.bias": [rows],
+                "head.weight": [np.arange(model.vocab_size or 0), hidden],
+            }
 
     def batch(self, tokens: Array, targets: Array) -> tuple[Array, Array]:
         return tokens[self.sequences], targets[self.sequences]
@@ -225,6 +244,8 @@ class _Order:
 
     def _axes(self, name: str, value: Array) -> list[Array]:
         """New order of each axis of one tensor."""
+        if name in self.generated:
+            return self.generated[name]
         axes = [np.arange(size) for size in value.shape]
         writes = name.endswith(("output.weight", "output.bias", "down.weight", "down.bias"))
         if name.endswith(("relative.weight", "deep.weight")):
@@ -243,9 +264,7 @@ class _Order:
 class _Bands:
     """Hooks that run each op's last sum once more on absolute values."""
 
-    def __init__(
-        self, model: ModelConfig, module: Transformer, hooks: list[RemovableHandle]
-    ) -> None:
+    def __init__(self, model: ModelConfig, module: Stack, hooks: list[RemovableHandle]) -> None:
         self.model = model
         self.found: dict[str, torch.Tensor] = {}
         for name, child in module.named_modules():

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
-import numpy as np
 import pytest
 from architectures import VECTORS
-from ensembles import member, mixed, random_state, same_bits, start
-from oracle import random_batch, reference
-from oracle_training import train, training_budget
+from ensembles import random_state, start
+from vector_checks import check_alone, check_forward_and_gradients, check_ten_steps, specs_of
 
 from compfast.config import Config, MemberSpec
 from compfast.ensembles.grid import member_specs
@@ -18,89 +13,23 @@ from compfast.errors import UsageError
 from compfast.tasks import make_task
 
 SIZES = (3, 22)  # sequences in a batch: less and more than a microbatch
-STEPS = 10
-
-
-@functools.cache
-def specs_of(name: str, **model: Any) -> list[MemberSpec]:
-    task, network = VECTORS[name]
-    config = Config(
-        task=task,  # type: ignore[arg-type]
-        model={**network, **model},
-        optimizer={"decay": "arrays"},  # type: ignore[arg-type]
-        sweep=(("seed", (3, 4, 5)),),
-        training={"steps": 20, "batch_size": 13},  # type: ignore[arg-type]
-    )
-    return member_specs(config)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", VECTORS)
 def test_forward_and_every_gradient(engine: str, name: str, size: int) -> None:
-    specs = specs_of(name)
-    made, state = start(engine, specs), random_state(specs)
-    made.load(state)
-    inputs, targets = random_batch(specs[0].model, make_task(specs[0].task).length, size, size)
-    wanted = _reference(name, size)
-    loss, grads = made.gradients(inputs, targets)
-    assert grads.keys() == wanted.exact.grads.keys()
-    for tensor, gradient in grads.items():
-        wanted.check(tensor, gradient)
-    wanted.check("loss", loss)
-    outputs = made.outputs(inputs, range(len(specs)))
-    wanted.check("logits", outputs, np.s_[:, :, -specs[0].model.asked :])
-    assert np.array_equal(made.predict(inputs), outputs.argmax(-1))
-
-
-@functools.cache
-def _reference(name: str, size: int) -> Any:
-    specs = specs_of(name)
-    batch = random_batch(specs[0].model, make_task(specs[0].task).length, size, size)
-    state = random_state(specs)
-    members = [member(state.params, i) for i in range(len(specs))]
-    return reference(specs[0].model, members, *batch)
+    check_forward_and_gradients(engine, name, size)
 
 
 @pytest.mark.parametrize("name", ["rms_head_relu", "softmax_deep", "rows_rms_relu"])
 def test_ten_steps(engine: str, name: str) -> None:
-    """On the task's own batches, decaying what Flax keeps in more than one dimension."""
-    specs = mixed(specs_of(name))
-    made = start(engine, specs)
-    before = made.state()
-    result = made.advance(STEPS)
-    after = made.state()
-    for i, spec in enumerate(specs[:2]):
-        exact = train(spec, STEPS)
-        single = train(spec, STEPS, _float32())
-        allowed = training_budget(exact, single, spec.optimizer)
-        for tensor, value in member(before.params, i).items():
-            assert value.tobytes() == exact.start[tensor].tobytes()
-            error = np.abs(after.params[tensor][i] - exact.params[tensor])
-            assert (error <= allowed.params[tensor]).all(), tensor
-        assert (np.abs(result.loss[i] - np.array(exact.losses)) <= allowed.losses).all()
-        assert (np.abs(result.grad_norm[i] - np.array(exact.norms)) <= allowed.norms).all()
-
-
-def _float32() -> Any:
-    import torch
-
-    return torch.float32
+    check_ten_steps(engine, name)
 
 
 @pytest.mark.parametrize("name", ["linear_deep", "rows_softmax"])
 def test_a_member_is_the_same_alone(engine: str, name: str) -> None:
-    """Beside a member of NaN, in chunks, on more threads; with dropped attention weights."""
-    specs = specs_of(name, attention_dropout=0.2)
-    whole = start(engine, specs, threads=2)
-    state = whole.state()
-    state.params["head.weight"][1] = np.nan
-    whole.load(state)
-    whole.advance(20)
-    alone = start(engine, specs[2:])
-    for until in (3, 11, 20):
-        alone.advance(until)
-    same_bits(alone.state(), whole.state(), [0], [2])
-    assert whole.state().status.tolist() == [0, 2, 0]
+    """With dropped attention weights."""
+    check_alone(engine, specs_of(name, attention_dropout=0.2))
 
 
 def test_dropout_is_of_training_alone_and_of_the_init_seed(engine: str) -> None:

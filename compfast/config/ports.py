@@ -18,6 +18,7 @@ class Ports:
     asked: int = 1  # positions at the end that have a target
     masked: bool = False  # of tokens: all are asked, but where the target is -1
     loss: Loss = "cross_entropy"
+    empty: int = 0  # tokens that follow the query's and hold nothing
 
     @property
     def several(self) -> bool:

@@ -15,7 +15,8 @@ from compfast.engines.layout import NativePlan, saved_row
 from compfast.models.plan import Op, Plan
 
 FLOAT = 4  # bytes
-# Forward is one product, backward two: the gradients of both factors.
+# Forward is one product, backward two: the gradients of both factors, or of the one that is not the
+# task's own numbers.
 FORWARD, BACKWARD = 1, 2
 
 
@@ -49,6 +50,11 @@ def _mixed_attention(op: Op, rows: int, positions: int) -> int:
     return pairs * (int(sizes["heads"] * sizes["d_k"]) + values + generated)
 
 
+def _generated(op: Op, rows: int, positions: int) -> int:
+    """Each row of a sequence's matrix meets its query."""
+    return rows * op.inputs[0].width
+
+
 # kind -> multiply-adds of forward, a sequence: (op, rows of its output, positions) -> count
 PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
     "embed": _none,
@@ -59,6 +65,7 @@ PRODUCTS: dict[str, Callable[[Op, int, int], int]] = {
     "head_linear": _head_linear,
     "attention": _attention,
     "mixed_attention": _mixed_attention,
+    "generated": _generated,
     "loss": _none,
 }
 
@@ -74,7 +81,14 @@ def op_flops(plan: Plan, op: Op, positions: int, batch_size: int) -> tuple[int, 
     if op.output is not None and plan.buffer(op.output.buffer).rows == "last":
         rows = plan.asked
     multiply_adds = PRODUCTS[op.kind](op, rows, positions) * batch_size
-    return 2 * FORWARD * multiply_adds, 2 * BACKWARD * multiply_adds
+    backward = 1 if _of_data(plan, op) else BACKWARD
+    return 2 * FORWARD * multiply_adds, 2 * backward * multiply_adds
+
+
+def _of_data(plan: Plan, op: Op) -> bool:
+    """Whether one factor is the task's own numbers, which have no gradient."""
+    given = [made.output.buffer for made in plan.ops if made.kind == "vectors" and made.output]
+    return op.kind == "generated" or any(view.buffer in given for view in op.inputs)
 
 
 def step_flops(plan: Plan, positions: int, batch_size: int) -> dict[str, int]:

@@ -33,6 +33,7 @@ _KINDS = {
     "vectors": 7,
     "select": 8,
     "mixed_attention": 9,
+    "generated": 10,
 }
 _SCORES = {None: 0, "softmax": 0, "linear": 1, "rms_head": 2}  # csrc/attention_mixed_sizes.h
 _PATHS = {None: 0, "none": 0, "linear": 1, "relu": 2, "deep": 3}
@@ -279,6 +280,9 @@ class NativePlan:
             "epsilon": op.attributes.get("epsilon", 0.0),
             "first": op.attributes.get("first", 0),
             "loss": _LOSSES[op.attributes.get("loss")],
+            "blank": op.attributes.get("blank", -1),
+            "query": op.attributes.get("query", 0),
+            "columns": op.attributes.get("columns", 0),
             "d_out": op.output.width if op.output else 0,
             "d_in": op.inputs[0].width if op.inputs else 0,
         }

@@ -23,6 +23,7 @@ Kind = Literal[
     "head_linear",
     "attention",
     "mixed_attention",
+    "generated",
     "loss",
     "canonical",
 ]
@@ -51,7 +52,8 @@ class Op:
 
     embed: tokens -> output; weights (token table, position table) or the first alone. `first`:
         the token that has the table's first row; those before it add nothing.
-    vectors: the task's vectors -> output, as they are.
+    vectors: the task's vectors -> output, as they are; `blank` (there may be none): the token,
+        counted back from the last, that comes as zeros.
     select: input (x,) with all rows -> its last `asked` ones.
     norm: inputs (x,); weights (scale,), biases (shift,) or none; `epsilon`.
     linear: inputs (x,) or (x, residual); output = act(x W^T + b) + residual. Several weights
@@ -65,6 +67,9 @@ class Op:
         which there may be none, `relative` and `deep` say which: a bias a head and bucket of the
         distance (`buckets` of them), and the second matrix of a deep path [heads d_v, d_v].
         `dropout`: the share of weights that a training step drops; `layer` names its stream.
+    generated: inputs (w,), the rows of a matrix [output width, `columns`] side by side, one a
+        sequence; output = act(w x), x the first `columns` numbers of the task's token `query`,
+        counted back from the last.
     loss: inputs (logits,): at every row of the buffer, mean over rows. `loss` cross_entropy: a
         logit a token; logistic: one logit, that of token 1 against token 0; squared_error: mean
         over columns too. `masked`: a row without a target (-1) has no loss, and the mean is over

@@ -7,7 +7,7 @@ Sources: Vaswani et al. 2017 (attention), Ba et al. 2016 (layer norm), arXiv 240
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from compfast.errors import UsageError
 from compfast.models.attention import Attention, Made, known
 from compfast.models.sequences import answers_loss, binary_logits, sequence_loss
 
+Kind = TypeVar("Kind", bound="Stack")
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -26,8 +28,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Transformer(nn.Module):
-    """A transformer: tokens [B, T], or vectors [B, T, width] -> outputs [B, T, V].
+class Stack(nn.Module):
+    """Input and blocks, which other networks than a transformer begin with, too.
 
     `model` is resolved (`compfast.models.families.resolve`). Fresh weights are PyTorch's
     defaults, drawn from its global generator; `holding` makes a member with its own. Both are
@@ -36,17 +38,19 @@ class Transformer(nn.Module):
 
     def __init__(self, model: ModelConfig, device: str = "cpu") -> None:
         super().__init__()
-        made: Made = {"device": device, "dtype": torch.float32}
-        self.single, d = model.logits == "single", model.d_model
-        vocab = 1 if self.single else known(model.vocab_size)
-        self.vectors = bool(model.input_width)
-        self.embed = VectorInput(model, made) if self.vectors else Embedding(model, vocab, made)
-        self.blocks = nn.ModuleList(Block(model, made) for _ in range(model.layers))
-        self.final_norm = _norm(model, made) if model.final_norm else None
-        self.head = Head(d, vocab, made, tied=model.tied_head, bias=model.head_bias)
+        self.made: Made = {"device": device, "dtype": torch.float32}
+        self.single, self.vectors = model.logits == "single", bool(model.input_width)
+        self.outputs = 1 if self.single else known(model.vocab_size)
+        self.embed = (
+            VectorInput(model, self.made)
+            if self.vectors
+            else Embedding(model, self.outputs, self.made)
+        )
+        self.blocks = nn.ModuleList(Block(model, self.made) for _ in range(model.layers))
+        self.final_norm = _norm(model, self.made) if model.final_norm else None
 
     @classmethod
-    def holding(cls, model: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Transformer:
+    def holding(cls: type[Kind], model: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Kind:
         """A network with copies of these weights by name; nothing is drawn.
 
         It can be trained, also where it is made in inference mode.
@@ -60,12 +64,24 @@ class Transformer(nn.Module):
             module.load_state_dict(copies, assign=True)
         return module
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        x = self.embed(inputs)  # [B, T, D]
+    def stack(self, inputs: Tensor) -> Tensor:
+        """Tokens [B, T], or vectors [B, T, width] -> [B, T, D], after the last norm."""
+        x: Tensor = self.embed(inputs)
         for block in self.blocks:
             x = block(x)
-        if self.final_norm is not None:
-            x = self.final_norm(x)
+        return x if self.final_norm is None else self.final_norm(x)
+
+
+class Transformer(Stack):
+    """A transformer: tokens [B, T], or vectors [B, T, width] -> outputs [B, T, V]."""
+
+    def __init__(self, model: ModelConfig, device: str = "cpu") -> None:
+        super().__init__(model, device)
+        tied, bias = model.tied_head, model.head_bias
+        self.head = Head(model.d_model, self.outputs, self.made, tied=tied, bias=bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.stack(inputs)
         table = self.embed.token.weight if isinstance(self.embed, Embedding) else None
         outputs: Tensor = self.head(x, table)  # [B, T, V]
         return binary_logits(outputs[..., 0]) if self.single else outputs

@@ -96,6 +96,8 @@ _NETWORK: Settings = {
     "position": "relative",
     "attention": "softmax",
 }
+# Family bottleneck beside it: the code of 6 numbers makes the first layer of a network of 32 units.
+_BOTTLENECK: Settings = {**_NETWORK, "family": "bottleneck", "latent": 6, "hidden": 32}
 _INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
 _OPTIMIZER: Settings = {
     "lr": 1e-3,
@@ -105,6 +107,15 @@ _OPTIMIZER: Settings = {
     "warmup": 0.0,  # the paper states none, nor where its cosine ends
     "floor": 0.0,
 }
+_SMALL_TASK: Settings = {"samples": 32, "dim": 4, "hidden": 4}
+_SMALL_TRAINING: Settings = {
+    "steps": 5000,
+    "batch_size": 64,
+    "log_every": 100,
+    "eval_every": 1000,
+}
+_PAPER_TRAINING: Settings = {"steps": 100_000, "batch_size": 128}
+_PAPER_ITEMS: Settings = {"seen_items": 16_000, "unseen_items": 16_000}
 
 
 class HyperteacherTask(Task[HyperteacherConfig]):
@@ -118,24 +129,39 @@ class HyperteacherTask(Task[HyperteacherConfig]):
     loss, outputs = "squared_error", 1
     presets: ClassVar[Mapping[str, Settings]] = {
         "hyperteacher": {  # ours, for minutes on a CPU
-            "task": {"samples": 32, "dim": 4, "hidden": 4},
+            "task": _SMALL_TASK,
             "model": {**_NETWORK, "d_model": 32, "d_ff": 128},
             "init": _INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
-            "training": {"steps": 5000, "batch_size": 64, "log_every": 100, "eval_every": 1000},
+            "training": _SMALL_TRAINING,
         },
         "hyperteacher-paper": {  # its vanilla transformer
             "model": {**_NETWORK, "d_model": 128, "d_ff": 512},
             "init": _INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.1},
-            "training": {"steps": 100_000, "batch_size": 128},
-            "evaluation": {"seen_items": 16_000, "unseen_items": 16_000},
+            "training": _PAPER_TRAINING,
+            "evaluation": _PAPER_ITEMS,
+        },
+        "hyperteacher-bottleneck": {  # beside `hyperteacher`
+            "task": _SMALL_TASK,
+            "model": {**_BOTTLENECK, "d_model": 32, "d_ff": 128, "hidden": 8},
+            "init": _INIT,
+            "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
+            "training": _SMALL_TRAINING,
+        },
+        "hyperteacher-bottleneck-paper": {  # its hypernetwork transformer
+            "model": {**_BOTTLENECK, "d_model": 64, "d_ff": 256},
+            "init": _INIT,
+            "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
+            "training": _PAPER_TRAINING,
+            "evaluation": _PAPER_ITEMS,
         },
     }
 
     def __init__(self, config: HyperteacherConfig) -> None:
         self.config = config
-        self.length = config.samples + (config.form == "extra")
+        self.empty = int(config.form == "extra")
+        self.length = config.samples + self.empty
         self.width = config.dim + 1
         self._needed = 1 + config.modules + config.samples * config.dim  # words of a sequence
         self.trained, self.held_out = supports(

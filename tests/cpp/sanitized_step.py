@@ -86,9 +86,35 @@ def exercise(
     assert np.isfinite(engine.outputs(tokens, [members - 1])).all()
 
 
+def exercise_vectors(name: str, members: int, batch_size: int, precision: Precision) -> None:
+    """A step, gradients and outputs of a network that generates another one's weights."""
+    from architectures import BOTTLENECKS
+
+    from compfast.config import Config, TrainingConfig
+    from compfast.engines import native
+    from compfast.ensembles.grid import member_specs
+    from compfast.ensembles.schedule import make_tables
+    from compfast.tasks import make_task
+
+    task, model = BOTTLENECKS[name]
+    config = Config(
+        task=task,  # type: ignore[arg-type]
+        model=model,
+        training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
+        sweep=(("seed", tuple(range(members))),),
+    )
+    specs = member_specs(config)
+    engine = native.NativeEngine(specs, make_tables(specs), threads=2)
+    engine.initialise()
+    assert np.isfinite(engine.advance(1).loss).all()
+    inputs, targets = make_task(specs[0].task).batch(0, 0, batch_size + 1)
+    assert np.isfinite(engine.gradients(inputs, targets)[0]).all()
+    assert np.isfinite(engine.outputs(inputs, [members - 1])).all()
+
+
 def main() -> None:
     use_extension(sys.argv[1])
-    from architectures import BINARY, NAMES
+    from architectures import BINARY, BOTTLENECKS, NAMES
     from sanitized_ops import exercise_ops
 
     from compfast import _native
@@ -102,6 +128,9 @@ def main() -> None:
         for index, name in enumerate(BINARY):
             exercise(name, 3, 37, "fresh", "fp32")
             exercise(name, 1, 1 + index, "fresh", "bf16")
+        for index, name in enumerate(BOTTLENECKS):
+            exercise_vectors(name, 3, 37, "fp32")
+            exercise_vectors(name, 1, 1 + index, "bf16")
         for data in ("table", "host", "chain"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")
@@ -111,7 +140,8 @@ def main() -> None:
             exercise("one_layer", 3, 37, "fresh", "fp32", sgd | windows)
     isas = " ".join(_native.supported_isas())
     print(
-        f"sanitized: {len(NAMES) + len(BINARY)} architectures, streams, SGD and every op on {isas}"
+        f"sanitized: {len(NAMES) + len(BINARY) + len(BOTTLENECKS)} architectures, streams, SGD and"
+        f" every op on {isas}"
     )
 
 
