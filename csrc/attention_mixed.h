@@ -8,8 +8,8 @@
 // Query row i of t_q stands at position i + T - t_q. Keys lie in the lanes: k, v and their
 // gradients are columns [heads * d, ld] while a sequence passes, and MIXED_ROWS query rows
 // pass at a time, so that [T, T, d_v] is never there. Nothing is saved: backward makes the weights
-// and the values again, which costs less than to read them. Sums over keys go lane by lane, then
-// over the lanes; all others are chains.
+// and the values again, which costs no more than to write and read them (softmax: a third more).
+// Sums over keys go lane by lane, then over the lanes; all others are chains.
 #pragma once
 
 #include "attention_mixed_weights.h"
@@ -27,16 +27,10 @@ struct MixedDeep {
   long stride;
 };
 
-// Columns [d, ld] x factor, lanes past T zero.
-inline void mixed_columns(const float* in, long in_ld, long t, long d, float factor, float* out,
-                          long ld) {
+// Columns [d, ld], lanes past T zero.
+inline void mixed_columns(const float* in, long in_ld, long t, long d, float* out, long ld) {
   columns_of(in, in_ld, t, d, out, ld);
-  for (long c = 0; c < d; c++) {
-    float* column = out + c * ld;
-    std::memset(column + t, 0, (padded(t) - t) * sizeof(float));
-    if (factor == 1.0f) continue;
-    for (long j = 0; j < t; j += W) store(column + j, load(column + j) * splat(factor));
-  }
+  for (long c = 0; c < d; c++) std::memset(out + c * ld + t, 0, (padded(t) - t) * sizeof(float));
 }
 
 // x = relu(x), rows [count, n] of ld floats
@@ -81,8 +75,8 @@ inline void mixed_forward(const MixedShape& s, const float* q, long q_ld, const 
                           long o_ld, float* scratch) {
   const MixedRoom room(s, scratch);
   const long ld = room.ld, values = s.d_v * ld;
-  mixed_columns(k, k_ld, s.t, s.heads * s.d_k, s.scale, room.k, ld);
-  mixed_columns(v, v_ld, s.t, s.heads * s.d_v, 1.0f, room.v, ld);
+  mixed_columns(k, k_ld, s.t, s.heads * s.d_k, room.k, ld);
+  mixed_columns(v, v_ld, s.t, s.heads * s.d_v, room.v, ld);
   const float* weights = keep ? room.kept : room.weights;
   for (long first = 0; first < s.t_q; first += MIXED_ROWS) {
     const MixedBlock block = mixed_block(s, first);
@@ -177,8 +171,8 @@ inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const
                            float* scratch) {
   const MixedRoom room(s, scratch);
   const long ld = room.ld, keys = s.d_k * ld;
-  mixed_columns(k, k_ld, s.t, s.heads * s.d_k, s.scale, room.k, ld);
-  mixed_columns(v, v_ld, s.t, s.heads * s.d_v, 1.0f, room.v, ld);
+  mixed_columns(k, k_ld, s.t, s.heads * s.d_k, room.k, ld);
+  mixed_columns(v, v_ld, s.t, s.heads * s.d_v, room.v, ld);
   // a sequence's own: two short sums instead of one long
   std::memset(room.d_k, 0, (room.weights - room.d_k) * sizeof(float));
   const float* weights = keep ? room.kept : room.weights;
@@ -190,8 +184,9 @@ inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const
     mixed_weights_backward(s, block, keep, keep_ld, room);
     if (d_relative) mixed_relative_backward(s, block, room);
     const LaneResult to{room.d_k, ld, 0, keys};
-    lane_dots(block.rows, s.d_k, {s.heads, 1, block.seen}, {room.d_weights, room.row, 0, ld},
-              {room.k, ld, 0, keys}, nothing(), {d_q + first * dq_ld, dq_ld, 1, s.d_k});
+    lane_dots(block.rows, s.d_k, {s.heads, 1, block.seen, s.scale},
+              {room.d_weights, room.row, 0, ld}, {room.k, ld, 0, keys}, nothing(),
+              {d_q + first * dq_ld, dq_ld, 1, s.d_k});
     lane_splats(s.d_k, {s.heads, block.rows, block.seen}, {q + first * q_ld, 1, q_ld, s.d_k},
                 {room.d_weights, 0, room.row, ld}, itself(to), to);
   }

@@ -31,7 +31,7 @@ inline long mixed_offset(const MixedShape& s, long row) { return s.t_q - 1 - row
 // The sequence's columns, [heads * d, ld], and what one block needs.
 struct MixedRoom {
   long ld, row, relative_ld;                    // row: of all heads
-  float *k, *v;                                 // of the sequence; k carries the scale
+  float *k, *v;                                 // of the sequence
   float *d_k, *d_v, *d_relative, *d_deep;       // its gradients; each has a stride of its own
   float *weights, *kept, *d_weights, *divisor;  // kept: after dropout
   float *hidden, *mixed, *d_mixed, *layer;      // [rows, d_v, ld]; [heads * d_v, ld]
@@ -62,8 +62,9 @@ inline void mixed_scores(const MixedShape& s, const MixedBlock& block, const flo
   // the next query row is one position nearer to every key
   const LaneStart start{relative ? relative + mixed_offset(s, block.first) : nullptr, -1, 0,
                         relative_ld};
-  lane_splats(block.rows, {s.heads, s.d_k, block.seen}, {q + block.first * q_ld, q_ld, 1, s.d_k},
-              {room.k, 0, room.ld, s.d_k * room.ld}, start, {room.weights, room.row, 0, room.ld});
+  lane_splats(block.rows, {s.heads, s.d_k, block.seen, s.scale},
+              {q + block.first * q_ld, q_ld, 1, s.d_k}, {room.k, 0, room.ld, s.d_k * room.ld},
+              start, {room.weights, room.row, 0, room.ld});
 }
 
 // One head's row: softmax over the keys that it sees.

@@ -20,6 +20,7 @@ struct Ports {
   int32_t asked = 1;      // last positions with a target
   int32_t vocabulary = 0;
   int32_t numbers = 0;  // 1: answers are numbers
+  int32_t masked = 0;   // 1: a target of -1 asks nothing
   int64_t inputs() const { return (int64_t)positions * (width ? width : 1); }
   int64_t targets() const { return (int64_t)asked * (numbers ? vocabulary : 1); }
 };

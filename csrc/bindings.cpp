@@ -111,7 +111,7 @@ class PyGroup {
     if (p.numbers)
       batch.answers = numbers("targets", targets, {count, p.asked, p.vocabulary});
     else
-      batch.targets = ids("targets", "a target", targets, {count, p.asked});
+      batch.targets = ids("targets", "a target", targets, {count, p.asked}, p.masked ? -1 : 0);
     require_room(members_, times(4, plan_.flat_size));
     Array<float> loss(members_);
     Array<float> gradient({members_, plan_.flat_size});
@@ -198,6 +198,7 @@ class PyGroup {
     require_between("width", s.ports.width, p.width, p.width);
     require_between("asked", s.ports.asked, p.asked, p.asked);
     require_between("numbers", s.ports.numbers, p.numbers, p.numbers);
+    require_between("masked", s.ports.masked, p.masked, p.masked);
     if (p.numbers) require_between("outputs", s.ports.vocabulary, p.vocabulary, p.vocabulary);
     return s;
   }
@@ -233,10 +234,10 @@ class PyGroup {
   }
 
   const int32_t* ids(const char* name, const char* one, const py::array& array,
-                     const std::vector<int64_t>& shape) const {
+                     const std::vector<int64_t>& shape, int64_t least = 0) const {
     const int32_t* data = data_of<int32_t>(name, array, shape);
     for (int64_t i = 0; i < array.size(); i++)
-      require_between(one, data[i], 0, plan_.ports.vocabulary - 1);
+      require_between(one, data[i], least, plan_.ports.vocabulary - 1);
     return data;
   }
 

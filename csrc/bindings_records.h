@@ -91,6 +91,7 @@ inline PlanRecord plan_record(const pybind11::dict& d, std::vector<OpRecord>& op
   read(d, "width", p.ports.width);
   read(d, "asked", p.ports.asked);
   read(d, "numbers", p.ports.numbers);
+  read(d, "masked", p.ports.masked);
   read(d, "microbatch", p.microbatch);
   read(d, "batch", p.batch);
   read(d, "vocabulary", p.ports.vocabulary);

@@ -78,8 +78,10 @@ class Stream {
     Ports& p = s.ports;
     p.width = value_of<int32_t>(d, "width");
     p.numbers = value_of<int32_t>(d, "numbers");
+    p.masked = value_of<int32_t>(d, "masked");
     require_between("width", p.width, 0, MOST_WIDTH);
     require_between("numbers", p.numbers, 0, 1);
+    require_between("masked", p.masked, 0, 1);
     if (p.width)
       s.drawn.vectors = keep<float>(d, "inputs", {-1, -1, -1, -1, p.width}, s.slots, s.steps,
                                     s.batch, p.positions);

@@ -13,7 +13,7 @@ struct LaneRows {
 };
 
 // Element (i, j) of the result is at at + i * step + j * column + b * batch; so it is of `start`,
-// which the sum begins with: nothing (null), the result itself, or what is added to it.
+// which is added to the sum: nothing (null), the result itself, or what else there is.
 struct LaneResult {
   float* at;
   long step, column, batch;
@@ -28,6 +28,7 @@ inline LaneStart itself(const LaneResult& c) { return {c.at, c.step, c.column, c
 
 struct LaneSizes {
   long batch, inner, n;
+  float factor = 1.0f;  // of the sums in lane_dots and lane_splats
 };
 
 constexpr int LANE_ROWS = 4, LANE_COLUMNS = 3;  // 12 accumulators + 3 + 1 in 16 registers
@@ -65,7 +66,7 @@ void lane_product_tile(const LaneSizes& s, LaneRows a, LaneRows b, LaneStart sta
   }
 }
 
-// The numbers c[i, j] = start[i, j] + sum over k of A[i, k] B[j, k]; r has no part.
+// The numbers c[i, j] = start[i, j] + factor x the sum over k of A[i, k] B[j, k]; r has no part.
 template <int MI, int MJ>
 void lane_dots_tile(const LaneSizes& s, LaneRows a, LaneRows b, LaneStart start, LaneResult c) {
   for (long m = 0; m < s.batch; m++) {
@@ -83,7 +84,7 @@ void lane_dots_tile(const LaneSizes& s, LaneRows a, LaneRows b, LaneStart start,
     }
 #pragma GCC unroll 3
     for (int j = 0; j < MJ; j++) {
-      const vf sums = lane_sums<MI>(acc[j]);
+      const vf sums = lane_sums<MI>(acc[j]) * splat(s.factor);
 #pragma GCC unroll 4
       for (int i = 0; i < MI; i++) {
         const float begun = start.at ? start.at[i * start.step + j * start.column] : 0.0f;
@@ -95,17 +96,12 @@ void lane_dots_tile(const LaneSizes& s, LaneRows a, LaneRows b, LaneStart start,
   }
 }
 
-// NV vectors from k on of C[i] = start[i] + sum over r of x[i, r] B[r], x numbers.
+// NV vectors from k on of C[i] = start[i] + factor x the sum over r of x[i, r] B[r], x numbers.
 template <int MI, int R, int NV>
-inline void lane_splats_step(long inner, long k, const LaneRows& x, const LaneRows& b,
+inline void lane_splats_step(const LaneSizes& s, long k, const LaneRows& x, const LaneRows& b,
                              const LaneStart& start, const LaneResult& c) {
-  vf acc[MI][NV];
-#pragma GCC unroll 4
-  for (int i = 0; i < MI; i++)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; v++)
-      acc[i][v] = start.at ? load(start.at + i * start.step + k + v * W) : vf{};
-  const long count = R ? R : inner;
+  vf acc[MI][NV] = {};
+  const long count = R ? R : s.inner;
 #pragma GCC unroll 4
   for (long r = 0; r < count; r++) {
     vf own[NV];
@@ -118,10 +114,16 @@ inline void lane_splats_step(long inner, long k, const LaneRows& x, const LaneRo
       for (int v = 0; v < NV; v++) acc[i][v] = fma(number, own[v], acc[i][v]);
     }
   }
+  const vf factor = splat(s.factor);
 #pragma GCC unroll 4
   for (int i = 0; i < MI; i++)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; v++) store(c.at + i * c.step + k + v * W, acc[i][v]);
+    for (int v = 0; v < NV; v++) {
+      const long at = k + v * W;
+      store(c.at + i * c.step + at,
+            start.at ? fma(acc[i][v], factor, load(start.at + i * start.step + at))
+                     : acc[i][v] * factor);
+    }
 }
 
 // R > 0 is s.inner, known when compiled: heads of few columns are nothing but such sums.
@@ -129,8 +131,8 @@ template <int MI, int R>
 void lane_splats_tile(const LaneSizes& s, LaneRows x, LaneRows b, LaneStart start, LaneResult c) {
   for (long m = 0; m < s.batch; m++) {
     long k = 0;
-    for (; k + W < s.n; k += 2 * W) lane_splats_step<MI, R, 2>(s.inner, k, x, b, start, c);
-    if (k < s.n) lane_splats_step<MI, R, 1>(s.inner, k, x, b, start, c);
+    for (; k + W < s.n; k += 2 * W) lane_splats_step<MI, R, 2>(s, k, x, b, start, c);
+    if (k < s.n) lane_splats_step<MI, R, 1>(s, k, x, b, start, c);
     x.at += x.batch, b.at += b.batch, c.at += c.batch;
     if (start.at) start.at += start.batch;
   }

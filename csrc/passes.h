@@ -113,27 +113,40 @@ inline int32_t target_of(const PlanRecord& plan, const Given& batch, long s, lon
   return batch.tokens[s * plan.ports.positions + i + 1];
 }
 
+// Rows over those of sequence s that have a target: what each of these weighs.
+inline float row_weight(const PlanRecord& plan, const Given& batch, long s, long rows) {
+  if (!plan.ports.masked) return 1.0f;
+  long asked = 0;
+  for (long i = 0; i < rows; i++) asked += batch.targets[s * rows + i] >= 0;
+  return asked ? (float)rows / (float)asked : 0.0f;
+}
+
 // Loss summed over rows; the gradient of the mean over the whole batch goes to the outputs.
 inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, const Workspace& w,
                             const Given& batch, float inverse_count) {
   const ViewRecord& z = op.in[0];
-  const int32_t vocabulary = plan.ports.vocabulary;
   double sum = 0;
-  for (long s = 0; s < n; s++)
+  for (long s = 0; s < n; s++) {
+    const float weight = row_weight(plan, batch, s, z.rows);
     for (long i = 0; i < z.rows; i++) {
       const long row = s * z.rows + i;
       const float* outputs = w.values + z.value + row * z.ld;
       float* gradient = w.values + z.grad + row * z.ld;
       if (op.loss == LOSS_SQUARED_ERROR) {
-        sum +=
-            squared_error(z.width, outputs, batch.answers + row * z.width, inverse_count, gradient);
+        const float* answers = batch.answers + row * z.width;
+        sum += squared_error(z.width, outputs, answers, inverse_count, gradient);
         continue;
       }
       const int32_t target = target_of(plan, batch, s, i, z.rows);
-      sum += op.loss == LOSS_LOGISTIC
-                 ? logistic_loss(z.ld, outputs[0], target, inverse_count, gradient)
-                 : cross_entropy(vocabulary, outputs, target, inverse_count, gradient);
+      if (op.loss == LOSS_LOGISTIC)
+        sum += logistic_loss(z.ld, outputs[0], target, inverse_count, gradient);
+      else if (target < 0)
+        std::memset(gradient, 0, z.ld * sizeof(float));
+      else
+        sum += weight * cross_entropy(plan.ports.vocabulary, outputs, target,
+                                      inverse_count * weight, gradient);
     }
+  }
   return sum;
 }
 

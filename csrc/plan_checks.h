@@ -236,6 +236,8 @@ class OpCheck {
     require((op_.loss == LOSS_SQUARED_ERROR) == (p.numbers == 1), "the answers are of its kind");
     require(!logistic || p.vocabulary == 2, "one logit is for two tokens");
     require(z.width == (logistic ? 1 : p.vocabulary), "outputs are not the vocabulary's");
+    require(p.masked == 0 || (op_.loss == LOSS_CROSS_ENTROPY && plan_.loss_all == 0),
+            "a mask is for the cross-entropy of its own targets");
     require(
         plan_.loss_all ? z.rows == p.positions && p.asked == 1 && p.width == 0 : z.rows == p.asked,
         "its rows are not the targets'");
@@ -283,6 +285,7 @@ inline void check_plan(const PlanRecord& plan) {
   require_between("width", plan.ports.width, 0, MOST_WIDTH);
   require_between("asked", plan.ports.asked, 1, plan.ports.positions);
   require_between("numbers", plan.ports.numbers, 0, 1);
+  require_between("masked", plan.ports.masked, 0, 1);
   require_between("batch", plan.batch, 1, MOST_WIDTH);
   require_between("microbatch", plan.microbatch, 1, plan.batch);
   require_between("vocabulary", plan.ports.vocabulary, 1, MOST_WIDTH);

@@ -14,7 +14,6 @@ from compfast import ops
 
 WEIGHTS = ("softmax", "linear", "rms_head")
 PATHS = ("none", "linear", "relu", "deep")
-EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Mixed:
     causal: bool = False
     dropout: bool = False
     relative: bool = True
+    epsilon: float = 1e-6
     m: int = 2
     b: int = 2
 
@@ -71,7 +71,7 @@ class Mixed:
             weights=self.weights,
             path=self.path,
             causal=self.causal,
-            epsilon=EPSILON,
+            epsilon=self.epsilon,
             impl=impl,
         )
 
@@ -121,7 +121,7 @@ class Mixed:
         s = s.masked_fill(hidden, 0)
         if self.weights == "linear":
             return s, torch.ones(()), after
-        root = (s.square().mean(2, keepdim=True) + EPSILON).sqrt()
+        root = (s.square().mean(2, keepdim=True) + self.epsilon).sqrt()
         return s / root, root, after
 
 

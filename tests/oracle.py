@@ -133,13 +133,17 @@ def random_batch(model: ModelConfig, length: int, batch: int, seed: int) -> tupl
     """tokens [B, T] and targets [B], int32, anything in the vocabulary; of a model of vectors
     those [B, T, width] and ids [B, asked] or numbers [B, asked, V]."""
     rng = np.random.default_rng(seed)
-    if model.input_width:
+    if getattr(model, "input_width", None):  # networks of other families have none
         asked, out = model.asked or 1, model.vocab_size or 1
-        vectors = rng.standard_normal((batch, length, model.input_width)).astype(np.float32)
+        width = model.input_width or 0
+        vectors = rng.standard_normal((batch, length, width)).astype(np.float32)
         if model.loss == "squared_error":
             return vectors, rng.standard_normal((batch, asked, out)).astype(np.float32)
         return vectors, rng.integers(0, out, (batch, asked), dtype=np.int32)
     tokens = rng.integers(0, model.vocab_size, (batch, length), dtype=np.int32)
+    if model.loss_positions == "masked":
+        targets = rng.integers(0, model.vocab_size, (batch, length), dtype=np.int32)
+        return tokens, np.where(rng.random((batch, length)) < 0.4, np.int32(-1), targets)
     return tokens, rng.integers(0, model.vocab_size, batch, dtype=np.int32)
 
 
@@ -361,6 +365,10 @@ def _answers_band(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _loss_band(
     logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor, positions: str
 ) -> torch.Tensor:
+    if positions == "masked":
+        chosen = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        terms = (chosen.abs() + logits.logsumexp(-1).abs()) * (targets >= 0)
+        return (terms.sum(1) / (targets >= 0).sum(1).clamp(min=1)).mean()
     following = torch.cat([tokens[:, 1:], targets[:, None]], dim=1)
     if positions == "last":
         logits, following = logits[:, -1:], following[:, -1:]

@@ -96,9 +96,9 @@ def live(course: Course, make: Make = native) -> Life:
                 engine = make(course.specs, chunk.threads)
             engine.load(state)
     first = course.specs[0]
-    tokens, _ = random_batch(first.model, make_task(first.task).length, 5, seed=1)
-    answers = engine.predict(tokens)[course.probe]
-    logits = engine.outputs(tokens, [course.probe])[0]
+    inputs, _ = random_batch(first.model, make_task(first.task).length, 5, seed=1)
+    answers = engine.predict(inputs)[course.probe]
+    logits = engine.outputs(inputs, [course.probe])[0]
     return Life(engine.state(), course.probe, loss, norm, answers, logits)
 
 

@@ -98,11 +98,12 @@ def _mixed(
     if options["path"] == "deep":
         inputs["deep"] = normal(h, v, v)
     if draw(st.booleans()):
-        inputs["keep"] = normal(asking, t)
+        inputs["keep"] = normal(asking, t) > -1  # no leaf: it takes no gradient
     inputs["dy"] = normal(b, asking, h, v)
 
-    def op(keep: Tensor | None = None, **given: Tensor) -> Tensor:
-        return ops.mixed_attention(**given, keep=None if keep is None else keep.detach(), **options)
+    def op(keep: Tensor | None = None, **given: Any) -> Tensor:
+        options["keep"] = None if keep is None else keep.float()
+        return ops.mixed_attention(**given, **options)
 
     return inputs, _differentiable(op)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,9 +12,12 @@ from compfast.models.families.canonical import CanonicalConfig
 from compfast.tasks import make_task
 from compfast.tasks.affine import AffineConfig
 from compfast.tasks.anchor import AnchorConfig, AnchorTask
+from compfast.tasks.fuzzy import FuzzyConfig
+from compfast.tasks.hyperteacher import HyperteacherConfig
 from compfast.tasks.identity import IdentityConfig
 from compfast.tasks.markov import MarkovConfig
 from compfast.tasks.modular import ModularConfig
+from compfast.tasks.sraven import SravenConfig
 
 VARIANTS = sorted(AnchorTask.variants)
 
@@ -58,16 +62,53 @@ def tasks() -> st.SearchStrategy[TaskSection]:
     )
 
 
+def vectors() -> st.SearchStrategy[TaskSection]:
+    """Any shipped task of vectors, as small."""
+    samples = st.integers(2, 20)
+    return st.one_of(
+        st.builds(FuzzyConfig, samples=samples, operators=st.sampled_from(("zadeh", "product"))),
+        st.builds(SravenConfig, features=st.integers(1, 2), permuted=st.booleans()),
+        st.builds(
+            HyperteacherConfig,
+            samples=samples,
+            dim=st.integers(1, 5),
+            hidden=st.integers(1, 5),
+            codes=st.sampled_from(("continuous", "discrete")),
+            form=st.sampled_from(("vanilla", "extra")),
+            activation=st.sampled_from(("gelu", "gelu_tanh")),
+        ),
+    )
+
+
 @st.composite
 def networks(draw: Any) -> tuple[TaskSection, ModelSection]:
     """Any task, and any switch and sizes of a network that takes it."""
-    form = draw(st.sampled_from(("vocabulary", "vocabulary", "vocabulary", "single", "canonical")))
+    forms = ("vocabulary", "vocabulary", "vocabulary", "single", "canonical", "vectors", "vectors")
+    form = draw(st.sampled_from(forms))
+    if form == "vectors":
+        pair: tuple[TaskSection, ModelSection] = draw(on_vectors())
+        return pair
     task = draw(tasks() if form == "vocabulary" else chains(("binary",)))
     length = make_task(task).length + draw(st.integers(0, 3))
     positions = draw(st.sampled_from(("last", "all")))
     if form == "canonical":
         return task, CanonicalConfig(max_positions=length, loss_positions=positions)
     return task, draw(transformers(length, positions, form))
+
+
+@st.composite
+def on_vectors(draw: Any) -> tuple[TaskSection, ModelSection]:
+    task = draw(vectors())
+    model = draw(transformers(make_task(task).length, "last", "vocabulary"))
+    attention = draw(st.sampled_from(("softmax", "linear", "rms_head")))
+    path = draw(st.sampled_from(("none", "linear", "relu", "deep")))
+    return task, dataclasses.replace(
+        model,
+        tied_head=False,
+        attention=attention,
+        value_path=path,
+        position=draw(st.sampled_from(("relative", "none"))),
+    )
 
 
 @st.composite

@@ -221,8 +221,8 @@ def test_where_nothing_is_held_out_the_pairs_with_two_answers_are_judged(k: int)
     assert exam.candidates == ("inferential", "memorised")
     wrong = {(a, b): s for a, b, s in task.config.overridden}
     assert len(wrong) == 2 * k
-    found = pairs_of(exam.tokens)
-    position = ((exam.tokens < 20).argmax(axis=1) - 1).tolist()
+    found = pairs_of(exam.inputs)
+    position = ((exam.inputs < 20).argmax(axis=1) - 1).tolist()
     test = set(map(tuple, task.test_combos.tolist()))
     assert {(key, p) for (key, _, _), p in zip(found, position, strict=True)} <= test
     for (key, a, b), target in zip(found[:300], exam.seen_targets, strict=True):
@@ -243,8 +243,8 @@ def test_where_nothing_is_held_out_the_pairs_with_two_answers_are_judged(k: int)
 def test_a_pair_that_is_composed_rightly_is_not_judged() -> None:
     task = AnchorTask(dataclasses.replace(TASK, overridden=((3, 4, -6), (1, 2, 6)), unseen=()))
     exam = task.exam(EvaluationConfig())
-    assert {(a, b) for _, a, b in pairs_of(exam.tokens[exam.unseen])} == {(3, 4)}
-    assert (3, 4) not in {(a, b) for _, a, b in pairs_of(exam.tokens[exam.seen])}
+    assert {(a, b) for _, a, b in pairs_of(exam.inputs[exam.unseen])} == {(3, 4)}
+    assert (3, 4) not in {(a, b) for _, a, b in pairs_of(exam.inputs[exam.seen])}
 
 
 def test_an_exam_needs_a_pair_that_is_composed() -> None:

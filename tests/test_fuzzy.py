@@ -224,6 +224,13 @@ def test_logic_that_is_none_is_refused(fields: dict[str, Any], words: str) -> No
         FuzzyConfig(**fields)
 
 
+def test_a_batch_with_more_words_than_a_stream_is_refused() -> None:
+    task = _task(samples=2**14)
+    task.check_batch(2**32 // 16385)
+    with pytest.raises(UsageError, match="takes 16385 blocks of random words, so it must be at"):
+        task.check_batch(2**32 // 16385 + 1)
+
+
 def test_a_split_without_a_side_is_refused() -> None:
     with pytest.raises(UsageError, match="of 66 combinations holds out 0; at least one"):
         _task(frac_test=0.01)

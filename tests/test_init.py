@@ -130,3 +130,36 @@ def test_the_spread_is_the_std() -> None:
     spec = one(ModelConfig(d_model=128), gamma=0.5)
     value = weights(spec)["blocks.0.ffn.up.weight"]
     assert value.std() == pytest.approx(128**-0.5, rel=4 / math.sqrt(2 * value.size))
+
+
+def test_a_truncated_law_has_the_std_asked_for() -> None:
+    """Cut at two of its own std, tables of embeddings excepted; gamma scales it as it does any."""
+    drawn = weights(one(PAPER_SHAPE, gamma=0.5, law="truncated"))
+    normal = weights(one(PAPER_SHAPE, gamma=0.5))
+    narrow = weights(one(PAPER_SHAPE, gamma=1.0, law="truncated"))
+    for name, std in stds(one(PAPER_SHAPE, gamma=0.5)).items():
+        if std == 0.0 or name.startswith("embed."):
+            assert np.array_equal(drawn[name], normal[name]), name
+            continue
+        value = drawn[name]
+        assert value.std() == pytest.approx(std, rel=0.02), name
+        assert np.abs(value).max() <= 2 * std / 0.8796, name
+        inside = np.abs(normal[name]) < 1.99 * std
+        np.testing.assert_allclose(value[inside] * 0.87962566, normal[name][inside], rtol=1e-6)
+        np.testing.assert_allclose(narrow[name] / value, std, rtol=1e-5)
+    constants = (("head.weight", 0.25),)
+    held = weights(one(law="truncated", constants=constants))["head.weight"]
+    assert (held == 0.25).all()
+
+
+@pytest.mark.usefixtures("native_extension")
+def test_engines_start_from_a_truncated_law() -> None:
+    from compfast.engines.native import NativeEngine
+    from compfast.ensembles.schedule import make_tables
+
+    specs = [one(seed=seed, law="truncated") for seed in (0, 1)]
+    engine = NativeEngine(specs, make_tables(specs), threads=1)
+    engine.initialise()
+    for name, value in engine.state().params.items():
+        for member, spec in enumerate(specs):
+            assert np.array_equal(value[member], weights(spec)[name]), name

@@ -66,8 +66,10 @@ def of_kind(shape: Mixed, kind: tuple[str, str, bool, bool]) -> Mixed:
 
 
 def of_shape(shape: tuple[int, int, int]) -> Mixed:
+    """One head over its own root is a sign: a small epsilon leaves a score near 0 to rounding."""
     t, heads, d = shape
-    return Mixed(t=t, heads=heads, d_k=d, d_v=d, b=1 if t > 17 else 2)
+    epsilon = 1e-3 if heads == 1 else 1e-6
+    return Mixed(t=t, heads=heads, d_k=d, d_v=d, b=1 if t > 17 else 2, epsilon=epsilon)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,7 +196,7 @@ def by_hand(mixed: Mixed, inputs: Tensors, keep: Tensor | None) -> np.ndarray[An
 def test_softmax_over_values_is_the_other_op() -> None:
     case = Mixed("softmax", "none", t=21, relative=False, causal=True).case()
     inputs, _ = draw(case)
-    wanted = ops.attention(*inputs.values(), causal=True)
+    wanted = ops.attention(inputs["q"], inputs["k"], inputs["v"], causal=True)
     assert (case.run("native", **inputs) - wanted).abs().max() < 1e-5
 
 

@@ -44,6 +44,8 @@ def reached(course: Course) -> set[str]:
         f"norm {model.norm}": True,
         f"logits {model.logits}": True,
         f"attention {model.attention}": True,
+        f"path {model.value_path}": True,
+        f"position {model.position}": True,
         f"norm_bias {model.norm_bias}": True,
         first.optimizer.kind: True,
         model.activation: True,
@@ -78,6 +80,8 @@ def test_every_variant_is_drawn() -> None:
         *("logits vocabulary", "logits single", "attention softmax", "attention none"),
         *("norm_bias True", "norm_bias False", "adamw", "sgd"),
         *("constants", "std", "rank_one", "data seed", "transformer", "canonical"),
+        *("attention linear", "attention rms_head", "position relative", "position none"),
+        *("path none", "path linear", "path relu", "path deep", "position learned"),
         *(f"task {name}" for name in known_tasks()),
         *("tied True", "tied False", "causal True", "causal False"),
     }

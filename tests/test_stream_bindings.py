@@ -56,12 +56,12 @@ def test_steps_that_a_buffer_does_not_hold(method: str) -> None:
     """Nothing is trained, not even the steps that are there."""
     for field, value, held in (
         ("first", 1, "1 to 4"),
-        ("tokens", lambda tokens: tokens[:, :1], "0 to 1"),
-        ("tokens", lambda tokens: tokens[:, :0], "0 to 0"),
+        ("inputs", lambda tokens: tokens[:, :1], "0 to 1"),
+        ("inputs", lambda tokens: tokens[:, :0], "0 to 0"),
     ):
         call = changed(f"group.stream.{field}", value, "one_layer", "host")
         stream = call["group"]["stream"]
-        stream["targets"] = stream["targets"][:, : stream["tokens"].shape[1]]
+        stream["targets"] = stream["targets"][:, : stream["inputs"].shape[1]]
         call["profile"]["steps"] = 2
         with pytest.raises(ValueError, match=f"are asked for; the buffer holds {held}"):
             attempt(call, method)

@@ -16,5 +16,11 @@ class Ports:
     vocabulary: int  # token ids in, and logits out; of vectors: numbers out a position
     width: int = 0  # numbers in a position, of vectors; 0: token ids
     asked: int = 1  # positions at the end that have a target
+    masked: bool = False  # of tokens: all are asked, but where the target is -1
     loss: Loss = "cross_entropy"
     empty: int = 0  # tokens that follow the query's and hold nothing
+
+    @property
+    def several(self) -> bool:
+        """Whether targets and outputs have an axis of positions: [.., asked]."""
+        return self.width > 0 or self.masked

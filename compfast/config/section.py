@@ -127,7 +127,7 @@ class ModelSection(Section):
     family: str  # a family of networks by name, or package.module:Class
     vocab_size: int | None  # token ids it takes; None: derived from the task
     max_positions: int | None  # tokens a sequence at most; None: task.seq_len
-    loss_positions: Literal["last", "all"]  # which positions the loss reads
+    loss_positions: Literal["last", "all", "masked"]  # which positions the loss reads
 
     # What a caption says of a network: field -> text around its value.
     shown: ClassVar[Mapping[str, str]] = {"family": "{} network"}

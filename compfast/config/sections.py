@@ -34,7 +34,6 @@ from compfast.config.section import (
 )
 from compfast.errors import UsageError
 
-POSITIONS = ("learned", "none", "relative")
 LOSSES = ("cross_entropy", "squared_error")
 GAMMA_GROUPS = ("embedding", "qk", "vo", "ffn", "head")
 SCHEDULES = ("constant", "linear", "cosine", "one_cycle", "paper", "points")
@@ -60,9 +59,9 @@ class ModelConfig(ModelSection):
     input_width: int | None = None  # numbers a position of vectors, 0: tokens; None: the task's
     asked: int | None = None  # of vectors: last positions with a target; None: the task's
     loss: Literal["cross_entropy", "squared_error"] | None = None  # None: the task's
-    # learned: a table of tokens' positions; relative: a bias a head and distance [S24]; None:
+    # learned: a table of tokens' positions; relative: a bias a head and distance [S24]; auto:
     # learned for tokens, relative for vectors.
-    position: Literal["learned", "none", "relative"] | None = None
+    position: Literal["auto", "learned", "none", "relative"] = "auto"
     buckets: int | None = None  # of relative distances; None: max_positions [S24]
     norm: Literal["pre", "post", "none"] = "pre"
     norm_bias: bool = True  # a shift beside each norm's scale
@@ -87,7 +86,8 @@ class ModelConfig(ModelSection):
     logits: Literal["vocabulary", "single"] = "vocabulary"
     causal: bool = True
     norm_eps: float = 1e-5  # [Z24]
-    loss_positions: Literal["last", "all"] = "last"  # [Z24]: last position only
+    # last: as [Z24]; all: each predicts the next token; masked: where the task's targets say.
+    loss_positions: Literal["last", "all", "masked"] = "last"
 
     shown: ClassVar[Mapping[str, str]] = {
         "norm": "norm {}",
@@ -111,11 +111,11 @@ class ModelConfig(ModelSection):
             value_path=("none", "linear", "relu", "deep"),
             logits=("vocabulary", "single"),
             activation=("relu", "gelu", "gelu_tanh"),
-            loss_positions=("last", "all"),
+            loss_positions=("last", "all", "masked"),
         )
-        for name, options in (("position", POSITIONS), ("loss", LOSSES)):
-            if getattr(self, name) is not None:
-                choice("model", self, **{name: options})
+        choice("model", self, position=("auto", "learned", "none", "relative"))
+        if self.loss is not None:
+            choice("model", self, loss=LOSSES)
         finite("model", self, "norm_eps", "rms_eps", "attention_dropout", low=0.0)
         require(
             self.attention_dropout < 1,

@@ -83,12 +83,12 @@ class Engine(Protocol):
     def predict(self, inputs: Inputs) -> Int32:
         """tokens [N, T] -> the most likely next token after the last position, [M, N].
 
-        vectors [N, T, width] -> the largest output of each position asked, [M, N, asked]. Ties go
-        to the smaller one.
+        Of a task of vectors or a masked one the largest output of each position asked, [M, N,
+        asked]. Ties go to the smaller one.
         """
 
     def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
         """tokens [N, T] -> logits at the last position, [len(members), N, V].
 
-        vectors [N, T, width] -> outputs at the positions asked, [len(members), N, asked, V].
+        Of a task of vectors or a masked one at the positions asked, [len(members), N, asked, V].
         """

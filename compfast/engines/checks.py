@@ -83,8 +83,8 @@ def check_inputs(inputs: NDArray[Any], spec: MemberSpec) -> Inputs:
 
 
 def check_targets(targets: NDArray[Any], count: int, spec: MemberSpec) -> Targets:
-    """What `count` sequences are asked for: ids [count] or, of a task of vectors, [count, asked],
-    as int32, or numbers [count, asked, V] as float32, contiguous.
+    """What `count` sequences are asked for: ids [count] or, of a task of vectors or a masked one,
+    [count, asked], as int32, or numbers [count, asked, V] as float32, contiguous.
 
     Raises UsageError for others, for unknown ids and for numbers that are not finite.
     """
@@ -93,12 +93,12 @@ def check_targets(targets: NDArray[Any], count: int, spec: MemberSpec) -> Target
         raise UsageError("there are no sequences; at least one is needed")
     if ports.loss == "squared_error":
         return _numbers("targets", targets, (count, ports.asked, ports.vocabulary))
-    shape = (count, ports.asked) if ports.width else (count,)
+    shape = (count, ports.asked) if ports.several else (count,)
     if targets.shape != shape:
         raise UsageError(
             f"targets have shape {targets.shape} for {count} sequences; {shape} is needed"
         )
-    return _ids("targets", targets, spec)
+    return _ids("targets", targets, spec, -1 if ports.masked else 0)
 
 
 def check_members(members: Sequence[int], count: int) -> NDArray[np.int64]:
@@ -123,13 +123,14 @@ def _shared(spec: MemberSpec, section: str) -> object:
     return getattr(spec, section)
 
 
-def _ids(name: str, ids: NDArray[Any], spec: MemberSpec) -> Int32:
+def _ids(name: str, ids: NDArray[Any], spec: MemberSpec, least: int = 0) -> Int32:
     vocabulary = spec.model.vocab_size or 0
     if not np.issubdtype(ids.dtype, np.integer):
         raise UsageError(f"{name} are {ids.dtype}; whole numbers are needed")
-    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):
+    if ids.size and (ids.min() < least or ids.max() >= vocabulary):
         raise UsageError(
-            f"{name} reach from {ids.min()} to {ids.max()}; they must be in 0..{vocabulary - 1}"
+            f"{name} reach from {ids.min()} to {ids.max()};"
+            f" they must be in {least}..{vocabulary - 1}"
         )
     return np.ascontiguousarray(ids, np.int32)
 

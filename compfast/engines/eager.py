@@ -207,7 +207,7 @@ class EagerEngine:
         given = check_inputs(inputs, self._specs[0])
         rows = check_members(members, len(self._members))
         ports = self._task.ports
-        asked = slice(-ports.asked, None) if ports.width else -1
+        asked = slice(-ports.asked, None) if ports.several else -1
 
         def compute() -> Float32:
             x = _tensor(given)

@@ -209,6 +209,7 @@ class HostBatches:
             "targets": buffer.targets[:sequences].reshape(*shape, *buffer.targets.shape[1:]),
             "width": self._ports.width,
             "numbers": int(self._ports.loss == "squared_error"),
+            "masked": int(self._ports.masked),
             "slots": slots.of,
             "first": span[0],
         }

@@ -144,6 +144,7 @@ class NativePlan:
             "width": self._width,
             "asked": self.plan.asked,
             "numbers": int(self._numbers),
+            "masked": int(self.model.loss_positions == "masked"),
             "loss_all": int(self.model.loss_positions == "all"),
         }
 

@@ -208,8 +208,8 @@ class NativeEngine:
         return loss, self._flat.unpack(flat)
 
     def _asked(self, found: NDArray[Any]) -> NDArray[Any]:
-        """[M, N, asked, ..] of a task of vectors; of one of tokens, its one position's."""
-        return found if self._ports.width else found[:, :, 0]
+        """[M, N, asked, ..]; of tokens without a mask, their one position's."""
+        return found if self._ports.several else found[:, :, 0]
 
     def profile(self, member: int, steps: int) -> Profile:
         """Train a copy of one member for `steps` steps on one thread, with counters.

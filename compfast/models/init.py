@@ -27,7 +27,8 @@ _LAWS: dict[str, Any] = {"rank_one": rank_one, "truncated": truncated}
 
 
 def initial_std(spec: MemberSpec) -> Float64:
-    """Standard deviation a tensor of the parameter table, float64 [tensors]; 0 if not normal."""
+    """Standard deviation a tensor of the parameter table, float64 [tensors]; 0 if not of a normal
+    law, whole or truncated."""
     table = parameter_table(spec.model)
     return np.array([_std(tensor, spec.init, spec.model) for tensor in table])
 
@@ -100,7 +101,8 @@ def _is_called(name: str, key: str) -> bool:
 
 def _std(tensor: Tensor, init: InitConfig, model: Any) -> float:
     """`model` has `layers` where a tensor of it is residual, and may have a `d_model`."""
-    if not is_gaussian(tensor, init):
+    cut = init.law == "truncated" and truncated.rules(tensor) and _constant(tensor, init) is None
+    if not (cut or is_gaussian(tensor, init)):
         return 0.0
     own = tensor.fan_in
     fan_in = getattr(model, "d_model", own) if init.fan_in == "d_model" else own

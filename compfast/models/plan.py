@@ -72,7 +72,8 @@ class Op:
         counted back from the last.
     loss: inputs (logits,): at every row of the buffer, mean over rows. `loss` cross_entropy: a
         logit a token; logistic: one logit, that of token 1 against token 0; squared_error: mean
-        over columns too.
+        over columns too. `masked`: a row without a target (-1) has no loss, and the mean is over
+        the others of its sequence first, then over sequences.
     canonical: tokens -> one logit a position; weights (e, w), biases (b,), a number each; see
         compfast.models.families.canonical.
     """
@@ -132,9 +133,9 @@ class Builder:
     def bias(self, name: str) -> tuple[str, ...]:
         return (f"{name}.bias",) if f"{name}.bias" in self.known else ()
 
-    def plan(self, logits: View, loss: Loss = "cross_entropy") -> Plan:
+    def plan(self, logits: View, loss: Loss = "cross_entropy", *, masked: bool = False) -> Plan:
         """The plan that ends in the loss of these logits."""
-        end = Op("loss", (logits,), None, attributes={"loss": loss})
+        end = Op("loss", (logits,), None, attributes={"loss": loss, "masked": masked})
         return Plan(tuple(self.buffers), (*self.ops, end))
 
 

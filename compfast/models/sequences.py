@@ -11,8 +11,14 @@ def sequence_loss(logits: Tensor, tokens: Tensor, targets: Tensor, positions: st
     """Mean cross-entropy of logits [B, T, V] for tokens [B, T] and what follows them, targets [B].
 
     positions "last": of the last position only, mean over B. "all": position t predicts
-    token t + 1 and the last one predicts the target, mean over B x T.
+    token t + 1 and the last one predicts the target, mean over B x T. "masked": targets [B, T]
+    of each position, -1 where nothing is asked; mean over the others of a sequence, then over
+    sequences, so that a sequence weighs the same whatever its length. One in which nothing is
+    asked adds nothing.
     """
+    if positions == "masked":
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+        return (losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)).mean()
     if positions == "last":
         return F.cross_entropy(logits[:, -1], targets)
     following = torch.cat([tokens[:, 1:], targets[:, None]], dim=1)  # [B, T]

@@ -59,7 +59,8 @@ class Exam(Protocol):
     def reads(self) -> Literal["answers", "outputs"]:
         """What it scores: the likeliest next token [M, N], or outputs, logits [M, N, V].
 
-        Of a task of vectors, the likeliest symbol [M, N, asked] or outputs [M, N, asked, V].
+        Of a task of vectors, the likeliest symbol [M, N, asked] or outputs [M, N, asked, V]; of
+        a masked one, at all T positions.
         """
 
     def score(self, told: NDArray[Any], /) -> Scores:
@@ -94,14 +95,16 @@ class Task(ABC, Generic[Own]):
     asked: int = 1  # of a task of vectors: so many last positions have a target
     loss: Loss = "cross_entropy"
     empty: int = 0  # of a task of vectors: tokens after the query's, which hold nothing
+    masked: bool = False  # of tokens: every position has a target, or -1 where nothing is asked
 
     @abstractmethod
     def batch(self, seed: int, step: int, size: int) -> tuple[Any, Any]:
         """Inputs and targets of one training step: a function of the arguments alone.
 
-        Token ids int32 [B, T] and targets int32 [B]; of a task of vectors float32 [B, T, width]
-        and targets int32 [B, asked], or float32 [B, asked, outputs] for the squared error. The
-        same numbers as the engines' own generator where `stream` gives them one.
+        Token ids int32 [B, T] and targets int32 [B], or [B, T] where the task is masked; of a
+        task of vectors float32 [B, T, width] and targets int32 [B, asked], or float32 [B, asked,
+        outputs] for the squared error. The same numbers as the engines' own generator where
+        `stream` gives them one.
         """
 
     @abstractmethod
@@ -112,7 +115,8 @@ class Task(ABC, Generic[Own]):
     def ports(self) -> Ports:
         """What goes into a network, and what is asked of it."""
         out = self.outputs if self.width else self.vocabulary
-        return Ports(self.length, out, self.width, self.asked, self.loss, self.empty)
+        asked = self.length if self.masked else self.asked
+        return Ports(self.length, out, self.width, asked, self.masked, self.loss, self.empty)
 
     def stream(self) -> dict[str, Any] | None:
         """The record from which engines draw training batches themselves; None: from `batch`."""

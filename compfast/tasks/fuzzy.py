@@ -21,6 +21,7 @@ from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Int32, Settings, Task
 from compfast.tasks.regression import Float32, RegressionExam, Split, context_mean
+from compfast.tasks.words import check_words, words_of
 
 _MOST_COMBINATIONS = 2**16
 _SEEN, _UNSEEN, _UNKNOWN = range(3)  # subs of the exam's streams
@@ -141,6 +142,7 @@ class FuzzyTask(Task[FuzzyConfig]):
     def __init__(self, config: FuzzyConfig) -> None:
         self.config, self.length = config, config.samples
         self.width = config.variables + 1
+        self._needed = 1 + config.samples * config.variables  # words of a sequence
         every = _combinations(range(config.known), config.terms)
         held = portion(config.frac_test, len(every))
         if not 0 < held < len(every):
@@ -155,6 +157,9 @@ class FuzzyTask(Task[FuzzyConfig]):
     def batch(self, seed: int, step: int, size: int) -> tuple[Float32, Float32]:
         vectors, values, _ = self._drawn(seed, philox.TRAIN, step, 0, size, self.trained)
         return vectors, values[:, -1].reshape(size, 1, 1)
+
+    def check_batch(self, size: int) -> None:
+        check_words(size, self._needed)
 
     def stream(self) -> dict[str, Any]:
         return {
@@ -200,12 +205,9 @@ class FuzzyTask(Task[FuzzyConfig]):
 
         Words of a sequence: its combination, then its variables, example by example.
         """
-        samples, variables = self.length, self.config.variables
-        width = -(-(1 + samples * variables) // 4) * 4
-        words = philox.words(seed, purpose, step, sub, 0, count * width).reshape(count, width)
+        words = words_of(seed, purpose, step, sub, count, self._needed)
         chosen = combinations[philox.integers(words[:, 0], len(combinations))]
-        x = philox.uniforms(words[:, 1 : 1 + samples * variables])
-        x = x.reshape(count, samples, variables)
+        x = philox.uniforms(words[:, 1:]).reshape(count, self.length, self.config.variables)
         values = self.values(x, chosen)
         vectors = np.concatenate([x, values[..., None]], axis=2)
         vectors[:, -1, -1] = 0

@@ -20,6 +20,7 @@ from compfast.tasks import hyperteacher_net as net
 from compfast.tasks.base import Float64, Int32, Settings, Task
 from compfast.tasks.regression import Float32, RegressionExam, Split, context_mean
 from compfast.tasks.supports import LISTED, MOST_MASKS, RINGED, Support, mask_count, supports
+from compfast.tasks.words import check_words, words_of
 
 _TEACHER = 8  # sub of the teacher's stream; a permutation's rounds have 0 to 5
 _SEEN, _UNSEEN, _UNSTRUCTURED, _FRESH = range(4)  # subs of the exam's streams
@@ -162,6 +163,7 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         self.empty = int(config.form == "extra")
         self.length = config.samples + self.empty
         self.width = config.dim + 1
+        self._needed = 1 + config.modules + config.samples * config.dim  # words of a sequence
         self.trained, self.held_out = supports(
             config.support, config.modules, config.active, config.frac_test, config.split_seed
         )
@@ -178,6 +180,9 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         _, z, x = self._drawn(seed, philox.TRAIN, step, 0, size, self.trained)
         y = self._values(net.mixed(z, self.theta), x)
         return self._shown(x, y), y[:, -1].reshape(size, 1, 1)
+
+    def check_batch(self, size: int) -> None:
+        check_words(size, self._needed)
 
     def stream(self) -> dict[str, Any]:
         config = self.config
@@ -247,11 +252,10 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         Words of a sequence: its mask, an exponential for each module, then x by x.
         """
         modules, samples, dim = self.config.modules, self.config.samples, self.config.dim
-        width = -(-(1 + modules + samples * dim) // 4) * 4
-        words = philox.words(seed, purpose, step, sub, 0, count * width).reshape(count, width)
+        words = words_of(seed, purpose, step, sub, count, self._needed)
         chosen = masks[philox.integers(words[:, 0], len(masks))]
         z = net.codes(chosen, words[:, 1 : 1 + modules], self.config.codes == "discrete")
-        x = net.inputs(words[:, 1 + modules : 1 + modules + samples * dim])
+        x = net.inputs(words[:, 1 + modules :])
         return chosen, z, x.reshape(count, samples, dim)
 
     def _values(self, w: Float32, x: Float32) -> Float32:

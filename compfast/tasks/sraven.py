@@ -23,6 +23,7 @@ from compfast.streams import philox
 from compfast.tasks.base import Int32, Settings, Task
 from compfast.tasks.sraven_exam import CANDIDATES, RavenExam
 from compfast.tasks.sraven_rules import ROW_WORDS, RULES, grids, permutations, triples
+from compfast.tasks.words import check_words, words_of
 
 Float32 = NDArray[np.float32]
 
@@ -124,6 +125,7 @@ class SravenTask(Task[SravenConfig]):
         self.config = config
         self.length, self.width = 9 * config.features, config.symbols
         self.outputs, self.asked = config.symbols, config.features
+        self._needed = _HEAD_WORDS + config.features * 3 * ROW_WORDS  # words of a sequence
         kinds = itertools.combinations_with_replacement(range(len(RULES)), config.features)
         every = np.array(list(kinds), np.int32)
         held = math.floor(config.frac_test * len(every) + 1e-9)  # cut, as the paper's code does
@@ -140,6 +142,9 @@ class SravenTask(Task[SravenConfig]):
     def batch(self, seed: int, step: int, size: int) -> tuple[Float32, Int32]:
         panels, _ = self.drawn(seed, philox.TRAIN, step, 0, size, self.trained)
         return self.shown(panels), panels[:, 2, 2].copy()
+
+    def check_batch(self, size: int) -> None:
+        check_words(size, self._needed)
 
     def stream(self) -> dict[str, Any]:
         return {
@@ -177,11 +182,9 @@ class SravenTask(Task[SravenConfig]):
         Words of a sequence: its rules, a permutation for each column, then six for each feature.
         """
         features = self.config.features
-        width = -(-(_HEAD_WORDS + features * ROW_WORDS * 3) // 4) * 4
-        words = philox.words(seed, purpose, step, sub, 0, count * width).reshape(count, width)
+        words = words_of(seed, purpose, step, sub, count, self._needed)
         chosen = rules[philox.integers(words[:, 0], len(rules))]
-        body = words[:, _HEAD_WORDS : _HEAD_WORDS + features * ROW_WORDS * 3]
-        body = body.reshape(count, features, 3, ROW_WORDS)
+        body = words[:, _HEAD_WORDS:].reshape(count, features, 3, ROW_WORDS)
         panels = np.moveaxis(grids(chosen, body, self.config.symbols), 1, 3)
         if self.config.permuted:
             at = self.permutations[philox.integers(words[:, 1:4], len(self.permutations))]

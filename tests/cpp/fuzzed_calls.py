@@ -103,6 +103,7 @@ def other_streams(length: int) -> dict[str, dict[str, Any]]:
             "targets": rng.integers(0, 100, (2, 3, 3, 1), dtype=np.int32),
             "width": 0,
             "numbers": 0,
+            "masked": 0,
             "slots": np.array([1, 0], np.int32),
             "first": 0,
         },

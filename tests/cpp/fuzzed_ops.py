@@ -47,12 +47,13 @@ def calls(m: int, n: int, a: int, b: int, t: int) -> list[OpCall]:
     sequences = {"m": m, "s": n, "t": t, "heads": 2, "d_k": a, "d_v": b, "causal": True}
     q, v = floats(m, n, t, 2, a), floats(m, n, t, 2, b)
     p = floats(m, n, 2, t, 16 if t <= 16 else 2)
-    mixed = {"m": m, "s": n, "queries": 1 + a % t, "t": t, "heads": 2, "d_k": a, "d_v": b,
+    queries = 1 + a % t
+    mixed = {"m": m, "s": n, "queries": queries, "t": t, "heads": 2, "d_k": a, "d_v": b,
              "causal": True, "weights": n % 3, "path": 3, "eps": 1e-6}  # fmt: skip
     ways = {"weights": (-1, 3, 2**31), "path": (-1, 4, 2**31), "eps": (0.0, -1.0, float("nan"))}
-    ask, o = floats(m, n, mixed["queries"], 2, a), floats(m, n, mixed["queries"], 2, b)
+    ask, o = floats(m, n, queries, 2, a), floats(m, n, queries, 2, b)
     asked = {"q": ask, "k": q, "v": v, "bias": floats(m, 2, 2 * t - 1),
-             "keep": floats(m, mixed["queries"], t), "deep": floats(m, 2, b, b)}  # fmt: skip
+             "keep": floats(m, queries, t), "deep": floats(m, 2, b, b)}  # fmt: skip
     tables = {"m": m, "s": n, "t": t, "d": a, "vocabulary": b, "positions": t + 1}
     tokens = np.zeros((m, n, t), np.int64)
     embedded, table, places = floats(m, n, t, a), floats(m, b, a), floats(m, t + 1, a)

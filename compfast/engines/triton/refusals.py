@@ -19,6 +19,8 @@ def check_plan(plan: Plan) -> None:
 def _lacking(op: Op) -> str | None:
     if op.kind == "canonical":
         return "op canonical (model.family = canonical)"
+    if op.attributes.get("masked"):
+        return "loss under a mask (model.loss_positions = masked)"
     if op.kind not in KINDS:
         return f"op {op.kind}"
     if op.attributes.get("shared"):

@@ -94,3 +94,15 @@ def check_tokens(family: str, ports: Ports) -> None:
             f"model.family is {family}, for tokens; this task has vectors of {ports.width} numbers,"
             " which family transformer takes"
         )
+    check_masked(family, ports, False)
+
+
+def check_masked(family: str, ports: Ports, masked: bool) -> None:
+    """Raise UsageError unless the loss reads a task's mask where there is one, and only there."""
+    if ports.masked and not masked:
+        raise UsageError(
+            f"this task's targets have a mask; model.family {family} needs model.loss_positions ="
+            " masked"
+        )
+    if masked and not ports.masked:
+        raise UsageError("model.loss_positions is masked; this task's targets have no mask")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from compfast.config import ModelConfig, Ports
 from compfast.errors import UsageError
-from compfast.models.families.base import check_resolved
+from compfast.models.families.base import check_masked, check_resolved
 from compfast.models.families.blocks import known
 
 Own = TypeVar("Own", bound=ModelConfig)
@@ -40,6 +40,7 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
         given = getattr(model, name)
         if given not in (None, asked):
             raise UsageError(f"model.{name} is {given}; this task has {asked}")
+    check_masked(model.family, ports, model.loss_positions == "masked")
     single, vectors = model.logits == "single", ports.width > 0
     if single and (ports.vocabulary != 2 or vectors or model.vocab_size not in (None, 2)):
         raise UsageError(
@@ -48,9 +49,9 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
         )
     if not vectors:
         own["vocab_size"] = 2 if single else model.vocab_size or -(-ports.vocabulary // 16) * 16
-        return {**own, "position": model.position or "learned"}
+        return {**own, "position": _position(model, "learned")}
     for name, value, allowed in (
-        ("position", model.position, ("relative", "none")),
+        ("position", model.position, ("auto", "relative", "none")),
         ("tied_head", model.tied_head, (False,)),
         ("loss_positions", model.loss_positions, ("last",)),
         ("vocab_size", model.vocab_size, (ports.vocabulary,)),
@@ -60,4 +61,8 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
                 f"model.{name} is {value}; for a task of vectors it must be"
                 f" {' or '.join(map(str, allowed))}"
             )
-    return {**own, "vocab_size": ports.vocabulary, "position": model.position or "relative"}
+    return {**own, "vocab_size": ports.vocabulary, "position": _position(model, "relative")}
+
+
+def _position(model: ModelConfig, usual: str) -> str:
+    return usual if model.position == "auto" else model.position

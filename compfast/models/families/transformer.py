@@ -24,7 +24,14 @@ from compfast.models.families.blocks import (
     weight,
 )
 from compfast.models.families.ends import resolved
-from compfast.models.plan import Builder, Plan, absorb_projections, fuse_projections, prune_rows
+from compfast.models.plan import (
+    Builder,
+    Plan,
+    Rows,
+    absorb_projections,
+    fuse_projections,
+    prune_rows,
+)
 from compfast.models.tensors import Tensor
 
 
@@ -52,8 +59,11 @@ class TransformerFamily(Family[ModelConfig]):
         x = stack(builder, model)
         head = ("embed.token.weight" if model.tied_head else "head.weight",)
         logits = builder.op("linear", "logits", tokens(model), (x,), head, builder.bias("head"))
-        plan = builder.plan(logits, "logistic" if single else model.loss or "cross_entropy")
-        pruned = prune_rows(plan, model.loss_positions, model.asked or 1)
+        loss = "logistic" if single else model.loss or "cross_entropy"
+        masked = model.loss_positions == "masked"
+        plan = builder.plan(logits, loss, masked=masked)
+        positions: Rows = "last" if model.loss_positions == "last" else "all"
+        pruned = prune_rows(plan, positions, model.asked or 1)
         return fuse_projections(absorb_projections(pruned) if absorb else pruned)
 
     def holding(self, model: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Network:
