@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from compfast.config import ModelConfig, ModelSection, TaskSection
+from compfast.models.families.bottleneck import BottleneckConfig
 from compfast.models.families.canonical import CanonicalConfig
 from compfast.tasks import make_task
 from compfast.tasks.affine import AffineConfig
@@ -102,12 +103,28 @@ def on_vectors(draw: Any) -> tuple[TaskSection, ModelSection]:
     model = draw(transformers(make_task(task).length, "last", "vocabulary"))
     attention = draw(st.sampled_from(("softmax", "linear", "rms_head")))
     path = draw(st.sampled_from(("none", "linear", "relu", "deep")))
-    return task, dataclasses.replace(
+    own = dataclasses.replace(
         model,
         tied_head=False,
         attention=attention,
         value_path=path,
         position=draw(st.sampled_from(("relative", "none"))),
+    )
+    generates = make_task(task).asked == 1 and draw(st.integers(0, 2)) == 0
+    return task, draw(bottlenecks(own)) if generates else own
+
+
+@st.composite
+def bottlenecks(draw: Any, model: ModelConfig) -> BottleneckConfig:
+    """With the transformer `model` before its code."""
+    own = dataclasses.asdict(model) | {"family": "bottleneck"}
+    return BottleneckConfig(
+        **own,
+        latent=draw(widths(1, 12)),
+        hidden=draw(widths(1, 33)),
+        net_activation=draw(st.sampled_from(("relu", "gelu", "gelu_tanh"))),
+        code_bias=draw(st.booleans()),
+        sees_query=draw(st.booleans()),
     )
 
 

@@ -47,7 +47,9 @@ def test_a_family_of_ones_own_trains_on_both_engines(own: str, tmp_path: Path) -
 
 
 def test_unknown_families_and_fields_are_refused(own: str) -> None:
-    with pytest.raises(UsageError, match=r"model\.family is 'lstm'; it must be one of canonical"):
+    with pytest.raises(
+        UsageError, match=r"model\.family is 'lstm'; it must be one of bottleneck, canonical"
+    ):
         Config(model={"family": "lstm"})
     with pytest.raises(UsageError, match="fields of family canonical"):
         settings.from_dict({"model": {"family": "canonical", "layers": 2}})

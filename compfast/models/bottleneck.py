@@ -5,17 +5,13 @@ Schug et al., arXiv 2407.12275. See compfast.models.families.bottleneck for what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from compfast.models.attention import known
+from compfast.models.bottleneck_config import BottleneckConfig
 from compfast.models.sequences import answers_loss
 from compfast.models.transformer import ACTIVATIONS, Head, Stack
-
-if TYPE_CHECKING:
-    from compfast.models.families.bottleneck import BottleneckConfig
 
 
 class Bottleneck(Stack):
