@@ -33,7 +33,7 @@ from torch.utils.hooks import RemovableHandle
 from compfast.config import ModelConfig
 from compfast.models.attention import Attention
 from compfast.models.bottleneck import Bottleneck
-from compfast.models.families.bottleneck import BottleneckConfig
+from compfast.models.bottleneck_config import BottleneckConfig
 from compfast.models.params import parameter_table
 from compfast.models.relative import bucket_table
 from compfast.models.transformer import Embedding, Head, Stack, Transformer

@@ -20,8 +20,8 @@ from compfast.engines.layout import NativePlan
 from compfast.engines.triton.refusals import check_plan
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
+from compfast.models.bottleneck_config import BottleneckConfig
 from compfast.models.families import model_plan
-from compfast.models.families.bottleneck import BottleneckConfig
 from compfast.models.params import parameter_table
 from compfast.tasks import make_task, preset
 

@@ -94,13 +94,8 @@ class Task(ABC, Generic[Own]):
     outputs: int = 0  # of a task of vectors: numbers, or logits, asked for at a position
     asked: int = 1  # of a task of vectors: so many last positions have a target
     loss: Loss = "cross_entropy"
-<<<<<<< HEAD
     masked: bool = False  # of tokens: every position has a target, or -1 where nothing is asked
     empty: int = 0  # of a task of vectors: tokens after the query's, which hold nothing
-=======
-    empty: int = 0  # of a task of vectors: tokens after the query's, which hold nothing
-    masked: bool = False  # of tokens: every position has a target, or -1 where nothing is asked
->>>>>>> w-bottle
 
     @abstractmethod
     def batch(self, seed: int, step: int, size: int) -> tuple[Any, Any]:
