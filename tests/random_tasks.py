@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from compfast.config import ModelConfig, ModelSection, TaskSection
-from compfast.models.families.bottleneck import BottleneckConfig
+from compfast.models.bottleneck_config import BottleneckConfig
 from compfast.models.families.canonical import CanonicalConfig
 from compfast.tasks import make_task
 from compfast.tasks.affine import AffineConfig
