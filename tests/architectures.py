@@ -150,6 +150,15 @@ VECTORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "causal": False,
         },
     ),
+    "bent_values": (_FUZZY, {"d_model": 20, "heads": 4, "value_activation": "relu"}),
+    "bent_values_plain": (
+        _FUZZY,
+        {"d_model": 20, "heads": 2, "value_activation": "relu", "position": "none"},
+    ),
+    "bent_values_generated": (
+        _FUZZY,
+        {"d_model": 20, "heads": 4, "value_activation": "relu", "value_path": "linear"},
+    ),
     "no_attention": (_FUZZY, {"d_model": 20, "attention": "none", "position": "none"}),
 }
 

@@ -72,6 +72,9 @@ class ModelConfig(ModelSection):
     # A hypernetwork's value path [S24]: heads mix the value maps of each pair of positions, and
     # the mixed map's output goes through (none), linear, relu, or relu and a second such layer.
     value_path: Literal["none", "linear", "relu", "deep"] = "none"
+    # Of each value before it is mixed; relu is the row "nonlinear value" of [S24], table A1.
+    # UNVERIFIED: its text names no function.
+    value_activation: Literal["none", "relu"] = "none"
     # Share of attention weights that a training step drops, the same for all heads and sequences:
     # 0 in the text of [S24], 0.1 in what its code runs.
     attention_dropout: float = 0.0
@@ -109,6 +112,7 @@ class ModelConfig(ModelSection):
             norm=("pre", "post", "none"),
             attention=("softmax", "linear", "rms_head", "none"),
             value_path=("none", "linear", "relu", "deep"),
+            value_activation=("none", "relu"),
             logits=("vocabulary", "single"),
             activation=("relu", "gelu", "gelu_tanh"),
             loss_positions=("last", "all", "masked"),
@@ -126,8 +130,10 @@ class ModelConfig(ModelSection):
             f"model.input_width is {self.input_width}; it must be at least 0",
         )
         require_together(
-            self.attention != "none" or (self.value_path == "none" and not self.attention_dropout),
-            "model.attention is none; model.value_path and model.attention_dropout need attention",
+            self.attention != "none"
+            or (self.value_path == self.value_activation == "none" and not self.attention_dropout),
+            "model.attention is none; model.value_path, model.value_activation and"
+            " model.attention_dropout need attention",
         )
         if self.d_k is None or self.d_v is None:
             require_together(

@@ -182,18 +182,19 @@ class NativePlan:
             record["spare"] = spare[index]
             record["activation"] = _ACTIVATIONS[op.attributes.get("activation")]
             record["slope"] = slopes.get(output.buffer, -1) if output else -1
-            # The one consumer of an activation multiplies the gradient by its slope.
-            sole = output is not None and self._consumers(output.buffer) == 1
+            # The one consumer of an activation multiplies the gradient by its slope, if linear.
+            sole = output is not None and self._consumers(output.buffer) == ["linear"]
             record["slope_applied"] = int(record["slope"] >= 0 and sole)
             record["factor"] = -1
-            if op.kind == "linear" and self._consumers(op.inputs[0].buffer) == 1:
+            if op.kind == "linear" and self._consumers(op.inputs[0].buffer) == ["linear"]:
                 record["factor"] = slopes.get(op.inputs[0].buffer, -1)
             records.append(record)
         self.workspace_size = arena.size
         return records
 
-    def _consumers(self, buffer: str) -> int:
-        return sum(view.buffer == buffer for op in self.plan.ops for view in op.inputs)
+    def _consumers(self, buffer: str) -> list[str]:
+        """Kinds of the ops that read a buffer, one for each view of it."""
+        return [op.kind for op in self.plan.ops for view in op.inputs if view.buffer == buffer]
 
     def _operands(self, op: Op) -> int:
         """Room for one product's bfloat16 operands, and for a transposed weight in float32."""

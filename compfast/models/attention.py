@@ -29,7 +29,8 @@ class Attention(nn.Module):
         deep          the same with f(u) = relu(sum_h a[h, k] W_h relu(u)). UNVERIFIED: the paper
                       names the deep value network, its code does not have it.
 
-    `keep` [T, T] multiplies the weights of a training step (dropout); None: nothing is dropped.
+    v_h is a value, or relu of it (value_activation). `keep` [T, T] multiplies the weights of a
+    training step (dropout); None: nothing is dropped.
     """
 
     keep: Tensor | None = None
@@ -39,6 +40,7 @@ class Attention(nn.Module):
         d, bias = model.d_model, model.attention_bias
         self.heads, self.d_k, self.causal = model.heads, known(model.d_k), model.causal
         self.form, self.path, self.rms_eps = model.attention, model.value_path, model.rms_eps
+        self.bent = model.value_activation == "relu"
         d_v = known(model.d_v)
         self.query = nn.Linear(d, model.heads * self.d_k, bias=bias, **made)
         self.key = nn.Linear(d, model.heads * self.d_k, bias=bias, **made)
@@ -50,6 +52,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))
+        v = torch.relu(v) if self.bent else v
         weights = self._weights(q @ k.transpose(-2, -1) / math.sqrt(self.d_k))  # [B, H, T, T]
         if self.keep is not None:
             weights = weights * self.keep

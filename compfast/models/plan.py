@@ -204,6 +204,8 @@ def absorb_projections(plan: Plan) -> Plan:
             continue
         q, k, v = op.inputs
         key, value = makers[k.buffer], makers[v.buffer]
+        if key.attributes or value.attributes:  # what passes an activation cannot be moved
+            continue
         h, heads = key.inputs[0], op.attributes["heads"]
         assert value.inputs == (h,), "keys and values are made of one input"
         asked = View(k.buffer, 0, heads * h.width)

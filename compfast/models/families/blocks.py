@@ -181,7 +181,8 @@ def _attention(builder: Builder, name: str, h: View, x: View, model: ModelConfig
     qk, vo = model.heads * known(model.d_k), model.heads * known(model.d_v)
     q = builder.linear(f"{name}.query", h, qk)
     k = builder.linear(f"{name}.key", h, qk)
-    v = builder.linear(f"{name}.value", h, vo)
+    bent: dict[str, Any] = {} if model.value_activation == "none" else {"activation": "relu"}
+    v = builder.linear(f"{name}.value", h, vo, **bent)
     sizes: dict[str, Any] = {
         "heads": model.heads,
         "d_k": model.d_k,
