@@ -174,7 +174,7 @@ def _tile(
     heads: int, length: int, each: int, wide: tuple[bool, bool], apart: bool
 ) -> tuple[int, int, int, bool]:
     """(heads, query rows, keys of a tile, whether its products are on tensor cores), the first
-    three powers of two. `wide`: whether a head's keys, and its values, have 16 columns."""
+    three powers of two. `wide`: whether they may be there, keys' and values' of 16 columns."""
     together, keys, queries = power(heads, 1), power(length, 1), power(each, 1)
     if any(wide):
         tall, deep = power(queries, LEAST), power(keys, LEAST)
@@ -205,7 +205,9 @@ def constants_of(
 ) -> dict[str, Any]:
     """What the kernels here and in mixed_backward.py know; `ld`: of relative and deep."""
     d_k, d_v = q.width // heads, v.width // heads
-    wide = d_k >= LEAST, d_v >= LEAST and path == "none"
+    # fp32 has no tensor cores, and fewer query rows than 16 would be padded
+    able = precision != "fp32" and q.each >= LEAST
+    wide = able and d_k >= LEAST, able and d_v >= LEAST and path == "none"
     h_rows, q_rows, k_rows, dot = _tile(heads, k.each, q.each, wide, _apart(scores, path))
     table = next((x for x in (given["relative"], given["deep"]) if x is not None), None)
     keep = given["keep"]
