@@ -73,6 +73,27 @@ def _measured(d: int, heads: int, tokens: int = 9) -> Config:
 # an op, the others fused layers.
 PRESETS = ("tiny", "replica", "paper")
 CHAINS = ("markov", "markov-paper")  # without norms, one logit; norms without shifts, T 1024
+# Networks of vectors, and one with the last value path and dropped weights: the kernels that
+# networks of tokens have not.
+VECTORS = (
+    *("fuzzy", "fuzzy-paper", "sraven", "sraven-paper", "hyperteacher", "hyperteacher-paper"),
+)
+DEEP = "deep"
+OWN = (
+    "mixed_attention.",
+    "mixed_backward.",
+    "mixed_sums.",
+    "select.",
+    "squared_error.",
+    "dropout.",
+)
+
+
+def _deep(config: Config) -> Config:
+    model = dataclasses.replace(config.model, value_path="deep", attention_dropout=0.1)
+    return dataclasses.replace(config, model=model)
+
+
 SHAPES: dict[str, Config] = {
     **{name: from_dict(preset(name)) for name in PRESETS},
     "d64": _measured(64, heads=2),
@@ -80,6 +101,8 @@ SHAPES: dict[str, Config] = {
     "t128": _measured(128, heads=2, tokens=128),
     "long": _measured(128, heads=2, tokens=144),
     **{name: from_dict(preset(name)) for name in CHAINS},
+    **{name: from_dict(preset(name)) for name in VECTORS},
+    DEEP: _deep(from_dict(preset("fuzzy-paper"))),
 }
 BIAS = "bias"  # attention with a relative position bias, which no preset has
 SGD = "d64"  # the shape that is also trained by SGD, which no preset is
@@ -87,7 +110,7 @@ SGD = "d64"  # the shape that is also trained by SGD, which no preset is
 ALL = (*SHAPES, BIAS)
 _PLAIN = (
     *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "logistic."),
-    "embedding._forward",
+    *("embedding._forward", "mixed_sums.", "select.", "squared_error.", "dropout."),
 )
 
 
@@ -138,6 +161,8 @@ def all_launches(shape: str, precision: str) -> list[Launch]:
     if shape == SGD:
         sgd = dataclasses.replace(spec.optimizer, kind="sgd", momentum=0.9, nesterov=True)
         launches.append(step_of(dataclasses.replace(spec, optimizer=sgd)).launches[-1])
+    if shape in VECTORS or shape == DEEP:
+        launches = [launch for launch in launches if _name(launch).startswith(OWN)]
     return launches
 
 
@@ -171,7 +196,7 @@ def distinct(launches: Iterable[Launch]) -> Iterator[tuple[str, int, Launch]]:
     """(kernel, form, launch) without those that share one compiled kernel."""
     seen: dict[str, list[Any]] = {}
     for launch in launches:
-        name = f"{launch.kernel.fn.__module__.split('.')[-1]}.{launch.kernel.fn.__name__}"
+        name = _name(launch)
         signature = _signature(launch), dict(launch.constants)
         forms = seen.setdefault(name, [])
         if signature not in forms:
@@ -228,7 +253,7 @@ def kernels(shapes: Iterable[str], precisions: Iterable[str], prefix: str = "") 
     for shape in shapes:
         for precision in precisions:
             for kernel, form, launch in distinct(all_launches(shape, precision)):
-                plain = kernel.startswith(_PLAIN)
+                plain = kernel.startswith(_PLAIN) or _columnwise(launch)
                 if kernel.startswith(prefix) and (precision == "fp32" or not plain):
                     yield shape, precision, kernel, form, launch
 
@@ -353,6 +378,15 @@ def _is(
 _FIELDS = tuple(field.name for field in dataclasses.fields(Resources))
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.int32: "i32", torch.int64: "i64"}
 _Plain = argparse.RawDescriptionHelpFormatter
+
+
+def _name(launch: Launch) -> str:
+    return f"{launch.kernel.fn.__module__.split('.')[-1]}.{launch.kernel.fn.__name__}"
+
+
+def _columnwise(launch: Launch) -> bool:
+    """Whether none of its products is of the size that tensor cores take."""
+    return launch.constants.get("PRECISION") == "none"
 
 
 def _signature(launch: Launch) -> tuple[dict[str, str], tuple[str, ...]]:

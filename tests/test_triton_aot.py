@@ -23,11 +23,14 @@ KEY = ("shape", "precision", "architecture", "kernel", "form")
 MEASURED = ("registers", "spills", "stack", "shared", "tensor")
 PLAIN = (
     *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "logistic."),
-    "embedding._forward",
+    *("embedding._forward", "mixed_sums.", "select.", "squared_error.", "dropout."),
 )
 
 PRESETS = ("paper", "tiny", "replica")
 OTHERS = ("d64", "d128", "t128", "long", "markov", "markov-paper", "bias")
+# of heads below 16 columns, whose kernels no precision changes; and of heads of 32
+NARROW = ("fuzzy", "fuzzy-paper", "sraven", "sraven-paper", "hyperteacher", "deep")
+HEADS_OF_32 = "hyperteacher-paper"
 PRECISIONS = ("fp32", "tf32", "bf16")
 ARCHITECTURES = ("80", "90", "100")
 
@@ -84,8 +87,9 @@ def test_the_table_is_whole_and_shows_no_spill() -> None:
     rows = committed()
     check(rows)
     found = {tuple(row[name] for name in KEY[:3]) for row in rows}
-    wanted = {(s, p, a) for s in PRESETS + OTHERS for p in PRECISIONS for a in ARCHITECTURES}
-    assert found == wanted
+    shapes = (*PRESETS, *OTHERS, HEADS_OF_32)
+    wanted = {(s, p, a) for s in shapes for p in PRECISIONS for a in ARCHITECTURES}
+    assert found == wanted | {(s, "fp32", a) for s in NARROW for a in ARCHITECTURES}
 
 
 def test_the_table_is_of_today_s_kernels() -> None:
@@ -132,8 +136,14 @@ def test_every_kernel_of_a_preset_compiles_as_the_table_says(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", NARROW)
+def test_every_kernel_of_vectors_compiles_as_the_table_says(shape: str) -> None:
+    same_as_table(compiled(shape, "fp32", ",".join(ARCHITECTURES)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("shape", PRESETS + OTHERS)
+@pytest.mark.parametrize("shape", (*PRESETS, *OTHERS, HEADS_OF_32))
 def test_every_step_compiles_as_the_table_says(shape: str, precision: str) -> None:
     same_as_table(compiled(shape, precision, ",".join(ARCHITECTURES)))
 

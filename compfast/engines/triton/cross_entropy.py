@@ -1,8 +1,8 @@
 """Cross-entropy of every member's logits, and its gradient in the same pass.
 
-logits [M, N, V]; N is B T (position t predicts token t + 1, the last one the target) or B (the
-last position alone). loss = mean over N; dlogits = (softmax - one-hot) / N. Each program leaves
-its rows' sum of losses / N, which `adamw.decide` adds in order.
+logits [M, N, V]; N is B T (position t predicts token t + 1, the last one the target) or that of
+the targets (the last positions alone). loss = mean over N; dlogits = (softmax - one-hot) / N. Each
+program leaves its rows' sum of losses / N, which `adamw.decide` adds in order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def answers(tokens, targets, n, inside, T: tl.constexpr, ALL: tl.constexpr):
 def _loss(
     logits,  # [M, N, LD]
     tokens,  # [M, B, T] int32
-    targets,  # [M, B] int32
+    targets,  # [M, B] int32, or [M, N]
     d_logits,  # [M, N, LDG]
     loss,  # [M, programs]
     live,  # [M]
@@ -69,7 +69,7 @@ def _loss(
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDE)[None, :]
     inside = (n < N)[:, None] & (column < V)
-    answer = answers(tokens + m * B * T, targets + m * B, n, n < N, T, ALL)
+    answer = answers(tokens + m * B * T, targets + m * (B if ALL else N), n, n < N, T, ALL)
     row = tl.load(logits + m * S + n[:, None] * LD + column, mask=inside, other=0.0)
     value, gradient = loss_rows(row, column < V, answer, column)
     tl.store(d_logits + m * SG + n[:, None] * LDG + column, gradient * SHARE, mask=inside)
@@ -99,7 +99,7 @@ def loss_and_gradient(
         "LDG": d_logits.ld,
         "S_LOSS": loss.stride(0),
         "SHARE": 1.0 / logits.count,
-        "ALL": logits.each > 1,
+        "ALL": logits.count > targets[0].numel(),
         "ROWS": rows,
         "WIDE": wide,
     }

@@ -3,7 +3,7 @@
 tokens [M, B, T] int32, X [M, B T, D], tables [M, V, LD] and [M, positions, LD]. A table's
 gradient is a product with the one-hot matrix of its rows' numbers: sums of a fixed order in
 PARTS partial sums, no atomics. Where the token table begins at token `first`, those before it have
-no row and add nothing.
+no row and add nothing. There may be no position table: X = token[id].
 """
 
 from __future__ import annotations
@@ -61,6 +61,21 @@ def gather_from(
 
 
 @triton.jit
+def gather_tokens(
+    tokens, token, x, n, inside,
+    D: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
+    LD: tl.constexpr, LDX: tl.constexpr, WIDE: tl.constexpr, TOKEN: tl.constexpr,
+):  # fmt: skip
+    """`gather_from` without a position table."""
+    d = tl.arange(0, WIDE)[None, :]
+    whole = inside[:, None] & (d < D)
+    ids = tl.load(tokens + n * STEP + FIRST, mask=inside, other=0) - TOKEN
+    known = whole & (ids >= 0)[:, None]
+    a = tl.load(token + ids[:, None] * LD + d, mask=known, other=0.0)
+    tl.store(x + n[:, None] * LDX + d, a, mask=whole)
+
+
+@triton.jit
 def _forward(
     tokens,  # [M, B T]
     token,  # [M, V, LD]
@@ -78,6 +93,7 @@ def _forward(
     SX: tl.constexpr,
     LDX: tl.constexpr,
     TOKEN: tl.constexpr,
+    POSITION: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -85,7 +101,12 @@ def _forward(
     if tl.load(live + m) == 0:
         return
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    if TOKEN == 0:
+    if not POSITION:
+        gather_tokens(
+            tokens + m * S_TOKENS, token + m * SP, x + m * SX,
+            n, n < N, D, STEP, FIRST, LD, LDX, WIDE, TOKEN,
+        )  # fmt: skip
+    elif TOKEN == 0:
         gather(
             tokens + m * S_TOKENS, token + m * SP, position + m * SP, x + m * SX,
             n, n < N, T, D, STEP, FIRST, LD, LDX, WIDE,
@@ -158,14 +179,14 @@ def _backward(
 def forward(
     tokens: torch.Tensor,
     token: torch.Tensor,
-    position: torch.Tensor,
+    position: torch.Tensor | None,
     x: Rows,
     live: torch.Tensor,
     *,
     ld: int,
     first: int = 0,
 ) -> Launch:
-    """token and position: views into the flat vectors [M, P]."""
+    """token and position, of which there may be none: views into the flat vectors [M, P]."""
     length = tokens.shape[2]
     step = length // x.each
     wide = power(x.width)
@@ -182,13 +203,14 @@ def forward(
         "SX": x.stride,
         "LDX": x.ld,
         "TOKEN": first,
+        "POSITION": position is not None,
         "ROWS": rows,
         "WIDE": wide,
     }
     pointers = {
         "tokens": tokens,
         "token": token,
-        "position": position,
+        "position": token if position is None else position,
         "x": x.pointer,
         "live": live,
     }
@@ -199,7 +221,7 @@ def backward(
     tokens: torch.Tensor,
     dx: Rows,
     d_token: torch.Tensor,
-    d_position: torch.Tensor,
+    d_position: torch.Tensor | None,
     live: torch.Tensor,
     *,
     vocabulary: int,
@@ -209,7 +231,10 @@ def backward(
     precision: str,
     first: int = 0,
 ) -> Launch:
-    """Into views of the partial gradients [M, PARTS, P]; `add`: a tied head came before."""
+    """Into views of the partial gradients [M, PARTS, P]; `add`: a tied head came before.
+
+    `positions`: rows of the position table, 0 where there is none.
+    """
     length, parts = tokens.shape[2], d_token.shape[1]
     step = length // dx.each
     rows, columns = 64, min(64, power(dx.width))
@@ -241,7 +266,7 @@ def backward(
         "tokens": tokens,
         "dx": dx.pointer,
         "d_token": d_token,
-        "d_position": d_position,
+        "d_position": d_token if d_position is None else d_position,
         "live": live,
     }
     grid = (

@@ -39,6 +39,7 @@ from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
 from compfast.models.families import model_plan
 from compfast.models.init import initial_parameters
+from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
 
@@ -76,7 +77,8 @@ class TritonEngine:
     ) -> None:
         check_group(specs)
         plan = model_plan(specs[0].model, absorb=False)
-        check_plan(plan)
+        check_plan(plan, make_task(specs[0].task).length)
+        self._vectors = any(op.kind == "vectors" for op in plan.ops)
         self._single = plan.ops[-1].attributes.get("loss") == "logistic"
         self._interpreted = bool(triton.knobs.runtime.interpret)
         if self._interpreted:
@@ -161,7 +163,10 @@ class TritonEngine:
         return wanted
 
     def gradients(self, tokens: Inputs, targets: Targets) -> tuple[Float32, Named]:
-        """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape]."""
+        """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape].
+
+        Or over vectors and what is asked of them, as in base.py.
+        """
         batch = self._tokens(tokens)
         answers = check_targets(targets, len(batch), self._specs[0])
         losses, flats = [], []
@@ -249,12 +254,16 @@ class TritonEngine:
             old[:] = np.where(np.isnan(old), new, old)
 
     def _logits(self, tokens: Inputs) -> Iterator[tuple[range, torch.Tensor]]:
-        """(rows, logits [rows, N, V] at the last position), the training batch at a time."""
+        """(rows, logits [rows, N, V] at the last position), the training batch at a time.
+
+        Of vectors, outputs [rows, N, asked, V]. No attention weight is dropped.
+        """
         whole = self._tokens(tokens)
         for rows in self._stacks():
             step = self._step_of(rows)
             program, parts = step.program, []
             step.live.fill_(1)
+            program.drop_nothing()
             for start in range(0, len(whole), program.batch):
                 part = whole[start : start + program.batch]
                 program.tokens.zero_()
@@ -263,8 +272,8 @@ class TritonEngine:
                     launch.run()
                 found = program.logits
                 shape = (len(rows), program.batch, found.each, found.ld)
-                last = found.tensor.view(shape)[:, : len(part), -1, : found.width]
-                parts.append(last.clone())
+                logits = found.tensor.view(shape)[:, : len(part), :, : found.width]
+                parts.append((logits if self._vectors else logits[:, :, -1]).clone())
             logits = torch.cat(parts, 1)
             if self._single:  # token 0 has logit 0
                 logits = torch.cat([torch.zeros_like(logits), logits], -1)

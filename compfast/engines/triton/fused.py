@@ -17,17 +17,22 @@ from compfast.engines.triton.parts import parts_of
 
 
 def fits(model: ModelConfig, length: int, precision: str) -> bool:
-    """Whether it is made of whole blocks with norms and their shifts and ends in a logit a token,
-    and a layer's tiles stay on chip (tests/test_triton_aot.py holds the report)."""
+    """Whether it is made of tokens and positions, of whole blocks of softmax attention with norms
+    and their shifts, ends in a logit a token, and a layer's tiles stay on chip
+    (tests/test_triton_aot.py holds the report)."""
     heads = max(model.d_k or 0, model.d_v or 0) <= block.WIDEST_HEAD
     narrow = model.d_model <= block.WIDEST and heads and (model.vocab_size or 0) <= WIDEST
     normed = model.norm != "none" and model.norm_bias
-    whole = normed and model.attention != "none" and model.logits == "vocabulary"
+    plain = model.attention == "softmax" and model.value_path == "none"
+    plain = plain and model.position == "learned" and not model.attention_dropout
+    whole = normed and plain and model.logits == "vocabulary"
     return whole and narrow and length <= block.LONGEST
 
 
 class FusedProgram:
     """See `program.Program`: the same tensors, `embed`, `forward` and `train`."""
+
+    keep: torch.Tensor | None = None  # networks with dropout are not of this form
 
     def __init__(
         self,
@@ -76,6 +81,9 @@ class FusedProgram:
             *(launch for pair in reversed(back) for launch in pair),
             self._embed_backward(d_x[0]),
         ]
+
+    def drop_nothing(self) -> None:
+        """It never does."""
 
     def workspace(self) -> list[torch.Tensor]:
         """Every buffer whose contents before a step do not matter."""

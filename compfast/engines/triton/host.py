@@ -14,7 +14,7 @@ from compfast.tasks import Task
 
 
 class HostBatches:
-    """Fills tokens [M, B, T] and targets [M, B] on the device; equal seeds are drawn once."""
+    """Fills a program's tokens or vectors, and targets; equal seeds are drawn once."""
 
     def __init__(
         self,

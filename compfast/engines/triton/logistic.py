@@ -73,7 +73,7 @@ def loss_and_gradient(
         "LDG": d_logits.ld,
         "S_LOSS": loss.stride(0),
         "SHARE": 1.0 / logits.count,
-        "ALL": logits.each > 1,
+        "ALL": logits.count > targets[0].numel(),
         "ROWS": _ROWS,
     }
     pointers = {

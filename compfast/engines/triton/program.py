@@ -21,10 +21,20 @@ from compfast.engines.triton import (
     linear,
     logistic,
     rows,
+    select,
+    squared_error,
 )
 from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.mixed import MixedOp, generalised
 from compfast.engines.triton.parts import parts_of
 from compfast.models.plan import Op, Plan, View
+
+LOSSES: dict[str, Any] = {
+    "cross_entropy": cross_entropy,
+    "logistic": logistic,
+    "squared_error": squared_error,
+}
+_ATTENTION = ("attention", "mixed_attention")
 
 
 def _how(op: Op) -> dict[str, Any]:
@@ -35,6 +45,8 @@ def _how(op: Op) -> dict[str, Any]:
 class Program:
     """One plan's launches over `params` [C, P], for `tokens` [C, B, T] and `targets` [C, B].
 
+    Of a task of vectors, `tokens` are those [C, B, T, width] and `targets` ids [C, B, asked] or
+    numbers [C, B, asked, V]. `keep` [C, layers, T T]: dropout's masks, or None without dropout.
     `embed` fills the first buffer, `forward` that and all up to the logits; `train` goes on from
     `embed` and leaves losses [C, .] whose rows add up to the mean loss, and gradients
     [C, PARTS, P] whose parts add up to its gradient. Members whose `live` entry is zero are left
@@ -52,17 +64,39 @@ class Program:
         length: int,
         precision: str,
     ) -> None:
+        plan = generalised(plan)
         self.plan, self.flat, self.params, self.live = plan, flat, params, live
         self.batch, self.length = batch, length
         self.precision = precision
         members, device = len(params), params.device
-        self.tokens = torch.zeros((members, batch, length), dtype=torch.int32, device=device)
-        self.targets = torch.zeros((members, batch), dtype=torch.int32, device=device)
+        made = (op.output for op in plan.ops if op.kind == "vectors")
+        self.vectors = next((view.buffer for view in made if view), None)
+        loss = plan.ops[-1].attributes.get("loss") or "cross_entropy"
+        self.tokens = torch.zeros(
+            (members, batch, length, *self._width),
+            dtype=torch.int32 if self.vectors is None else torch.float32,
+            device=device,
+        )
+        answers: tuple[int, ...] = () if self.vectors is None else (plan.asked,)
+        numbers = loss == "squared_error"
+        if numbers:
+            answers = (plan.asked, plan.ops[-1].inputs[0].width)
+        self.targets = torch.zeros(
+            (members, batch, *answers),
+            dtype=torch.float32 if numbers else torch.int32,
+            device=device,
+        )
         shape = (members, parts_of(batch, length), flat.size)
         self.gradients = torch.zeros(
             shape, dtype=torch.float32, device=device
         )  # the padding between runs stays zero
         self.values = {b.name: self._buffer(b.name) for b in plan.buffers}
+        self.keep = self._masks()
+        self.mixed = {
+            op.output.buffer: self._mixed(op)
+            for op in plan.ops
+            if op.output is not None and op.kind == "mixed_attention"
+        }
         self.slopes = {
             op.output.buffer: self._buffer(op.output.buffer)
             for op in plan.ops
@@ -76,7 +110,7 @@ class Program:
         }
         self.d_values: dict[str, Rows] = {}
         self.logits = self.values[plan.ops[-1].inputs[0].buffer]
-        self.loss = logistic if plan.ops[-1].attributes.get("loss") == "logistic" else cross_entropy
+        self.loss = LOSSES[loss]
         programs = self.loss.programs(self.logits)
         self.losses = torch.zeros((members, programs), dtype=torch.float32, device=device)
         self.forward = [launch for op in plan.ops for launch in self._forward(op)]
@@ -88,13 +122,38 @@ class Program:
     def workspace(self) -> list[torch.Tensor]:
         """Every buffer whose contents before a step do not matter."""
         named = (self.values, self.slopes, self.sums, self.d_values)
-        return [self.losses, *(rows.tensor for part in named for rows in part.values())]
+        made = [r.tensor for part in named for n, r in part.items() if n != self.vectors]
+        sums = [s for op in self.mixed.values() for s in op.sums.values() if s is not None]
+        return [self.losses, *made, *sums, *([] if self.keep is None else [self.keep])]
+
+    def drop_nothing(self) -> None:
+        """No attention weight is dropped, until a training step draws its masks."""
+        if self.keep is not None:
+            self.keep.fill_(1)
+
+    @property
+    def _width(self) -> tuple[int, ...]:
+        """Numbers a position, of vectors."""
+        return () if self.vectors is None else (self.plan.buffer(self.vectors).width,)
+
+    def _masks(self) -> torch.Tensor | None:
+        layers = sum(op.kind == "mixed_attention" for op in self.plan.ops)
+        if not any(op.attributes.get("dropout") for op in self.plan.ops):
+            return None
+        shape = (len(self.params), layers, self.length * self.length)
+        return torch.ones(shape, dtype=torch.float32, device=self.params.device)
+
+    def _mixed(self, op: Op) -> MixedOp:
+        keep = None if self.keep is None else self.keep[:, op.attributes["layer"]]
+        return MixedOp(op, self.flat, self.params, keep, self.length, self.precision)
 
     def _buffer(self, name: str) -> Rows:
         return self._rows(name, self.plan.buffer(name).width)
 
     def _rows(self, name: str, width: int) -> Rows:
-        each = self.length if self.plan.buffer(name).rows == "all" else 1
+        each = self.length if self.plan.buffer(name).rows == "all" else self.plan.asked
+        if name == self.vectors:  # the task's own, as they come
+            return Rows(self.tokens.flatten(1, 2), width, each)
         shape = (len(self.params), self.batch * each, pad(width))
         return Rows(torch.empty(shape, dtype=torch.float32, device=self.params.device), width, each)
 
@@ -119,11 +178,16 @@ class Program:
             return
         y = self._view(op.output, self.values)
         inputs = [self._view(view, self.values) for view in op.inputs]
+        if op.kind == "vectors":
+            return
         if op.kind == "embed":
-            token, position = (self._parameter(name, self.params) for name in op.weights)
+            token, *position = (self._parameter(name, self.params) for name in op.weights)
             ld = self.flat.placed[op.weights[0]].ld
             first = op.attributes.get("first", 0)
-            yield embedding.forward(self.tokens, token, position, y, self.live, ld=ld, first=first)
+            places = position[0] if position else None
+            yield embedding.forward(self.tokens, token, places, y, self.live, ld=ld, first=first)
+        elif op.kind == "select":
+            yield select.forward(inputs[0], y, self.live)
         elif op.kind == "norm":
             scale = self._parameter(op.weights[0], self.params)
             shift = self._shift(op, self.params)
@@ -143,6 +207,9 @@ class Program:
                 activation=op.attributes.get("activation") or "none",
                 precision=self.precision,
             )
+        elif op.kind == "mixed_attention":
+            q, k, v = inputs
+            yield self.mixed[op.output.buffer].forward(q, k, v, y, self.live)
         else:
             q, k, v = inputs
             how = {**_how(op), "precision": self.precision}
@@ -158,8 +225,15 @@ class Program:
             yield self.loss.loss_and_gradient(
                 self.logits, self.tokens, self.targets, dx, self.losses, self.live
             )
+        elif op.kind == "vectors":
+            return
         elif op.kind == "embed":
             yield self._embed_backward(op)
+        elif op.kind == "select":
+            dx, _, sparse = self._gradient_of(op, 0)
+            if sparse:
+                yield rows.zero(dx, self.live)
+            yield select.backward(self._view(op.output, self.d_values), dx, self.live)
         elif op.kind == "norm":
             yield from self._norm_backward(op)
         elif op.kind == "linear":
@@ -169,6 +243,11 @@ class Program:
             q, k, v = (self._view(view, self.values) for view in op.inputs)
             dq, dk, dv = (self._gradient_of(op, i)[0] for i in range(3))
             do = self._view(op.output, self.d_values)
+            if op.kind == "mixed_attention":
+                yield from self.mixed[op.output.buffer].backward(
+                    do, (q, k, v), (dq, dk, dv), self.gradients, self.live
+                )
+                return
             how = {**_how(op), "precision": self.precision}
             sums = self.sums.get(op.output.buffer)
             if sums is None:
@@ -187,7 +266,7 @@ class Program:
             self.d_values[view.buffer] = self._buffer(view.buffer)
         gradient = self._view(view, self.d_values)
         partial = op.output is not None and self.values[op.output.buffer].each < gradient.each
-        sparse = first and partial and op.kind != "attention"
+        sparse = first and partial and op.kind not in _ATTENTION
         return gradient, not first or sparse, sparse
 
     def _norm_backward(self, op: Op) -> Iterator[Launch]:
@@ -226,22 +305,26 @@ class Program:
             add=add,
             precision=self.precision,
         )
+        if source != self.vectors:
+            yield from self._input_gradient(op, dy)
+        if len(op.inputs) == 2:  # last: an alias of dy may be added to from here on
+            yield from self._residual_backward(op, dy)
+
+    def _input_gradient(self, op: Op, dy: Rows) -> Iterator[Launch]:
         dx, add, sparse = self._gradient_of(op, 0)
         if sparse:
             yield rows.zero(dx, self.live)
-        weight, _, _ = self._weights(op, self.params)
+        weight, _, ld = self._weights(op, self.params)
         yield linear.input_gradient(
             dy,
             weight,
             dx,
-            self.slopes.get(source),
+            self.slopes.get(op.inputs[0].buffer),
             self.live,
             ld=ld,
             add=add,
             precision=self.precision,
         )
-        if len(op.inputs) == 2:  # last: an alias of dy may be added to from here on
-            yield from self._residual_backward(op, dy)
 
     def _residual_backward(self, op: Op, dy: Rows) -> Iterator[Launch]:
         name = op.inputs[1].buffer
@@ -255,15 +338,15 @@ class Program:
 
     def _embed_backward(self, op: Op) -> Launch:
         assert op.output is not None
-        token, position = (self.flat.placed[name] for name in op.weights)
+        token, *position = (self.flat.placed[name] for name in op.weights)
         return embedding.backward(
             self.tokens,
             self._view(op.output, self.d_values),
             self._parameter(op.weights[0], self.gradients),
-            self._parameter(op.weights[1], self.gradients),
+            self._parameter(op.weights[1], self.gradients) if position else None,
             self.live,
             vocabulary=token.rows,
-            positions=position.rows,
+            positions=position[0].rows if position else 0,
             ld=token.ld,
             add=op.weights[0] in self.used,
             precision=self.precision,

@@ -18,7 +18,7 @@ from compfast.config import MemberSpec, ModelConfig
 from compfast.engines.base import ACTIVE
 from compfast.engines.decays import DECAYS, weight_decays
 from compfast.engines.flat import FlatLayout
-from compfast.engines.triton import adamw, anchor, fused, sgd
+from compfast.engines.triton import adamw, anchor, dropout, fused, sgd
 from compfast.engines.triton.fused import FusedProgram
 from compfast.engines.triton.host import HostBatches
 from compfast.engines.triton.launch import Launch
@@ -98,6 +98,7 @@ class Step:
             begin = [p.embed]
         self.launches: list[Launch] = [
             *begin,
+            *self._drop(specs),
             *self.program.train,
             *self._optimise(specs, flat, tables),
         ]
@@ -136,15 +137,27 @@ class Step:
             self.launch()
         self._graph = graph
 
+    def _drop(self, specs: Sequence[MemberSpec]) -> list[Launch]:
+        """The masks of this step's dropped attention weights, where there are any."""
+        keep = self.program.keep
+        if keep is None:
+            return []
+        device, model = self.live.device, specs[0].model
+        assert isinstance(model, ModelConfig)
+        seeds = torch.tensor([spec.init_seed for spec in specs], dtype=torch.int64, device=device)
+        now, rate = self.members.step, model.attention_dropout
+        return [dropout.draw(keep, seeds, now, self.live, rate=rate)]
+
     def _draw(self, specs: Sequence[MemberSpec], stream: dict[str, Any]) -> list[Launch]:
-        """The batch, and its embedding in the same launch where every token has a row."""
+        """The batch, and its embedding in the same launch where tokens and positions have rows."""
         device, table = self.live.device, dict(stream)
         for name in ("pairs", "combos"):
             table[name] = torch.from_numpy(np.ascontiguousarray(table[name])).to(device)
         seeds = torch.tensor([spec.data_seed for spec in specs], dtype=torch.int64, device=device)
         p = self.program
         now = self.members.step
-        whole = p.embed.constants["TOKEN"] == 0
+        known = p.embed.constants
+        whole = known["TOKEN"] == 0 and known["POSITION"]
         embed = p.embed if whole else None
         drawn = anchor.draw(table, seeds, now, p.tokens, p.targets, self.live, embed)
         return [drawn] if whole else [drawn, p.embed]

@@ -1,0 +1,227 @@
+"""Networks of vectors under the interpreter: attention of every kind, value paths, dropout, more
+than one position asked. What tests/test_vector_networks.py asks of the other engines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import quick_interpreter  # noqa: F401
+import test_vector_networks as networks
+import torch
+from architectures import VECTORS
+from ensembles import random_state, same_bits, start
+from oracle import random_batch, random_params, reference
+
+from compfast.config import Config, MemberSpec, TaskSection, TrainingConfig
+from compfast.engines.triton import dropout, fused
+from compfast.engines.triton.refusals import check_plan
+from compfast.ensembles.grid import member_specs
+from compfast.errors import UsageError
+from compfast.models.dropout import keep_mask
+from compfast.models.families import model_plan
+from compfast.tasks.anchor import AnchorConfig
+from compfast.tasks.markov import MarkovConfig
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:TRITON_INTERPRET=1",
+    "ignore::RuntimeWarning",  # NumPy's, where NaN is computed with
+)
+
+QUICK = ("softmax_none", "linear_relu", "rms_head_linear", "no_attention")
+DEEP = {"attention": "rms_head", "value_path": "deep"}
+SMALL: dict[str, Any] = {"d_model": 12, "layers": 1, "heads": 3, "d_k": 2, "d_v": 2, "d_ff": 8}
+
+
+def cases(every: Sequence[Any], quick: Sequence[Any]) -> list[Any]:
+    """All of them, slow but for the quick ones."""
+    return [c if c in quick else pytest.param(c, marks=pytest.mark.slow) for c in every]
+
+
+_specs_of = networks.specs_of
+
+
+def fewer(name: str, *, batch: int = 3, members: int = 2, **model: Any) -> list[MemberSpec]:
+    """Some of the members that the other engines are given, with smaller batches."""
+    specs = _specs_of(name, **model)[:members]
+    small = dataclasses.replace(specs[0].training, batch_size=batch)
+    return [dataclasses.replace(spec, training=small) for spec in specs]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """What the other engines' tests are given, until the test is over."""
+
+    def given(**how: Any) -> None:
+        monkeypatch.setattr(networks, "specs_of", lambda name, **model: fewer(name, **how, **model))
+        networks._reference.cache_clear()
+
+    return given
+
+
+@pytest.mark.parametrize("name", cases(list(VECTORS), QUICK))
+def test_forward_and_every_gradient(name: str, small: Callable[..., None]) -> None:
+    small()
+    networks.test_forward_and_every_gradient("triton", name, 3)
+    networks._reference.cache_clear()
+
+
+def _within_budget(specs: list[MemberSpec], size: int, precision: str = "fp32") -> None:
+    """Forward and every gradient of one network of vectors against float64.
+
+    In `precision` bf16 the interpreter's three tf32 products are exact and the linears are not:
+    then against fp32, whose attention goes column by column.
+    """
+    made, state = start("triton", specs), random_state(specs)
+    made.load(state)
+    model = specs[0].model
+    batch = random_batch(model, model.max_positions or 0, size, 7)
+    wanted = reference(model, [random_params(model, 100 + i) for i in range(len(specs))], *batch)
+    loss, grads = made.gradients(*batch)
+    wanted.check("loss", loss)
+    for tensor, gradient in grads.items():
+        wanted.check(tensor, gradient)
+
+
+def _members(task: dict[str, Any], **model: Any) -> list[MemberSpec]:
+    config = Config(
+        task=task,  # type: ignore[arg-type]
+        model={**SMALL, **model},  # type: ignore[arg-type]
+        training={"steps": 20, "batch_size": 3},  # type: ignore[arg-type]
+        sweep=(("seed", (3, 4)),),
+    )
+    return member_specs(config)
+
+
+# tensor cores: heads apart and all in one tile; more than one block of queries, of keys past 64
+WIDE = {
+    "heads_apart": (17, {"d_k": 18, "d_v": 20, "heads": 2}),
+    "only_keys_wide": (17, {"d_k": 16, "d_v": 2, "attention": "linear"}),
+    "heads_together": (17, {"d_k": 16, "d_v": 17, "attention": "rms_head", "heads": 2}),
+    "wide_deep": (17, {"d_k": 16, "d_v": 3, "attention": "rms_head", "value_path": "deep"}),
+    "blocks_of_queries": (34, {"heads": 13, "attention": "rms_head", "value_path": "relu"}),
+    "blocks_of_deep": (35, {"heads": 16, "value_path": "deep", "causal": True}),
+    "past_64": (96, {"attention": "rms_head", "value_path": "relu", "causal": True}),
+}
+
+
+@pytest.mark.parametrize("name", cases(list(WIDE), ["heads_apart", "wide_deep"]))
+def test_tiles_of_other_forms(name: str) -> None:
+    samples, model = WIDE[name]
+    _within_budget(_members({"name": "fuzzy", "samples": samples}, **model), 2)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_plain_attention_of_a_few_last_rows(causal: bool) -> None:
+    """As generalised attention: its kernel of its own has all rows or one."""
+    _within_budget(_members({"name": "sraven"}, position="none", causal=causal), 3)
+
+
+@pytest.mark.parametrize(
+    ("position", "attention"), [("relative", "softmax"), ("none", "softmax"), ("none", "linear")]
+)
+def test_tokens_with_such_attention_and_without_positions(position: str, attention: str) -> None:
+    """Trained as in engine native, of a drawn batch and of the host's: never as whole layers."""
+    model = {**SMALL, "position": position, "attention": attention}
+    tasks: tuple[TaskSection, ...] = (AnchorConfig(seq_len=7), MarkovConfig(seq_len=9))
+    for task in tasks:
+        config = Config(
+            task=task,
+            model=model,  # type: ignore[arg-type]
+            training=TrainingConfig(steps=4, batch_size=4),
+            sweep=(("seed", (3, 4)),),
+        )
+        specs = member_specs(config)
+        assert not fused.fits(specs[0].model, 7, "fp32")  # type: ignore[arg-type]
+        made, native = start("triton", specs), start("native", specs)
+        state = random_state(specs)
+        for engine in (made, native):
+            engine.load(state)
+        np.testing.assert_allclose(made.advance(2).loss, native.advance(2).loss, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "name", cases(["rms_head_relu", "softmax_deep", "rows_rms_relu"], ["rms_head_relu"])
+)
+def test_ten_steps(name: str, small: Callable[..., None]) -> None:
+    small(members=1)
+    networks.test_ten_steps("triton", name)
+
+
+@pytest.mark.parametrize("model", cases([{}, DEEP], [{}]))
+def test_a_member_is_the_same_alone(model: dict[str, Any]) -> None:
+    """Beside one of NaN, in chunks; with dropped attention weights, and two blocks of sums."""
+    specs = _members({"name": "fuzzy", "samples": 9}, attention_dropout=0.2, **model)
+    many = [dataclasses.replace(s, training=TrainingConfig(20, 15)) for s in specs]
+    whole = start("triton", many)
+    state = whole.state()
+    state.params["head.weight"][0] = np.nan
+    whole.load(state)
+    whole.advance(2)
+    alone = start("triton", many[1:])
+    for until in (1, 2):
+        alone.advance(until)
+    same_bits(alone.state(), whole.state(), [0], [1])
+    assert whole.state().status.tolist() == [2, 0]
+
+
+def test_dropout_is_of_training_alone_and_of_the_init_seed(small: Callable[..., None]) -> None:
+    small(members=3)
+    networks.test_dropout_is_of_training_alone_and_of_the_init_seed("triton")
+
+
+def test_answers_after_a_step_drop_nothing() -> None:
+    """The masks of the last step are still there when a member is asked."""
+    specs = _members({"name": "fuzzy", "samples": 9}, attention_dropout=0.5)
+    made = start("triton", specs)
+    made.advance(1)
+    after = start("triton", specs)
+    after.load(made.state())
+    inputs = random_batch(specs[0].model, 9, 3, 0)[0]
+    assert made.outputs(inputs, [1]).tobytes() == after.outputs(inputs, [1]).tobytes()
+
+
+def test_a_trained_step_with_dropout_is_that_of_engine_native() -> None:
+    """Masks of each member's own step and layer; five queries of which two are asked last."""
+    specs = _members({"name": "sraven"}, attention_dropout=0.3, layers=2)
+    made, native = start("triton", specs), start("native", specs)
+    state = random_state(specs)
+    for engine in (made, native):
+        engine.load(state)
+    np.testing.assert_allclose(made.advance(2).loss, native.advance(2).loss, rtol=2e-5)
+
+
+def test_masks_are_those_of_the_streams() -> None:
+    length, rate = 9, 0.3
+    keep = torch.full((3, 2, length * length), torch.nan)
+    seed, step = torch.tensor([5, 5, 2**40 + 1]), torch.tensor([0, 7, 3])
+    on = torch.tensor([1, 1, 1], dtype=torch.int32)
+    dropout.draw(keep, seed, step, on, rate=rate).run()
+    for m in range(3):
+        for layer in range(2):
+            wanted = keep_mask(rate, int(seed[m]), int(step[m]), layer, length)
+            assert keep[m, layer].numpy().tobytes() == wanted.tobytes()
+
+
+def test_scratch_is_never_read_before_it_is_written() -> None:
+    specs = _members({"name": "sraven"}, attention_dropout=0.1, **DEEP)[:1]
+    clean, poisoned = start("triton", specs), start("triton", specs)
+    clean.advance(1)
+    for tensor in poisoned._step_of(range(1)).program.workspace():
+        tensor.fill_(float("nan"))
+    poisoned.advance(1)
+    same_bits(clean.state(), poisoned.state(), [0], [0])
+
+
+@pytest.mark.edge("attention whose weights fit no tile, on engine triton", "refused by name")
+def test_weights_that_fit_no_tile_are_refused() -> None:
+    specs = _members({"name": "fuzzy", "samples": 513}, heads=16, attention="rms_head")
+    with pytest.raises(UsageError) as refused:
+        check_plan(model_plan(specs[0].model, absorb=False), 513)
+    assert str(refused.value) == (
+        "engine triton has no op mixed_attention (attention rms_head with value path none) of"
+        " 16 heads over 513 positions; engines native and eager have it"
+    )
