@@ -14,7 +14,6 @@ from oracle import Array, random_batch, reference
 from compfast.config import Config, EvaluationConfig, MemberSpec, TaskSection, TrainingConfig
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
-from compfast.models.families import model_plan
 from compfast.models.sequences import sequence_loss
 from compfast.streams import philox
 from compfast.tasks.base import Task
@@ -104,10 +103,3 @@ def test_a_mask_and_a_loss_without_one_do_not_meet() -> None:
     tokens, targets = random_batch(specs_of()[0].model, LENGTH, 4, 0)
     with pytest.raises(UsageError, match=r"targets reach from -2 to -2; they must be in -1\.\."):
         made.gradients(tokens, np.full_like(targets, -2))
-
-
-def test_engine_triton_says_what_it_lacks() -> None:
-    from compfast.engines.triton.refusals import check_plan
-
-    with pytest.raises(UsageError, match="engine triton has no loss under a mask"):
-        check_plan(model_plan(specs_of()[0].model, absorb=False))

@@ -87,7 +87,7 @@ def loss_and_gradient(
 ) -> Launch:
     """loss [M, >= `programs` of these logits]: the sum of its columns is the mean loss."""
     wide = power(logits.width)
-    rows = _rows(wide)
+    rows = rows_of(wide)
     constants = {
         "N": logits.count,
         "B": tokens.shape[1],
@@ -116,8 +116,8 @@ def loss_and_gradient(
 
 def programs(logits: Rows) -> int:
     """Columns of `loss` that a launch over these logits fills."""
-    return triton.cdiv(logits.count, _rows(power(logits.width)))
+    return triton.cdiv(logits.count, rows_of(power(logits.width)))
 
 
-def _rows(wide: int) -> int:
+def rows_of(wide: int) -> int:
     return max(1, min(64, 4096 // wide))

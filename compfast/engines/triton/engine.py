@@ -78,7 +78,7 @@ class TritonEngine:
         check_group(specs)
         plan = model_plan(specs[0].model, absorb=False)
         check_plan(plan, make_task(specs[0].task).length)
-        self._vectors = any(op.kind == "vectors" for op in plan.ops)
+        self._several = make_task(specs[0].task).ports.several
         self._single = plan.ops[-1].attributes.get("loss") == "logistic"
         self._interpreted = bool(triton.knobs.runtime.interpret)
         if self._interpreted:
@@ -273,7 +273,7 @@ class TritonEngine:
                 found = program.logits
                 shape = (len(rows), program.batch, found.each, found.ld)
                 logits = found.tensor.view(shape)[:, : len(part), :, : found.width]
-                parts.append((logits if self._vectors else logits[:, :, -1]).clone())
+                parts.append((logits if self._several else logits[:, :, -1]).clone())
             logits = torch.cat(parts, 1)
             if self._single:  # token 0 has logit 0
                 logits = torch.cat([torch.zeros_like(logits), logits], -1)

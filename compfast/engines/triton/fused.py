@@ -25,6 +25,7 @@ def fits(model: ModelConfig, length: int, precision: str) -> bool:
     normed = model.norm != "none" and model.norm_bias
     plain = model.attention == "softmax" and model.value_path == "none"
     plain = plain and model.position == "learned" and not model.attention_dropout
+    plain = plain and model.value_activation == "none" and model.loss_positions != "masked"
     whole = normed and plain and model.logits == "vocabulary"
     return whole and narrow and length <= block.LONGEST
 

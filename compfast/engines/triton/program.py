@@ -20,6 +20,7 @@ from compfast.engines.triton import (
     layer_norm,
     linear,
     logistic,
+    masked_cross_entropy,
     rows,
     select,
     squared_error,
@@ -77,7 +78,8 @@ class Program:
             dtype=torch.int32 if self.vectors is None else torch.float32,
             device=device,
         )
-        answers: tuple[int, ...] = () if self.vectors is None else (plan.asked,)
+        masked = bool(plan.ops[-1].attributes.get("masked"))
+        answers: tuple[int, ...] = () if self.vectors is None and not masked else (plan.asked,)
         numbers = loss == "squared_error"
         if numbers:
             answers = (plan.asked, plan.ops[-1].inputs[0].width)
@@ -110,7 +112,7 @@ class Program:
         }
         self.d_values: dict[str, Rows] = {}
         self.logits = self.values[plan.ops[-1].inputs[0].buffer]
-        self.loss = LOSSES[loss]
+        self.loss = masked_cross_entropy if masked else LOSSES[loss]
         programs = self.loss.programs(self.logits)
         self.losses = torch.zeros((members, programs), dtype=torch.float32, device=device)
         self.forward = [launch for op in plan.ops for launch in self._forward(op)]

@@ -14,8 +14,11 @@ KINDS = frozenset(
 
 def check_plan(plan: Plan, length: int) -> None:
     """Raise UsageError for an op that there is no kernel for, naming engines that have it."""
+    bent = {op.output.buffer for op in plan.ops if op.output and op.attributes.get("activation")}
     for op in generalised(plan).ops:
         lacking = _lacking(op, length)
+        if op.kind in ("attention", "mixed_attention") and bent & {v.buffer for v in op.inputs}:
+            lacking = "attention over activated values (model.value_activation)"
         if lacking is not None:
             raise UsageError(f"engine triton has no {lacking}; engines native and eager have it")
 
@@ -23,8 +26,6 @@ def check_plan(plan: Plan, length: int) -> None:
 def _lacking(op: Op, length: int) -> str | None:
     if op.kind == "canonical":
         return "op canonical (model.family = canonical)"
-    if op.attributes.get("masked"):
-        return "loss under a mask (model.loss_positions = masked)"
     if op.kind not in KINDS:
         return f"op {op.kind}"
     if op.attributes.get("shared"):
