@@ -83,14 +83,12 @@ def _within_budget(specs: list[MemberSpec], size: int) -> None:
         wanted.check(tensor, gradient)
 
 
-def _members(task: dict[str, Any], **model: Any) -> list[MemberSpec]:
-    config = Config(
-        task=task,  # type: ignore[arg-type]
-        model={**SMALL, **model},  # type: ignore[arg-type]
-        training={"steps": 20, "batch_size": 3},  # type: ignore[arg-type]
-        sweep=(("seed", (3, 4)),),
+def _members(task: Any, **model: Any) -> list[MemberSpec]:
+    network: Any = {**SMALL, **model}
+    training = TrainingConfig(steps=20, batch_size=3)
+    return member_specs(
+        Config(task=task, model=network, training=training, sweep=(("seed", (3, 4)),))
     )
-    return member_specs(config)
 
 
 # tensor cores: heads apart and all in one tile; more than one block of queries, of keys past 64
