@@ -137,13 +137,14 @@ def changed_task(spec: MemberSpec, fields: Mapping[str, Any]) -> Any:
 
     The networks stay, so the sequences must be as they were.
     """
-    own = {field.name for field in dataclasses.fields(spec.task)} - {"name"}
+    section: Any = spec.task
+    own = {field.name for field in dataclasses.fields(section)} - {"name"}
     for name in fields:
         if name not in own:
             raise UsageError(
                 f"task has a field {name!r}; those of {spec.task.name} are {', '.join(sorted(own))}"
             )
-    changed = dataclasses.replace(spec.task, **fields)
+    changed = dataclasses.replace(section, **fields)
     before, after = make_task(spec.task).ports, make_task(changed).ports
     if before != after:
         raise UsageError(
