@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fault_tools
 import numpy as np
@@ -170,7 +170,7 @@ def test_labels_say_what_items_are_made_of() -> None:
     mixed = teacher.exam(some)
     z, x = labels_of(mixed)["z"], mixed.inputs[:, :, :2]
     assert np.isnan(z[80:]).all()
-    net = hyperteacher_net.mixed(z[:80], teacher.theta)
+    net = hyperteacher_net.mixed(z[:80].astype(float), teacher.theta)
     values = hyperteacher_net.values(net, teacher.readout, x[:80], "gelu")
     np.testing.assert_array_equal(values[:, :-1], mixed.inputs[:80, :-1, 2])
     for permuted in (True, False):
@@ -188,7 +188,10 @@ def test_what_cannot_be_looked_at_is_refused(
     fuzzy: Run, raven: Run, tmp_path: Path, native_extension: None
 ) -> None:
     cases: list[tuple[Any, str]] = [
-        (lambda: analysis.latent_codes(fuzzy, what="heads"), "what is 'heads'; it must be codes"),
+        (
+            lambda: analysis.latent_codes(fuzzy, what=cast(Any, "heads")),
+            "what is 'heads'; it must be codes",
+        ),
         (lambda: analysis.latent_codes(fuzzy, keys=(5,)), "keys is (5,); it must be a list of how"),
         (lambda: analysis.latent_codes(fuzzy, keys=()), "keys is (); it must be"),
         (
@@ -203,7 +206,10 @@ def test_what_cannot_be_looked_at_is_refused(
         (lambda: analysis.latent_codes(fuzzy, task={"samples": 6}), "has other inputs than the"),
         (lambda: analysis.latent_codes(fuzzy, step=3), "no snapshot of step 3; it has 0, 4"),
         (lambda: analysis.probe(fuzzy, "z"), "label is 'z'; it must be one of term"),
-        (lambda: analysis.probe(fuzzy, kind="line"), "kind is 'line'; it must be ridge or"),
+        (
+            lambda: analysis.probe(fuzzy, kind=cast(Any, "line")),
+            "kind is 'line'; it must be ridge or",
+        ),
         (lambda: analysis.probe(fuzzy, scored="test"), "'test' is no split of the exam; it has se"),
         (lambda: analysis.probe(fuzzy, l2=0), "l2 is 0; it must be above 0"),
     ]
