@@ -173,6 +173,7 @@ def test_labels_say_what_items_are_made_of() -> None:
     net = hyperteacher_net.mixed(z[:80].astype(float), teacher.theta)
     values = hyperteacher_net.values(net, teacher.readout, x[:80], "gelu")
     np.testing.assert_array_equal(values[:, :-1], mixed.inputs[:80, :-1, 2])
+    constant = []  # items whose last query has that rule; where it is the set's last, all have
     for permuted in (True, False):
         raven = make_task(SravenConfig(features=2, permuted=permuted)).exam(some)
         rules = labels_of(raven)["rule"]
@@ -180,8 +181,9 @@ def test_labels_say_what_items_are_made_of() -> None:
         third = raven.panels[rules[:, 0]]  # type: ignore[attr-defined]
         last = third[:, :, 2, 1]  # symbols of the last query's feature, where its rule is constant
         others = [third[:, :, 0, k] for k in range(2)]  # it is the same in the first column
-        assert len(last)
+        constant.append(len(last))
         assert np.logical_or.reduce([(last == one).all(axis=1) for one in others]).all()
+    assert constant[0] > constant[1] > 0
 
 
 def test_what_cannot_be_looked_at_is_refused(
