@@ -27,6 +27,7 @@ from compfast.tasks.hyperteacher import HyperteacherConfig, HyperteacherTask
 from compfast.tasks.sraven import SravenConfig
 from compfast.tasks.sraven_rules import RULES
 
+PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
 TASK = {"name": "fuzzy", "variables": 3, "samples": 5, "frac_test": 0.5}
 SIZES = {"layers": 2, "d_model": 8, "heads": 2, "position": "relative", "causal": False}
 
@@ -118,6 +119,16 @@ def test_neither_passes_nor_threads_change_a_code(
         np.testing.assert_allclose(one.values, three.values, rtol=2e-5)
 
 
+def test_a_member_s_codes_and_probes_do_not_know_its_neighbours(fuzzy: Run, tmp_path: Path) -> None:
+    model = {**SIZES, "value_path": "none", "attention": "rms_head"}
+    alone = _trained(tmp_path / "run", TASK, model, sweep={"seed": [1]})
+    (own,) = analysis.latent_codes(alone)
+    (among,) = (c for c in analysis.latent_codes(fuzzy) if 4 in c.members)
+    assert own.values[0].tobytes() == among.values[among.members.index(4)].tobytes()
+    tables = analysis.probe(alone), analysis.probe(fuzzy).filter(member=4)
+    assert tables[0].drop("member").equals(tables[1].drop("member"))
+
+
 def test_probes_read_codes_of_trained_items_and_score_the_others(fuzzy: Run) -> None:
     table = analysis.probe(fuzzy)
     assert table.columns == ["member", "layer", "place", "r2", "shuffled_r2"]
@@ -184,6 +195,18 @@ def test_labels_say_what_items_are_made_of() -> None:
         constant.append(len(last))
         assert np.logical_or.reduce([(last == one).all(axis=1) for one in others]).all()
     assert constant[0] > constant[1] > 0
+
+
+def test_the_page_s_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
+) -> None:
+    _, example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["codes"].values.shape == (3, 960 + 2 * 512, 2, 4)
+    assert len(names["by_term"]) == 3 * 2 * 16
+    assert len(names["all_layers"]) == len(names["stream"]) / 2 == 3 * 16
 
 
 def test_what_cannot_be_looked_at_is_refused(
