@@ -86,7 +86,6 @@ _SMALL: dict[str, Any] = {
     "task": {"variables": 3, "frac_unknown": 0.0, "frac_test": 0.5, "samples": 16},
     "model": {"d_model": 32, "heads": 4, "d_k": 4, "d_v": 4, "d_ff": 64},
     "optimizer": {"lr": 3e-3, "warmup": 0.02},
-    "training": {"batch_size": 32},
     "evaluation": _EVALUATION,
 }
 
@@ -112,7 +111,8 @@ def gamma(size: Size) -> Iterator[Part]:
     """The scale of initial weights, std = fan_in^-gamma, across kinds: in no paper."""
     for name in MAIN:
         gammas = {"sweep": {"init.gamma": list(GAMMAS)}}
-        overlay = _laid(_fuzzy(size, 1500), {"model": _kind(*KINDS[name][:2])}, gammas)
+        kind = {"model": _kind(*KINDS[name][:2])}
+        overlay = _laid(_fuzzy(size, 2000, 16), kind, gammas)
         base = "fuzzy-paper" if size == "full" else "fuzzy"
         yield Part(name, base, overlay, "ood_r2", "seen_r2", 16, ("gamma",))
 
@@ -144,8 +144,9 @@ def sraven(size: Size) -> Iterator[Part]:
             yield Part(f"{name}, {scale}", "sraven", overlay, measure, seen, 3)
 
 
-def _fuzzy(size: Size, steps: int) -> dict[str, Any]:
-    return {} if size == "full" else _laid(_SMALL, {"training": {"steps": steps}})
+def _fuzzy(size: Size, steps: int, batch: int = 32) -> dict[str, Any]:
+    training = {"steps": steps, "batch_size": batch}
+    return {} if size == "full" else _laid(_SMALL, {"training": training})
 
 
 def _kind(attention: str, path: str) -> dict[str, Any]:
@@ -227,7 +228,8 @@ def write(table: Path, found: list[dict[str, Any]]) -> None:
     """One run's rows into the table, in place of those that stood there of it."""
     old = pl.read_csv(table).rows(named=True) if table.exists() else []
     kept = [row for row in old if _run_of(row) != _run_of(found[0])]
-    study, names = found[0]["study"], {}
+    study = found[0]["study"]
+    names: dict[tuple[str, str], int] = {}
     for size in ("small", "full"):
         names |= {(size, part.name): len(names) + i for i, part in enumerate(STUDIES[study](size))}
     whole = sorted([*kept, *found], key=lambda row: names[_run_of(row)])
