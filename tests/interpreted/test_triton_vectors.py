@@ -95,7 +95,7 @@ def _members(task: Any, **model: Any) -> list[MemberSpec]:
 WIDE: dict[str, tuple[int, dict[str, Any]]] = {
     "heads_apart": (17, {"d_k": 18, "d_v": 20, "heads": 2}),
     "only_keys_wide": (17, {"d_k": 16, "d_v": 2, "attention": "linear"}),
-    "heads_together": (17, {"d_k": 16, "d_v": 17, "attention": "rms_head", "heads": 2}),
+    "heads_together": (17, {"d_k": 16, "d_v": 17, "attention": "rms_head"}),
     "wide_deep": (17, {"d_k": 16, "d_v": 3, "attention": "rms_head", "value_path": "deep"}),
     "blocks_of_queries": (34, {"heads": 13, "attention": "rms_head", "value_path": "relu"}),
     "blocks_of_deep": (35, {"heads": 16, "value_path": "deep", "causal": True}),
@@ -201,7 +201,6 @@ def test_scratch_is_never_read_before_it_is_written() -> None:
     same_bits(clean.state(), poisoned.state(), [0], [0])
 
 
-@pytest.mark.edge("attention whose weights fit no tile, on engine triton", "refused by name")
 def test_weights_that_fit_no_tile_are_refused() -> None:
     specs = _members({"name": "fuzzy", "samples": 513}, heads=16, attention="rms_head")
     with pytest.raises(UsageError) as refused:
