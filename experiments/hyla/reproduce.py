@@ -260,9 +260,10 @@ def picture(table: pl.DataFrame) -> bytes:
         left.set(title="Trained combinations: mean", ylabel="R2 x 100")
         right.set(title="Held-out combinations: median, range")
         for axes in (left, right):
-            axes.set(xlabel="gamma (initial std = fan_in^-gamma)", ylim=(-25, 102))
+            axes.set(xlabel="gamma (initial std = fan_in^-gamma)")
+            axes.set_ylim(bottom=-30)
             axes.axvline(0.5, color="#404040", lw=0.8, ls=":")
-            axes.legend(loc="lower left")
+        left.legend(loc="lower right")
         first = table.row(0, named=True)
         figure.suptitle(
             f"Fuzzy logic, {first['size']} size: {first['seeds']} seeds a point,"
