@@ -15,7 +15,7 @@ import pytest
 import quick_interpreter  # noqa: F401
 import test_mixed_attention as native
 import torch
-from mixed_cases import EPSILON, PATHS, WEIGHTS, Mixed
+from mixed_cases import PATHS, WEIGHTS, Mixed
 from op_cases import Tensors, draw
 from torch import Tensor
 from triton_op_cases import PARTS, buffer, filled, flat, gradients, inside, live, taken
@@ -90,7 +90,7 @@ def run(mixed: Mixed, t: Tensors, dy: Tensor, precision: str = "fp32") -> Tensor
     }
     ld = tuple(tables[n][2] if n in tables else 0 for n in ("relative", "deep"))
     how: Any = {"heads": heads, "scores": mixed.weights, "path": mixed.path, "ld": ld}
-    how |= {"causal": mixed.causal, "epsilon": EPSILON, "precision": precision}
+    how |= {"causal": mixed.causal, "epsilon": mixed.epsilon, "precision": precision}
     sizes_of = constants_of(q, k, v, o, given, **how)
     shapes = {"relative": (heads, 2 * sizes_of["K_ROWS"])}
     shapes["deep"] = heads * sizes_of["D_V"], sizes_of["D_V"]
