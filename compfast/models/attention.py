@@ -63,6 +63,11 @@ class Attention(nn.Module):
         joined: Tensor = self.output(mixed.flatten(2))
         return joined
 
+    def weights(self, x: Tensor) -> Tensor:
+        """Attention weights [B, H, T, T] of queries and keys; nothing of them is dropped."""
+        q, k = (self._split(project(x)) for project in (self.query, self.key))
+        return self._weights(q @ k.transpose(-2, -1) / math.sqrt(self.d_k))
+
     def _weights(self, scores: Tensor) -> Tensor:
         length = scores.shape[-1]
         if self.relative is not None:

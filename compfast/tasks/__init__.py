@@ -8,9 +8,19 @@ from typing import Any
 from compfast.config import TaskSection
 from compfast.config.plugins import known_tasks, task_class
 from compfast.errors import UsageError
-from compfast.tasks.base import Exam, Scores, Settings, Task, measures_of
+from compfast.tasks.base import Exam, Scores, Settings, Task, labels_of, measures_of
 
-__all__ = ["Exam", "Scores", "Settings", "Task", "make_task", "measures_of", "preset", "start_of"]
+__all__ = [
+    "Exam",
+    "Scores",
+    "Settings",
+    "Task",
+    "labels_of",
+    "make_task",
+    "measures_of",
+    "preset",
+    "start_of",
+]
 
 
 @functools.lru_cache(maxsize=64)

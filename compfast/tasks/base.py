@@ -22,6 +22,7 @@ Float32 = NDArray[np.float32]
 Inputs = Int32 | Float32
 Targets = Int32 | Float32
 Float64 = NDArray[np.float64]
+Labels = NDArray[np.bool_] | NDArray[np.float64]
 Settings = dict[str, Any]
 Own = TypeVar("Own", bound=TaskSection)
 
@@ -40,7 +41,8 @@ class Scores:
 class Exam(Protocol):
     """One exam for all members and all times.
 
-    It may have `measures`, names of more numbers that it gives (`measures_of`).
+    It may have `measures`, names of more numbers that it gives (`measures_of`), and `labels`, what
+    its items are made of (`labels_of`).
     """
 
     @property
@@ -71,6 +73,15 @@ def measures_of(exam: Exam) -> tuple[str, ...]:
     """Names of the numbers that an exam gives beside its scores, columns of the tables."""
     names: tuple[str, ...] = getattr(exam, "measures", ())
     return names
+
+
+def labels_of(exam: Exam) -> Mapping[str, Labels]:
+    """What an exam's items are made of: name -> [N, places], for probes to look for in networks.
+
+    Booleans, or numbers; numbers are NaN in the rows of items that have none.
+    """
+    found: Mapping[str, Labels] = getattr(exam, "labels", {})
+    return found
 
 
 class Task(ABC, Generic[Own]):

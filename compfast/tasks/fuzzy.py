@@ -178,14 +178,21 @@ class FuzzyTask(Task[FuzzyConfig]):
         context, the best trained combination: the one with the least squared error on it, its
         value at the query. `mean` is the mean of the context's values. The unit of the
         candidates' scores is the mean squared error of `mean`, so that of `mean` and
-        `inferential` each scores 0 as the other.
+        `inferential` each scores 0 as the other. The label `term` says which terms are in an
+        item's combination.
         """
-        seed, count = evaluation.eval_seed, evaluation.unseen_items
-        parts = {"seen": self._split(seed, _SEEN, evaluation.seen_items, self.trained)}
-        vectors, values, _ = self._drawn(seed, philox.EVAL, 0, _UNSEEN, count, self.held_out)
-        parts["unseen"] = _split(vectors, values)
+        kinds = {
+            "seen": (_SEEN, evaluation.seen_items, self.trained),
+            "unseen": (_UNSEEN, evaluation.unseen_items, self.held_out),
+        }
         if len(self.unknown):
-            parts["unknown"] = self._split(seed, _UNKNOWN, count, self.unknown)
+            kinds["unknown"] = (_UNKNOWN, evaluation.unseen_items, self.unknown)
+        drawn = {
+            name: self._drawn(evaluation.eval_seed, philox.EVAL, 0, *kind)
+            for name, kind in kinds.items()
+        }
+        parts = {name: _split(vectors, values) for name, (vectors, values, _) in drawn.items()}
+        vectors, values, _ = drawn["unseen"]
         wide = values.astype(np.float64)
         true, mean = wide[:, -1], context_mean(wide[:, :-1])
         answers = {
@@ -193,10 +200,10 @@ class FuzzyTask(Task[FuzzyConfig]):
             "nearest": self._nearest(vectors[..., :-1], wide[:, :-1]),
             "mean": mean,
         }
-        return RegressionExam(parts, answers, float(np.square(true - mean).mean()))
-
-    def _split(self, seed: int, sub: int, count: int, combinations: Int32) -> Split:
-        return _split(*self._drawn(seed, philox.EVAL, 0, sub, count, combinations)[:2])
+        chosen = np.concatenate([of for _, _, of in drawn.values()])  # [N, K]
+        terms = (chosen[:, :, None] == np.arange(2**self.config.variables)).any(axis=1)
+        unit = float(np.square(true - mean).mean())
+        return RegressionExam(parts, answers, unit, {"term": terms})
 
     def _drawn(
         self, seed: int, purpose: int, step: int, sub: int, count: int, combinations: Int32

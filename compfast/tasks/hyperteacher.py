@@ -206,12 +206,13 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         same for each active module, of which the norm leaves only the direction), the one with
         the least squared error on the context, its value at the query. Every item of
         `unstructured` has the modules of a fresh teacher, mixed as a trained mask says, and the
-        task's own readout; there are at most 2,048.
+        task's own readout; there are at most 2,048. The label `z` is an item's code; it is NaN
+        there.
         """
         seed, count = evaluation.eval_seed, evaluation.unseen_items
-        _, x, y = self._items(seed, _SEEN, evaluation.seen_items, self.trained)
+        z_seen, x, y = self._items(seed, _SEEN, evaluation.seen_items, self.trained)
         parts = {"seen": self._split(x, y)}
-        _, x, y = self._items(seed, _UNSEEN, count, self.held_out)
+        z_unseen, x, y = self._items(seed, _UNSEEN, count, self.held_out)
         parts["unseen"] = self._split(x, y)
         wide = y.astype(np.float64)
         true, mean = wide[:, -1], context_mean(wide[:, :-1])
@@ -219,7 +220,8 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         fresh = min(count, _MOST_UNSTRUCTURED)
         parts["unstructured"] = self._split(*self._unstructured(seed, fresh))
         answers = {"inferential": true, "nearest": nearest, "mean": mean}
-        return RegressionExam(parts, answers, float(parts["unseen"].unit[0]))
+        z = np.concatenate([z_seen, z_unseen, np.full((fresh, self.config.modules), np.nan)])
+        return RegressionExam(parts, answers, float(parts["unseen"].unit[0]), {"z": z})
 
     def _items(
         self, seed: int, sub: int, count: int, masks: Int32

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.tasks.base import Float64, Scores
+from compfast.tasks.base import Float64, Labels, Scores
 
 Float32 = NDArray[np.float32]
 
@@ -43,6 +43,7 @@ class RegressionExam:
     parts: Mapping[str, Split]
     answers: Mapping[str, Float64]  # candidate solution -> its values at the unseen queries
     unit: float  # squared error that is one, of the distance to a candidate
+    labels: Mapping[str, Labels] = field(default_factory=dict)  # of the rows of `inputs`
 
     reads: ClassVar[Literal["outputs"]] = "outputs"
 

@@ -157,14 +157,18 @@ class SravenTask(Task[SravenConfig]):
         }
 
     def exam(self, evaluation: EvaluationConfig) -> RavenExam:
-        """Fresh grids of trained and of held-out sets of rules."""
+        """Fresh grids of trained and of held-out sets of rules.
+
+        The label `rule` says which of RULES the last query is to follow.
+        """
         seed = evaluation.eval_seed
-        seen, _ = self.drawn(seed, philox.EVAL, 0, _SEEN, evaluation.seen_items, self.trained)
-        unseen, _ = self.drawn(
-            seed, philox.EVAL, 0, _UNSEEN, evaluation.unseen_items, self.held_out
+        seen = self.drawn(seed, philox.EVAL, 0, _SEEN, evaluation.seen_items, self.trained)
+        unseen = self.drawn(seed, philox.EVAL, 0, _UNSEEN, evaluation.unseen_items, self.held_out)
+        panels, asked = (np.concatenate(both) for both in zip(seen, unseen, strict=True))
+        rules = asked[:, -1:] == np.arange(len(RULES))
+        return RavenExam(
+            self.shown(panels), panels, evaluation.seen_items, self.config.symbols, {"rule": rules}
         )
-        panels = np.concatenate([seen, unseen])
-        return RavenExam(self.shown(panels), panels, evaluation.seen_items, self.config.symbols)
 
     def shown(self, panels: Int32) -> Float32:
         """One-hot vectors [B, 9 K, F] of panels [B, 3, 3, K]; those of the ninth are zero."""
@@ -177,7 +181,7 @@ class SravenTask(Task[SravenConfig]):
     def drawn(
         self, seed: int, purpose: int, step: int, sub: int, count: int, rules: Int32
     ) -> tuple[Int32, Int32]:
-        """Panels [B, row, column, K] as they are shown, and the rules [B, K] of the features.
+        """Panels [B, row, column, K] as they are shown, and the rules [B, K] of the queries.
 
         Words of a sequence: its rules, a permutation for each column, then six for each feature.
         """
@@ -189,4 +193,5 @@ class SravenTask(Task[SravenConfig]):
         if self.config.permuted:
             at = self.permutations[philox.integers(words[:, 1:4], len(self.permutations))]
             panels = np.take_along_axis(panels, at[:, None].astype(int), axis=3)
+            chosen = np.take_along_axis(chosen, at[:, 2].astype(int), axis=1)
         return np.ascontiguousarray(panels, np.int32), chosen

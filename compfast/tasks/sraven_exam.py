@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.tasks.base import Int32, Scores
+from compfast.tasks.base import Int32, Labels, Scores
 
 CANDIDATES = ("rule", "frequency", "column")
 
@@ -21,6 +22,7 @@ class RavenExam:
     panels: Int32  # [N, row, column, K]
     seen: int
     symbols: int  # F
+    labels: Mapping[str, Labels] = field(default_factory=dict)  # of the rows of `inputs`
 
     candidates: ClassVar[tuple[str, ...]] = CANDIDATES
     reads: ClassVar[Literal["outputs"]] = "outputs"

@@ -1,8 +1,8 @@
 """Generalised attention's weights, all heads of a tile at once, [H, Q, K] in registers.
 
 h [H], i [Q] and j [K] are the heads, query rows and keys of a program's tile in sequence b; query
-row i stands at position i + T - EACH. Heads, rows and keys past the last have weight 0. Where tensor cores do not
-multiply, heads are walked column by column, a sum of outer products.
+row i stands at position i + T - EACH. Heads, rows and keys past the last have weight 0. Where
+tensor cores do not multiply, heads are walked column by column, a sum of outer products.
 """
 
 import triton
