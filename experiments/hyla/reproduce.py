@@ -13,7 +13,8 @@ x 100, with their standard error over seeds; `seconds` is the time on the wall o
 that trained the run, beside whatever else the machine did.
 
 `--size small` is another experiment than the paper's: fewer variables, narrower networks, shorter
-trainings, so that a study takes minutes. `--size full` has the paper's settings (learning rate
+trainings, so that a study takes minutes (sraven, whose networks begin to learn after some 2000
+steps, about half an hour of one core). `--size full` has the paper's settings (learning rate
 1e-3 and weight decay 0.1 of its grid; which point its table has, it does not say). One step of one
 member at full size takes 34 (softmax) to 43 (HYLA) milliseconds of one core: 50,000 steps x 3
 seeds, 1.5 to 2 hours a row and 4 hours for four rows on two cores; held-out five times as long a
@@ -127,9 +128,9 @@ def sraven(size: Size) -> Iterator[Part]:
             yield Part(name, "sraven-paper", kind, measure, seen, 3, (), {(): paper})
             continue
         for scale, steps, width in (
-            ("base", 2000, 1),
-            ("4x steps", 8000, 1),
-            ("2x width", 2000, 2),
+            ("base", 4000, 1),
+            ("4x steps", 16_000, 1),
+            ("2x width", 4000, 2),
         ):
             overlay = _laid(
                 {
