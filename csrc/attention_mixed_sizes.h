@@ -22,7 +22,7 @@ struct MixedShape {
 };
 
 // Query rows that pass together: keys and values are read once for all of them.
-constexpr int64_t MIXED_ROWS = 4;
+constexpr int64_t MIXED_ROWS = 8;
 
 // The stride of a row of keys: an odd multiple of 16, since a power of two would put all rows into
 // one set of the first cache.

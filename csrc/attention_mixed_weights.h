@@ -205,7 +205,7 @@ inline void mixed_relative_backward(const MixedShape& s, const MixedBlock& block
     }
     for (long h = 0; h < s.heads; h++) {
       vf sum = vf{};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < MIXED_ROWS; i++)
         sum += select(mask[i], load(from[i] + h * room.ld), vf{});
       float* to = first + h * room.relative_ld + j;

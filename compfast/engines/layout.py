@@ -98,12 +98,12 @@ class NativePlan:
         self.ops = records
 
     def _microbatches(self) -> list[int]:
-        """What may be tried, in order: 64 to about 144 rows, or where the parameters of each
-        pass come from far away, as many as 640 rows."""
-        t = self.positions
+        """What may be tried, in order: from 64 rows on, of vectors from 128, and where the
+        parameters of each pass come from far away, as many as 640 rows."""
+        t, least = self.positions, 128 if self._width else 64
         if 4 * self.flat.size > PARAMETER_BYTES:
             return [next((n for n in MICROBATCHES if n * t <= 640), 1)]
-        return [n for n in MICROBATCHES if n <= 16 and n * t >= 64] or [16]
+        return [n for n in MICROBATCHES if n <= 16 and n * t >= least] or [16]
 
     @property
     def worker_bytes(self) -> int:
