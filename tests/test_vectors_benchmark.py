@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("native_extension")
 
 @functools.cache
 def case(name: str) -> Case:
-    return make_case(name, 2, batch_size=5)
+    return make_case(name, 2, batch_size=3)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_jax_trains_what_native_trains(setting: str, name: str) -> None:
 def test_a_peer_that_trains_something_else_is_not_timed() -> None:
     made = case("fuzzy-hyla")
     wrong = losses(made, "loop, einsum")
-    wrong[-1] = wrong[-1] * 1.01
+    wrong[-1] = wrong[-1] + 0.01 * wrong[0]
     with pytest.raises(GateError, match=r"loop, einsum is .* away from native"):
         loss_difference(made, "loop, einsum", wrong)
 
@@ -110,7 +110,7 @@ def test_wrong_flags_are_refused(
     assert "--settings has 'big'; allowed: fuzzy-hyla" in capsys.readouterr().err
     assert vectors.main(["--rounds", "0", "--no-csv"]) == 2
     assert "--rounds is 0; it must be at least 1" in capsys.readouterr().err
-    monkeypatch.setattr(vectors.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert vectors.main(["--no-csv"]) == 2
     assert "jax is not installed; install it, or leave it out" in capsys.readouterr().err
 
