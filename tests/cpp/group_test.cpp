@@ -36,7 +36,7 @@ double count_half(const PlanRecord& plan, const TaskStream&, const Member& membe
   return own ? (double)(step + 1000 * half) : -1.0;
 }
 
-void count_pack(const PlanRecord&, const Member& member, const Workspace& w) {
+void count_pack(const PlanRecord&, const Member& member, const Workspace& w, int64_t) {
   w.packed[0] = member.params[0];
 }
 
@@ -53,20 +53,20 @@ StepResult count_update(const PlanRecord& plan, const Optimizer&, const Member& 
   return result;
 }
 
-float count_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
-                     const int32_t*, const int32_t*, int64_t count) {
+float count_gradient(const PlanRecord& plan, const Member& member, const Workspace& w, const Given&,
+                     int64_t count) {
   for (int64_t i = 0; i < plan.flat_size; i++) w.gradient[0][i] = (float)member.seed;
   return (float)count;
 }
 
-void count_logits(const PlanRecord&, const Member& member, const Workspace&, const int32_t*,
-                  int64_t count, float*, int32_t* best) {
+void count_outputs(const PlanRecord&, const Member& member, const Workspace&, const Given&,
+                   int64_t count, float*, int32_t* best) {
   for (int64_t i = 0; i < count; i++) best[i] = (int32_t)member.seed;
 }
 
 const KernelTable KERNELS = {
-    "counting",   1,       count_pack, count_half, count_update, count_gradient,
-    count_logits, nullptr, nullptr};
+    "counting",    1,       count_pack, count_half, count_update, count_gradient,
+    count_outputs, nullptr, nullptr};
 
 struct Fixture {
   explicit Fixture(int64_t members, int threads)
@@ -81,14 +81,14 @@ struct Fixture {
     plan.flat_size = FLAT;
     plan.workspace_size = 64;
     plan.packed_size = 1;
-    plan.batch = plan.positions = plan.vocabulary = 1;
+    plan.batch = plan.ports.positions = plan.ports.vocabulary = 1;
     GroupArrays arrays;
     arrays.members = members;
     arrays.params = params.data();
     arrays.m = arrays.v = moments.data();
     arrays.step = step.data();
     arrays.status = status.data();
-    arrays.seed = seed.data();
+    arrays.seed = arrays.dropout_seed = seed.data();
     arrays.lr = arrays.weight_decay = arrays.clip = numbers.data();
     group = std::make_unique<Group>(KERNELS, plan, Optimizer(), TaskStream(), arrays, threads);
   }
@@ -153,10 +153,10 @@ void test_an_exception_of_the_caller(int64_t members, int threads) {
 void test_gradients_and_predictions(int threads) {
   Fixture f(9, threads);
   std::vector<float> loss(9), gradient(9 * FLAT);
-  f.group->gradients(nullptr, nullptr, 3, loss.data(), gradient.data());
+  f.group->gradients({}, 3, loss.data(), gradient.data());
   const std::vector<int64_t> chosen = {8, 0, 3};
   std::vector<int32_t> best(3 * 2);
-  f.group->logits(chosen.data(), 3, nullptr, 2, nullptr, best.data());
+  f.group->outputs(chosen.data(), 3, {}, 2, nullptr, best.data());
   for (int64_t i = 0; i < 9; i++)
     expect(loss[i] == 3.0f && gradient[i * FLAT] == (float)i, "gradient of a member");
   for (int64_t i = 0; i < 6; i++) expect(best[i] == chosen[i / 2], "prediction of a member");
