@@ -21,8 +21,6 @@ struct Ports {
   int32_t vocabulary = 0;
   int32_t numbers = 0;  // 1: answers are numbers
   int32_t masked = 0;   // 1: a target of -1 asks nothing
-  int64_t inputs() const { return (int64_t)positions * (width ? width : 1); }
-  int64_t targets() const { return (int64_t)asked * (numbers ? vocabulary : 1); }
 };
 
 struct Given {
@@ -30,20 +28,28 @@ struct Given {
   const float* vectors = nullptr;
   const int32_t* targets = nullptr;
   const float* answers = nullptr;
-
-  Given() = default;
-  Given(const Batch& b)
-      : tokens(b.tokens), vectors(b.vectors), targets(b.targets), answers(b.answers) {}
-
-  // From sequence `s` on.
-  Given from(const Ports& ports, int64_t s) const {
-    Given g = *this;
-    if (tokens) g.tokens += s * ports.inputs();
-    if (vectors) g.vectors += s * ports.inputs();
-    if (targets) g.targets += s * ports.targets();
-    if (answers) g.answers += s * ports.targets();
-    return g;
-  }
 };
+
+// Ids or numbers of one sequence. Functions, not members: one instruction set's code must not stand
+// in for another's (kernels.cpp).
+static inline int64_t input_count(const Ports& p) {
+  return (int64_t)p.positions * (p.width ? p.width : 1);
+}
+
+static inline int64_t target_count(const Ports& p) {
+  return (int64_t)p.asked * (p.numbers ? p.vocabulary : 1);
+}
+
+static inline Given given(const Batch& b) { return {b.tokens, b.vectors, b.targets, b.answers}; }
+
+// From sequence `s` on.
+static inline Given from(const Ports& ports, const Given& all, int64_t s) {
+  Given g = all;
+  if (g.tokens) g.tokens += s * input_count(ports);
+  if (g.vectors) g.vectors += s * input_count(ports);
+  if (g.targets) g.targets += s * target_count(ports);
+  if (g.answers) g.answers += s * target_count(ports);
+  return g;
+}
 
 }  // namespace compfast

@@ -298,7 +298,7 @@ py::tuple py_task_batch(const py::dict& stream, uint64_t seed, int64_t step, int
   require_between("step", step, 0, MOST_BLOCKS - 1);
   s.require_steps(member, step, step + 1);
   const Ports& p = s.ports;
-  require_room(times(batch, p.inputs() + p.targets()), 4);
+  require_room(times(batch, input_count(p) + target_count(p)), 4);
   const py::ssize_t n = batch, t = p.positions, asked = p.asked;
   Batch to;
   py::array inputs, targets;

@@ -103,7 +103,7 @@ struct Group::Worker {
     view.gradient[1] = gradient.get() + plan.flat_size;
     view.scratch = scratch.get();
     const Ports& p = plan.ports;
-    const int64_t inputs = plan.batch * p.inputs();
+    const int64_t inputs = plan.batch * input_count(p);
     int32_t* next_id = ids.get();
     float* next_number = numbers.get();
     if (p.width)
@@ -118,15 +118,15 @@ struct Group::Worker {
   // Ids and numbers of a batch.
   static int64_t id_count(const PlanRecord& plan) {
     const Ports& p = plan.ports;
-    return plan.batch * ((p.width ? 0 : p.inputs()) + (p.numbers ? 0 : p.targets()));
+    return plan.batch * ((p.width ? 0 : input_count(p)) + (p.numbers ? 0 : target_count(p)));
   }
   static int64_t number_count(const PlanRecord& plan) {
-    return times(plan.batch, plan.ports.inputs() + plan.ports.targets()) - id_count(plan);
+    return times(plan.batch, input_count(plan.ports) + target_count(plan.ports)) - id_count(plan);
   }
   // Floats of one worker; ids are as wide.
   static int64_t size(const PlanRecord& plan) {
     return plan.workspace_size + plan.packed_size + 2 * plan.flat_size + scratch_size(plan) +
-           times(plan.batch, plan.ports.inputs() + plan.ports.targets());
+           times(plan.batch, input_count(plan.ports) + target_count(plan.ports));
   }
   std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
   std::unique_ptr<int32_t[], FreeDeleter> ids;

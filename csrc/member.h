@@ -32,7 +32,7 @@ inline double half_gradient(const PlanRecord& plan, const Member& member, const 
   double loss = 0;
   for (int64_t s = h.begin; s < h.end; s += plan.microbatch) {
     const long n = (long)(h.end - s < plan.microbatch ? h.end - s : plan.microbatch);
-    const Given part = batch.from(plan.ports, s);
+    const Given part = from(plan.ports, batch, s);
     forward(plan, n, member.params, w, part);
     loss += backward(plan, n, member.params, w, gradient, part, inverse);
   }
@@ -102,7 +102,7 @@ inline double train_half(const PlanRecord& plan, const TaskStream& stream, const
   const int64_t begun = begin(w.profile);
   draw(stream, member.seed, member.row, step, plan.batch, h.begin, h.end, w.batch);
   end(w.profile, &Profile::phases, PHASE_DRAW, begun);
-  return half_gradient(plan, member, w, w.batch, plan.batch, half, gradient);
+  return half_gradient(plan, member, w, given(w.batch), plan.batch, half, gradient);
 }
 
 // Adds the halves and takes the optimiser step. A loss or norm that is not finite leaves the
@@ -138,7 +138,7 @@ inline void member_outputs(const PlanRecord& plan, const Member& member, const W
   const int32_t asked = plan.ports.asked, vocabulary = plan.ports.vocabulary;
   for (int64_t s = 0; s < count; s += plan.microbatch) {
     const long n = (long)(count - s < plan.microbatch ? count - s : plan.microbatch);
-    forward(plan, n, member.params, w, batch.from(plan.ports, s));
+    forward(plan, n, member.params, w, from(plan.ports, batch, s));
     for (long i = 0; i < n * asked; i++) {
       const long at = i / asked * z.rows + z.rows - asked + i % asked;
       const float* row = w.values + z.value + at * z.ld;

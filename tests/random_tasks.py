@@ -110,7 +110,9 @@ def on_vectors(draw: Any) -> tuple[TaskSection, ModelSection]:
         value_path=path,
         position=draw(st.sampled_from(("relative", "none"))),
     )
-    generates = make_task(task).asked == 1 and draw(st.integers(0, 2)) == 0
+    ports = make_task(task).ports
+    wide = ports.asked == 1 and ports.width > ports.vocabulary  # a token holds x beside its answer
+    generates = wide and draw(st.integers(0, 2)) == 0
     return task, draw(bottlenecks(own)) if generates else own
 
 

@@ -188,12 +188,12 @@ def test_engine_triton_refuses_by_name_what_it_has_no_kernel_for() -> None:
         (shared, "op attention whose heads share keys and values"),
     ):
         with pytest.raises(UsageError) as refused:
-            refusals.check_plan(plan)
+            refusals.check_plan(plan, LENGTH)
         assert (
             str(refused.value) == f"engine triton has no {name}; engines native and eager have it"
         )
     for taken in (specs_of("single_tied"), specs_of("scales_alone")):
-        refusals.check_plan(model_plan(taken[0].model, absorb=False))
+        refusals.check_plan(model_plan(taken[0].model, absorb=False), LENGTH)
 
 
 def test_the_table_of_the_canonical_model_is_three_numbers() -> None:

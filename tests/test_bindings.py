@@ -192,7 +192,7 @@ BAD_GROUPS: list[tuple[str, Any, str]] = [
     (PLAN + "numbers", 1, "the answers are of its kind"),
     (PLAN + "packed_size", 0, "a packed weight takes"),
     (PLAN + "vocabulary", 2**30, "a parameter takes"),
-    (PLAN + "ops.0.kind", 10, "op 0 of the plan: there is no such kind"),
+    (PLAN + "ops.0.kind", 11, "op 0 of the plan: there is no such kind"),
     (PLAN + "ops.0.weight", -1, "a parameter takes .* from -1 on"),
     (PLAN + "ops.0.weight", 2**62, "a parameter takes"),
     (PLAN + "ops.1.saved", 2**40, "what it saves takes"),

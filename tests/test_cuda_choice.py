@@ -66,6 +66,13 @@ OTHERS = {
     "model.activation": "relu",
     "model.loss_positions": "all",
     "training.precision": "bf16",
+    "model.input_width": 5,
+    "model.asked": 2,
+    "model.loss": "squared_error",
+    "model.position": "relative",
+    "model.value_path": "relu",
+    "model.value_activation": "relu",
+    "model.attention_dropout": 0.5,
 }
 DESCRIBED = {
     "tiny": "2 layers, d_model 48, 2 heads, d_ff 96, vocab_size 48, seq_len 9",

@@ -146,4 +146,4 @@ def test_the_op_s_control_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "_linear", broken)
     with pytest.raises(AssertionError, match="linear: out"):
-        quick(150)(given(calls())(op_property))()
+        quick(400)(given(calls())(op_property))()

@@ -49,12 +49,12 @@ static inline void fuzzy_batch(const FuzzyStream& s, uint64_t seed, int64_t step
                                int64_t end, float* vectors, float* answers) {
   const int64_t width = s.variables + 1;
   for (int64_t b = begin; b < end; b++) {
-    Words words(seed, step, b, fuzzy_blocks(s));
-    const uint32_t row = below(words.next(), (uint32_t)s.combination_count);
+    Words words = words_of(seed, step, b, fuzzy_blocks(s));
+    const uint32_t row = below(next_word(words), (uint32_t)s.combination_count);
     const int32_t* chosen = s.combinations + (int64_t)row * s.terms;
     float* x = vectors + b * s.positions * width;
     for (int32_t i = 0; i < s.positions; i++, x += width) {
-      for (int32_t l = 0; l < s.variables; l++) x[l] = uniform(words.next());
+      for (int32_t l = 0; l < s.variables; l++) x[l] = uniform(next_word(words));
       x[s.variables] = fuzzy_value(s, chosen, x);
     }
     answers[b] = x[-1];

@@ -29,10 +29,10 @@ static inline void host_copy(const T* from, T* to, int64_t each, int64_t first, 
 static inline void host_batch(const HostStream& s, int64_t row, int64_t step, int64_t begin,
                               int64_t end, const Batch& to) {
   const int64_t first = (s.slot[row] * s.steps + step - s.first) * s.batch;
-  host_copy(s.drawn.tokens, to.tokens, s.ports.inputs(), first, begin, end);
-  host_copy(s.drawn.vectors, to.vectors, s.ports.inputs(), first, begin, end);
-  host_copy(s.drawn.targets, to.targets, s.ports.targets(), first, begin, end);
-  host_copy(s.drawn.answers, to.answers, s.ports.targets(), first, begin, end);
+  host_copy(s.drawn.tokens, to.tokens, input_count(s.ports), first, begin, end);
+  host_copy(s.drawn.vectors, to.vectors, input_count(s.ports), first, begin, end);
+  host_copy(s.drawn.targets, to.targets, target_count(s.ports), first, begin, end);
+  host_copy(s.drawn.answers, to.answers, target_count(s.ports), first, begin, end);
 }
 
 }  // namespace compfast

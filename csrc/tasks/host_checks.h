@@ -21,7 +21,8 @@ inline void check_stream(const HostStream& s, int64_t batch, int64_t vocabulary)
   require_range("a slot", range_of(s.slot, s.members), s.slots);
   const int64_t sequences = s.slots * s.steps * s.batch;
   if (sequences == 0) return;
-  const int64_t inputs = sequences * s.ports.inputs(), targets = sequences * s.ports.targets();
+  const int64_t inputs = sequences * input_count(s.ports),
+                targets = sequences * target_count(s.ports);
   if (s.drawn.tokens)
     require_range("a token of the buffer", range_of(s.drawn.tokens, inputs), vocabulary);
   if (s.drawn.targets)

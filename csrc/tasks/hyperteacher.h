@@ -2,7 +2,7 @@
 // sequence: its mask, an exponential for each module, then x by x.
 #pragma once
 
-#include <algorithm>
+#include <cstring>
 
 #include "../fixedcurves.h"
 #include "../fixedmath.h"
@@ -31,7 +31,7 @@ static inline void hyperteacher_code(const HyperteacherStream& s, const int32_t*
   double total = 0.0;
   int32_t active = 0;
   for (int32_t m = 0; m < s.modules; m++) {
-    const uint32_t word = words.next();
+    const uint32_t word = next_word(words);
     active += mask[m];
     z[m] = 0.0;
     if (mask[m] != 0 && s.discrete == 0) z[m] = -fixed_log(((double)word + 0.5) * 0x1p-32);
@@ -47,7 +47,7 @@ static inline void hyperteacher_code(const HyperteacherStream& s, const int32_t*
 static inline void hyperteacher_mix(const HyperteacherStream& s, const double* z, float* turned) {
   double w[NORM_MOST * NORM_MOST];
   const int32_t size = s.hidden * s.dim;
-  std::fill(w, w + size, 0.0);
+  std::memset(w, 0, (size_t)size * sizeof *w);
   for (int32_t m = 0; m < s.modules; m++) {
     if (z[m] == 0.0) continue;
     const double* theta = s.theta + (int64_t)m * size;
@@ -63,7 +63,7 @@ static inline float hyperteacher_value(const HyperteacherStream& s, const float*
                                        const float* x) {
   float hidden[NORM_MOST];
   const int32_t size = s.hidden;
-  std::fill(hidden, hidden + size, 0.0f);
+  std::memset(hidden, 0, (size_t)size * sizeof *hidden);
   for (int32_t k = 0; k < s.dim; k++)
     for (int32_t j = 0; j < size; j++) hidden[j] = hidden[j] + turned[k * size + j] * x[k];
   if (s.tanh != 0)
@@ -95,19 +95,19 @@ static inline void hyperteacher_batch(const HyperteacherStream& s, uint64_t seed
   double z[HYPERTEACHER_MOST_MODULES];
   float turned[NORM_MOST * NORM_MOST];
   for (int64_t b = begin; b < end; b++) {
-    Words words(seed, step, b, hyperteacher_blocks(s));
-    const int64_t row = below(words.next(), (uint32_t)s.mask_count);
+    Words words = words_of(seed, step, b, hyperteacher_blocks(s));
+    const int64_t row = below(next_word(words), (uint32_t)s.mask_count);
     hyperteacher_code(s, s.masks + row * s.modules, words, z);
     hyperteacher_mix(s, z, turned);
     float* x = vectors + b * positions * width;
     for (int32_t i = 0; i < s.samples; i++, x += width) {
       for (int32_t k = 0; k < s.dim; k++)
-        x[k] = (2.0f * uniform(words.next()) - 1.0f) * 1.7320508075688772f;
+        x[k] = (2.0f * uniform(next_word(words)) - 1.0f) * 1.7320508075688772f;
       x[s.dim] = hyperteacher_value(s, turned, x);
     }
     answers[b] = x[-1];
     x[-1] = 0.0f;
-    if (s.extra != 0) std::fill(x, x + width, 0.0f);
+    if (s.extra != 0) std::memset(x, 0, (size_t)width * sizeof *x);
   }
 }
 

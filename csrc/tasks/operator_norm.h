@@ -3,8 +3,8 @@
 // the first term to the last.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 namespace compfast {
 
@@ -30,7 +30,7 @@ static inline void norm_tridiagonal(double* g, int32_t n, double* diagonal, doub
     double length = 0.0;
     for (int32_t i = 0; i < m; i++) length = length + v[i] * v[i];
     const double beta = length > 0.0 ? 2.0 / length : 0.0;
-    std::fill(p, p + m, 0.0);
+    std::memset(p, 0, (size_t)m * sizeof *p);
     for (int32_t j = 0; j < m; j++)
       for (int32_t i = 0; i < m; i++) p[i] = p[i] + own[(int64_t)j * n + i] * v[j];
     double dot = 0.0;
@@ -79,12 +79,12 @@ static inline double norm_largest(const double* diagonal, const double* squares,
 static inline double operator_norm(const double* w, int32_t rows, int32_t columns) {
   double turned[NORM_MOST * NORM_MOST], g[NORM_MOST * NORM_MOST];
   double diagonal[NORM_MOST], squares[NORM_MOST];
-  const int32_t n = std::min(rows, columns), inner = std::max(rows, columns);
+  const int32_t n = rows < columns ? rows : columns, inner = rows < columns ? columns : rows;
   const bool tall = rows > columns;
   for (int32_t i = 0; i < n; i++)  // [inner, n], whose columns' products are g
     for (int32_t k = 0; k < inner; k++)
       turned[k * n + i] = tall ? w[k * columns + i] : w[i * columns + k];
-  std::fill(g, g + (int64_t)n * n, 0.0);
+  std::memset(g, 0, (size_t)((int64_t)n * n) * sizeof *g);
   for (int32_t k = 0; k < inner; k++)
     for (int32_t i = 0; i < n; i++)
       for (int32_t j = 0; j < n; j++)

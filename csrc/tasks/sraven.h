@@ -2,7 +2,7 @@
 // sequence: its rules, a permutation for each column, then two for each row of each feature.
 #pragma once
 
-#include <algorithm>
+#include <cstring>
 
 #include "words.h"
 
@@ -37,7 +37,7 @@ static inline void sraven_grid(const SravenStream& s, int32_t rule, Words& words
                                        {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
   const int32_t f = s.symbols;
   for (int32_t row = 0; row < 3; row++) {
-    const uint32_t first = words.next(), second = words.next();
+    const uint32_t first = next_word(words), second = next_word(words);
     const int32_t a = (int32_t)below(first, (uint32_t)f), b = (int32_t)below(second, (uint32_t)f);
     if (rule == SRAVEN_ADDITION || rule == SRAVEN_DIFFERENCE) {
       grid[row][0] = a;
@@ -68,16 +68,16 @@ static inline void sraven_batch(const SravenStream& s, uint64_t seed, int64_t st
   const int64_t size = 9 * (int64_t)features * s.symbols;
   int32_t grids[SRAVEN_MOST_FEATURES][3][3];
   for (int64_t b = begin; b < end; b++) {
-    Words words(seed, step, b, sraven_blocks(s));
-    const int64_t set = below(words.next(), (uint32_t)s.set_count);
+    Words words = words_of(seed, step, b, sraven_blocks(s));
+    const int64_t set = below(next_word(words), (uint32_t)s.set_count);
     const int32_t* orders[3];
     for (const int32_t*& order : orders)
-      order =
-          s.permutations + (int64_t)below(words.next(), (uint32_t)s.permutation_count) * features;
+      order = s.permutations +
+              (int64_t)below(next_word(words), (uint32_t)s.permutation_count) * features;
     for (int32_t k = 0; k < features; k++)
       sraven_grid(s, s.rules[set * features + k], words, grids[k]);
     float* out = vectors + b * size;
-    std::fill(out, out + size, 0.0f);
+    std::memset(out, 0, (size_t)size * sizeof *out);
     for (int32_t panel = 0; panel < 9; panel++)
       for (int32_t k = 0; k < features; k++) {
         const int32_t row = panel / 3, column = panel % 3;

@@ -14,7 +14,7 @@ FREE = frozenset(
     {
         *("task.anchors", "task.shifts", "task.item_low", "task.item_high", "task.overridden"),
         *("task.unseen", "task.key_modulus", "task.data", "task.fixed_total"),
-        *("task.fixed_train_weight", "model.norm_eps"),
+        *("task.fixed_train_weight", "model.norm_eps", "model.rms_eps", "model.buckets"),
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.clip", "optimizer.beta1"),
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
         *("optimizer.start", "optimizer.points"),
@@ -44,6 +44,13 @@ COMMON: dict[str, Any] = {
     "model.tied_head": False,
     "model.causal": True,
     "model.loss_positions": "last",
+    "model.input_width": 0,
+    "model.asked": 1,
+    "model.loss": "cross_entropy",
+    "model.position": "learned",
+    "model.value_path": "none",
+    "model.value_activation": "none",
+    "model.attention_dropout": 0.0,
 }
 
 
