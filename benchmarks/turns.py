@@ -78,12 +78,17 @@ def forward_run(engine: NativeEngine | EagerEngine, last: int) -> Run:
 
 
 def gradient_difference(
-    engine: NativeEngine, spec: MemberSpec, inputs: Inputs, targets: Targets, limit: float
+    engine: NativeEngine,
+    spec: MemberSpec,
+    inputs: Inputs,
+    targets: Targets,
+    limit: float,
+    rounding: float = 0.0,
 ) -> float:
     """Largest difference of member 0's gradients from float64's, of the largest of its tensor.
 
-    A tensor whose gradient is nothing but rounding (the key bias under a softmax) counts as
-    a thousandth of the largest. Raises GateError above `limit`.
+    Where a tensor's gradient is nothing but rounding (the key bias under a softmax), `rounding`
+    times the largest of all is taken in its stead. Raises GateError above `limit`.
     """
     _, found = engine.gradients(inputs, targets)
     named = {name: w[0] for name, w in engine.state().params.items()}
@@ -94,7 +99,7 @@ def gradient_difference(
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         exact[name] = parameter.grad.numpy()
-    least = 1e-3 * max(float(np.abs(gradient).max()) for gradient in exact.values())
+    least = rounding * max(float(np.abs(gradient).max()) for gradient in exact.values())
     worst = 0.0
     for name, gradient in exact.items():
         scale = max(least, float(np.abs(gradient).max()))

@@ -42,7 +42,8 @@ SETTINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # preset, what its mo
 }
 STEPS = 20_000
 UPDATES, TOLERANCE = 5, 1e-3  # of losses, relative to the largest of native's
-GRADIENTS = 2e-5  # of the largest of a tensor
+GRADIENTS = 2e-5  # of the largest of a tensor, or of what counts where that is rounding
+ROUNDING = 1e-3  # of the largest gradient
 CHECKED = 24  # sequences of the gradients' check
 POOL = 4  # batches drawn for the plain peers
 COLUMNS = (
@@ -109,7 +110,7 @@ def gradient_difference(case: Case) -> float:
     """See benchmarks/turns.py; raises GateError above GRADIENTS."""
     spec = case.specs[0]
     batch = make_task(spec.task).batch(99, 0, min(CHECKED, case.batch_size))
-    return turns.gradient_difference(case.engine(), spec, *batch, GRADIENTS)
+    return turns.gradient_difference(case.engine(), spec, *batch, GRADIENTS, ROUNDING)
 
 
 def loss_difference(case: Case, name: str, losses: Sequence[torch.Tensor]) -> float:

@@ -10,9 +10,9 @@
 #include <system_error>
 #include <thread>
 
-#include "attention_mixed_sizes.h"
 #include "checks.h"
 #include "profile.h"
+#include "worker_memory.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -21,21 +21,6 @@
 namespace compfast {
 
 namespace {
-
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-
-template <typename T>
-std::unique_ptr<T[], FreeDeleter> allocate(int64_t count) {
-  // Not rounded up, so that AddressSanitizer sees the first byte past the end.
-  require_room(count, sizeof(T));
-  const size_t bytes = (size_t)count * sizeof(T);
-  void* p = nullptr;
-  if (posix_memalign(&p, 64, bytes) != 0) throw std::bad_alloc();
-  std::memset(p, 0, bytes);
-  return std::unique_ptr<T[], FreeDeleter>(static_cast<T*>(p));
-}
 
 // Round to nearest, subnormals are zero: whatever the calling thread had set.
 void set_floating_mode() {
@@ -65,73 +50,10 @@ class Barrier {
   std::atomic<unsigned> arrived_{0}, phase_{0};
 };
 
-// The most that any op of the plan wants.
-int64_t scratch_size(const PlanRecord& plan) {
-  int64_t size = 1;
-  for (int i = 0; i < plan.op_count; i++) {
-    const OpRecord& op = plan.ops[i];
-    const int64_t t = op.in[1].rows, d = op.in[1].width;
-    int64_t wanted = 0;
-    if (op.kind == OP_ATTENTION && op.shared)
-      wanted = attention_room(op.heads, t, d, d);
-    else if (op.kind == OP_ATTENTION)
-      wanted = attention_room(op.out.rows, t, op.d_k, op.d_v);
-    else if (op.kind == OP_MIXED_ATTENTION)
-      wanted = mixed_room(t, op.heads, op.d_k, op.d_v, op.path);
-    else if (op.kind == OP_GENERATED)
-      wanted = to_pad(op.columns);
-    else if (op.kind == OP_HEAD_LINEAR)
-      wanted = plan.microbatch * to_pad(op.d_in > op.head_width ? op.d_in : op.head_width);
-    size = wanted > size ? wanted : size;
-  }
-  return size;
-}
-
 }  // namespace
 
-struct Group::Worker {
-  explicit Worker(const PlanRecord& plan)
-      : values(allocate<float>(plan.workspace_size)),
-        packed(allocate<float>(plan.packed_size)),
-        gradient(allocate<float>(2 * plan.flat_size)),
-        scratch(allocate<float>(scratch_size(plan))),
-        ids(allocate<int32_t>(id_count(plan))),
-        numbers(allocate<float>(number_count(plan))) {
-    view.values = values.get();
-    view.packed = packed.get();
-    view.gradient[0] = gradient.get();
-    view.gradient[1] = gradient.get() + plan.flat_size;
-    view.scratch = scratch.get();
-    const Ports& p = plan.ports;
-    const int64_t inputs = plan.batch * input_count(p);
-    int32_t* next_id = ids.get();
-    float* next_number = numbers.get();
-    if (p.width)
-      view.batch.vectors = next_number, next_number += inputs;
-    else
-      view.batch.tokens = next_id, next_id += inputs;
-    if (p.numbers)
-      view.batch.answers = next_number;
-    else
-      view.batch.targets = next_id;
-  }
-  // Ids and numbers of a batch.
-  static int64_t id_count(const PlanRecord& plan) {
-    const Ports& p = plan.ports;
-    return plan.batch * ((p.width ? 0 : input_count(p)) + (p.numbers ? 0 : target_count(p)));
-  }
-  static int64_t number_count(const PlanRecord& plan) {
-    return times(plan.batch, input_count(plan.ports) + target_count(plan.ports)) - id_count(plan);
-  }
-  // Floats of one worker; ids are as wide.
-  static int64_t size(const PlanRecord& plan) {
-    return plan.workspace_size + plan.packed_size + 2 * plan.flat_size + scratch_size(plan) +
-           times(plan.batch, input_count(plan.ports) + target_count(plan.ports));
-  }
-  std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
-  std::unique_ptr<int32_t[], FreeDeleter> ids;
-  std::unique_ptr<float[], FreeDeleter> numbers;
-  Workspace view;
+struct Group::Worker : WorkerMemory {
+  using WorkerMemory::WorkerMemory;
 };
 
 struct Group::Call {

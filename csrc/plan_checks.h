@@ -289,6 +289,8 @@ inline void check_plan(const PlanRecord& plan) {
   require_between("batch", plan.batch, 1, MOST_WIDTH);
   require_between("microbatch", plan.microbatch, 1, plan.batch);
   require_between("vocabulary", plan.ports.vocabulary, 1, MOST_WIDTH);
+  elements("numbers of a sequence", {plan.ports.positions, std::max(plan.ports.width, 1)});
+  elements("targets of a sequence", {plan.ports.asked, plan.ports.vocabulary});
   require_between("flat_size", plan.flat_size, 16, MOST_ELEMENTS);
   require_between("packed_size", plan.packed_size, 0, MOST_ELEMENTS);
   require_between("workspace_size", plan.workspace_size, 0, MOST_ELEMENTS);

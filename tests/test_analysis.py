@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import compfast
 from compfast import analysis
-from compfast.analysis import attention, matrices
+from compfast.analysis import matrices
 from compfast.config import ModelConfig
 from compfast.errors import AllDivergedError, StorageError, UsageError
 from compfast.runs.layouts import exams_of
@@ -196,7 +196,7 @@ def _by_hand(params: dict[str, Array], tokens: Array, model: ModelConfig) -> lis
 def test_ratios_are_the_definition(
     runs: dict[str, Run], form: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_ROOM", at_once)
+    monkeypatch.setattr("compfast.analysis.inputs._ROOM", at_once)
     run = runs[form]
     model, tokens = run.groups[0][0].model, exams_of(run.groups)[0].inputs
     assert isinstance(model, ModelConfig)
@@ -268,11 +268,11 @@ def test_tensors_that_are_not_there_are_refused(
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
-        ([[0, 2]], r"tokens go from 0 to 2; member 0 knows 0 to 1 \(model\.vocab_size\)"),
-        ([[0, -1]], "tokens go from -1 to 0"),
-        ([[0] * 7], r"tokens are 7 a sequence; member 0 has 6 positions \(model\.max_positions\)"),
-        ([0, 1], r"tokens have shape \[2\] and type int64; they must be integers \[sequences"),
-        ([[0.0, 1.0]], "type float64; they must be integers"),
+        ([[0, 2]], r"inputs go from 0 to 2; member 0 knows 0 to 1 \(model\.vocab_size\)"),
+        ([[0, -1]], "inputs go from -1 to 0"),
+        ([[0] * 7], r"shape \[1, 7\].*; member 0 reads token ids \[N, T\], T at most 6"),
+        ([0, 1], r"inputs have shape \[2\] and type int64; member 0 reads token ids \[N, T\]"),
+        ([[0.0, 1.0]], r"type float64; member 0 reads token ids"),
         (np.zeros((0, 6), np.int32), r"shape \[0, 6\]"),
     ],
 )

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 import compfast
 from compfast import analysis
-from compfast.analysis import codes
 from compfast.analysis.linear_probes import r2, ridge
 from compfast.config import EvaluationConfig
 from compfast.errors import UsageError
@@ -112,7 +111,7 @@ def test_neither_passes_nor_threads_change_a_code(
 ) -> None:
     whole = analysis.latent_codes(fuzzy)
     again = analysis.latent_codes(fuzzy)
-    monkeypatch.setattr(codes, "_ROOM", 2500)  # some sequences at a time
+    monkeypatch.setattr("compfast.analysis.inputs._ROOM", 2500)  # some sequences at a time
     parts = analysis.latent_codes(fuzzy)
     for one, two, three in zip(whole, again, parts, strict=True):
         assert one.values.tobytes() == two.values.tobytes()

@@ -11,9 +11,18 @@ import torch
 from ensembles import member, random_state, same_bits, start
 from oracle import Array, random_batch, reference
 
-from compfast.config import Config, EvaluationConfig, MemberSpec, TaskSection, TrainingConfig
+from compfast.config import (
+    Config,
+    EvaluationConfig,
+    MemberSpec,
+    ModelConfig,
+    Ports,
+    TaskSection,
+    TrainingConfig,
+)
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
+from compfast.models.families import resolve
 from compfast.models.sequences import sequence_loss
 from compfast.streams import philox
 from compfast.tasks.base import Task
@@ -103,3 +112,9 @@ def test_a_mask_and_a_loss_without_one_do_not_meet() -> None:
     tokens, targets = random_batch(specs_of()[0].model, LENGTH, 4, 0)
     with pytest.raises(UsageError, match=r"targets reach from -2 to -2; they must be in -1\.\."):
         made.gradients(tokens, np.full_like(targets, -2))
+
+
+def test_a_single_logit_and_a_mask_do_not_meet() -> None:
+    binary = Ports(LENGTH, 2, asked=LENGTH, masked=True)
+    with pytest.raises(UsageError, match=r"a loss under a mask needs model\.logits = vocabulary"):
+        resolve(ModelConfig(logits="single", loss_positions="masked"), binary)

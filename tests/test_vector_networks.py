@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import pytest
 from architectures import VECTORS
 from ensembles import random_state, start
 from vector_checks import check_alone, check_forward_and_gradients, check_ten_steps, specs_of
 
-from compfast.config import Config, MemberSpec
+from compfast.config import (
+    Config,
+    EvaluationConfig,
+    MemberSpec,
+    TaskSection,
+    TrainingConfig,
+)
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
+from compfast.streams import philox
 from compfast.tasks import make_task
+from compfast.tasks.base import Task
 
 SIZES = (3, 22)  # sequences in a batch: less and more than a microbatch
 
@@ -52,6 +64,54 @@ def start_loss(engine: str, specs: list[MemberSpec]) -> float:
     state = random_state(specs[:1])
     made.load(state)
     return float(made.advance(1).loss[0, 0])
+
+
+def test_dropout_with_positions_to_spare(engine: str) -> None:
+    """A mask is of the task's length, however many positions a network could take."""
+    wide = start(
+        engine, specs_of("linear_none", attention_dropout=0.5, max_positions=40, buckets=9)
+    )
+    exact = start(engine, specs_of("linear_none", attention_dropout=0.5, buckets=9))
+    assert wide.advance(3).loss.tobytes() == exact.advance(3).loss.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class EverywhereConfig(TaskSection):
+    name: str = "test_vector_networks:EverywhereTask"
+
+
+class EverywhereTask(Task[EverywhereConfig]):
+    """Asks every position for the sum of its numbers."""
+
+    Config = EverywhereConfig
+    candidates = ("sum",)
+    length, width, outputs, asked = 6, 3, 1, 6
+    loss = "squared_error"
+
+    def __init__(self, config: EverywhereConfig) -> None:
+        self.config = config
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[Any, Any]:
+        words = philox.words(seed, philox.TRAIN, step, 0, 0, size * 20).reshape(size, 20)
+        vectors = philox.uniforms(words[:, :18]).reshape(size, 6, 3)
+        return vectors, vectors.sum(axis=2, keepdims=True)
+
+    def exam(self, evaluation: EvaluationConfig) -> Any:
+        raise NotImplementedError
+
+
+def test_every_position_may_be_asked() -> None:
+    """As on engine eager, on a workspace that other steps have used."""
+    specs = member_specs(
+        Config(
+            task=EverywhereConfig(),
+            model={"d_model": 12, "heads": 2},
+            sweep=(("seed", (0, 1)),),
+            training=TrainingConfig(steps=20, batch_size=9),
+        )
+    )
+    native, eager = start("native", specs), start("eager", specs)
+    np.testing.assert_allclose(native.advance(6).loss, eager.advance(6).loss, rtol=1e-4)
 
 
 def test_what_a_network_of_vectors_cannot_be() -> None:

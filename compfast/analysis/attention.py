@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from compfast.analysis.inputs import as_tensor, at_once, attending_groups, checked_inputs
 from compfast.analysis.snapshots import snapshots_of
-from compfast.config import MemberSpec, ModelConfig
+from compfast.config import MemberSpec
 from compfast.engines.cores import usable_cores
-from compfast.errors import UsageError
 from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROOM = 2**24  # numbers that one pass of a network may hold: 64 MB
-_COPIES = 4  # of scores and of activations, at most, that a layer holds at once
 _Row = tuple[int, int, int, float]
 _SCHEMA = {"member": pl.Int64, "step": pl.Int64, "layer": pl.Int64, "ratio": pl.Float64}
 
@@ -34,24 +30,18 @@ def attention_to_skip(run: Run, tokens: NDArray[Any] | None = None) -> pl.DataFr
     A row a (member, step, layer), sorted so; a member without attention has none. `tokens` are
     sequences [N, T] that all members read; None: each member's exam. A ratio that is not a
     finite number is null. Raises UsageError for a run without snapshots, one of whose members
-    none has attention, and for tokens that are no sequences of ids of the members' networks.
+    none has attention, and for tokens that the members' networks do not read: ids, or vectors
+    [N, T, width] where their task has those.
     """
     steps = snapshots_of(run)
-    attends = [_attends(specs) for specs in run.groups]
-    if not any(attends):
-        model = run.groups[0][0].model
-        why = "model.attention is none" if isinstance(model, ModelConfig) else ""
-        raise UsageError(
-            f"{why or f'model.family is {model.family}'}; there is no attention in {run.path}"
-        )
+    groups = attending_groups(run)
     work: list[tuple[MemberSpec, int, NDArray[Any]]] = []
-    for specs, exam, wanted in zip(run.groups, exams_of(run.groups), attends, strict=True):
-        if wanted:
-            read = exam.inputs if tokens is None else _checked(tokens, specs[0])
-            work += [(spec, step, read) for spec in specs for step in steps]
+    for specs, exam in zip(groups, exams_of(groups), strict=True):
+        read = exam.inputs if tokens is None else checked_inputs(tokens, specs[0])
+        work += [(spec, step, read) for spec in specs for step in steps]
 
     def measure(spec: MemberSpec, step: int, read: NDArray[Any]) -> list[_Row]:
-        means = layer_ratios(run.model(spec.member, step), read, _at_once(spec, read))
+        means = layer_ratios(run.model(spec.member, step), read, at_once(spec, read))
         return [(spec.member, step, layer, mean) for layer, mean in enumerate(means)]
 
     from compfast.engines.aside import clean_threads, require_exact_products
@@ -64,7 +54,7 @@ def attention_to_skip(run: Run, tokens: NDArray[Any] | None = None) -> pl.DataFr
     return table.with_columns(pl.when(finite).then(pl.col("ratio")).alias("ratio"))
 
 
-def layer_ratios(model: Any, tokens: NDArray[Any], at_once: int) -> list[float]:
+def layer_ratios(model: Any, tokens: NDArray[Any], most: int) -> list[float]:
     """Of a compfast.models.transformer.Transformer, its layers in order; nan as it comes."""
     import torch
 
@@ -84,46 +74,9 @@ def layer_ratios(model: Any, tokens: NDArray[Any], at_once: int) -> list[float]:
         hooks.append(block.attention.register_forward_hook(functools.partial(attended, layer)))
     try:
         with torch.inference_mode():
-            for first in range(0, len(tokens), at_once):
-                part = np.asarray(tokens[first : first + at_once], np.int64)
-                model(torch.from_numpy(part))
+            for first in range(0, len(tokens), most):
+                model(as_tensor(tokens[first : first + most]))
     finally:
         for hook in hooks:
             hook.remove()
-    return [total / tokens.size for total in sums]
-
-
-def _attends(specs: Sequence[MemberSpec]) -> bool:
-    model = specs[0].model
-    return isinstance(model, ModelConfig) and model.attention != "none"
-
-
-def _at_once(spec: MemberSpec, tokens: NDArray[Any]) -> int:
-    """Sequences that a pass takes; a function of the member's shape, never of the machine."""
-    model, length = spec.model, int(tokens.shape[1])
-    assert isinstance(model, ModelConfig)
-    widest = max(model.d_model, model.d_ff or 0, model.vocab_size or 0)
-    return max(1, _ROOM // (_COPIES * length * (model.heads * length + widest)))
-
-
-def _checked(tokens: NDArray[Any], spec: MemberSpec) -> NDArray[Any]:
-    given, model = np.asarray(tokens), spec.model
-    assert isinstance(model, ModelConfig)
-    if given.ndim != 2 or not given.size or given.dtype.kind not in "iu":
-        raise UsageError(
-            f"tokens have shape {list(given.shape)} and type {given.dtype}; they must be integers"
-            " [sequences, length], at least one"
-        )
-    positions, vocabulary = model.max_positions or 0, model.vocab_size or 0
-    if given.shape[1] > positions:
-        raise UsageError(
-            f"tokens are {given.shape[1]} a sequence; member {spec.member} has {positions}"
-            " positions (model.max_positions)"
-        )
-    low, high = int(given.min()), int(given.max())
-    if low < 0 or high >= vocabulary:
-        raise UsageError(
-            f"tokens go from {low} to {high}; member {spec.member} knows 0 to {vocabulary - 1}"
-            " (model.vocab_size)"
-        )
-    return given
+    return [total / (tokens.shape[0] * tokens.shape[1]) for total in sums]

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import MemberSpec, ModelConfig
+from compfast.analysis.inputs import as_tensor, at_once, attending_groups, checked_inputs
+from compfast.config import MemberSpec
 from compfast.engines.cores import usable_cores
 from compfast.errors import UsageError
 from compfast.runs.reading import Run
@@ -19,9 +20,6 @@ from compfast.tasks import Exam, make_task
 
 Float32 = NDArray[np.float32]
 What = Literal["codes", "stream"]
-
-_ROOM = 2**24  # numbers that one pass of a network may hold: 64 MB
-_COPIES = 4  # of weights and of activations, at most, that a layer holds at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,13 +56,7 @@ def latent_codes(
         raise UsageError(f"what is {what!r}; it must be codes or stream")
     if inputs is not None and task is not None:
         raise UsageError("inputs and task are both given; the exam of `task` would not be read")
-    groups = [specs for specs in run.groups if attends(specs[0])]
-    if not groups:
-        model = run.groups[0][0].model
-        why = "model.attention is none" if isinstance(model, ModelConfig) else ""
-        raise UsageError(
-            f"{why or f'model.family is {model.family}'}; there is no attention in {run.path}"
-        )
+    groups = attending_groups(run)
     exams: dict[Any, Exam] = {}
     read: list[tuple[NDArray[Any], tuple[int, ...]]] = []
     for specs in groups:
@@ -72,12 +64,12 @@ def latent_codes(
         key = (changed, specs[0].evaluation)
         if key not in exams:
             exams[key] = make_task(changed).exam(specs[0].evaluation)
-        given = exams[key].inputs if inputs is None else _checked(inputs, specs[0])
+        given = exams[key].inputs if inputs is None else checked_inputs(inputs, specs[0])
         read.append((given, _places(keys, given.shape[1])))
 
     def measure(spec: MemberSpec, at: int) -> Float32:
         given, places = read[at]
-        return item_codes(run.model(spec.member, step), given, places, what, _at_once(spec, given))
+        return item_codes(run.model(spec.member, step), given, places, what, at_once(spec, given))
 
     from compfast.engines.aside import clean_threads, require_exact_products
 
@@ -95,9 +87,12 @@ def latent_codes(
 
 
 def item_codes(
-    model: Any, inputs: NDArray[Any], places: Sequence[int], what: What, at_once: int
+    model: Any, inputs: NDArray[Any], places: Sequence[int], what: What, most: int
 ) -> Float32:
-    """[N, layers, width] of a compfast.models.transformer.Transformer; `places` of the keys."""
+    """[N, layers, width] of a compfast.models.transformer.Transformer, at `places` of the keys.
+
+    A pass takes `most` sequences.
+    """
     import torch
 
     parts: list[list[torch.Tensor]] = []  # passes, layers
@@ -113,23 +108,16 @@ def item_codes(
         hooks = [block.attention.register_forward_pre_hook(attending) for block in model.blocks]
     else:
         hooks = [block.register_forward_hook(leaving) for block in model.blocks]
-    numbers = inputs.dtype.kind == "f"
     try:
         with torch.inference_mode():
-            for first in range(0, len(inputs), at_once):
+            for first in range(0, len(inputs), most):
                 parts.append([])
-                some = inputs[first : first + at_once]
-                model(torch.from_numpy(np.ascontiguousarray(some, None if numbers else np.int64)))
+                model(as_tensor(inputs[first : first + most]))
     finally:
         for hook in hooks:
             hook.remove()
     found: Float32 = torch.cat([torch.stack(part, dim=1) for part in parts]).numpy()
     return found
-
-
-def attends(spec: MemberSpec) -> bool:
-    """Whether a member has codes."""
-    return isinstance(spec.model, ModelConfig) and spec.model.attention != "none"
 
 
 def changed_task(spec: MemberSpec, fields: Mapping[str, Any]) -> Any:
@@ -166,36 +154,3 @@ def _places(keys: Sequence[int], length: int) -> tuple[int, ...]:
             f" stands, 0 to {length - 1}"
         )
     return tuple(length - 1 - key for key in given)
-
-
-def _checked(inputs: NDArray[Any], spec: MemberSpec) -> NDArray[Any]:
-    """As the member's networks read them: float32 vectors [N, T, width], or token ids [N, T]."""
-    given, model = np.asarray(inputs), spec.model
-    assert isinstance(model, ModelConfig)
-    width, positions = model.input_width or 0, model.max_positions or 0
-    fits = given.ndim == (3 if width else 2) and given.size > 0
-    fits = fits and (given.shape[2] == width if width else given.dtype.kind in "iu")
-    if not fits or given.dtype.kind not in "fiu" or given.shape[1] > positions:
-        needed = f"vectors [N, T, {width}]" if width else "token ids [N, T]"
-        raise UsageError(
-            f"inputs have shape {list(given.shape)} and type {given.dtype}; member {spec.member}"
-            f" reads {needed}, T at most {positions}"
-        )
-    if width:
-        return given.astype(np.float32)
-    low, high, vocabulary = int(given.min()), int(given.max()), model.vocab_size or 0
-    if low < 0 or high >= vocabulary:
-        raise UsageError(
-            f"inputs go from {low} to {high}; member {spec.member} knows 0 to {vocabulary - 1}"
-            " (model.vocab_size)"
-        )
-    return given
-
-
-def _at_once(spec: MemberSpec, inputs: NDArray[Any]) -> int:
-    """Sequences that a pass takes; a function of the member's shape, never of the machine."""
-    model, length = spec.model, int(inputs.shape[1])
-    assert isinstance(model, ModelConfig)
-    widest = max(model.d_model, model.d_ff or 0, model.vocab_size or 0)
-    values = (model.d_v or 0) if model.value_path != "none" else 0
-    return max(1, _ROOM // (_COPIES * length * ((model.heads + values) * length + widest)))

@@ -9,6 +9,7 @@ from compfast.config.ensemble import (
     column,
     sweep_pairs,
 )
+from compfast.config.model import ModelConfig
 from compfast.config.ports import Ports
 from compfast.config.section import MAX_SEED, ModelSection, Section, TaskSection, hints, names
 from compfast.config.sections import (
@@ -21,7 +22,6 @@ from compfast.config.sections import (
     EvaluationConfig,
     InitConfig,
     Kinds,
-    ModelConfig,
     OptimizerConfig,
     RunConfig,
     StartConfig,

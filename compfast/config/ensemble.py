@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compfast.config import values
+from compfast.config.model import ModelConfig
 from compfast.config.plugins import family_class, task_class
 from compfast.config.section import ModelSection, NotTogether, Section, TaskSection, check_seed
 from compfast.config.sections import (
@@ -18,7 +19,6 @@ from compfast.config.sections import (
     EvaluationConfig,
     InitConfig,
     Kinds,
-    ModelConfig,
     OptimizerConfig,
     RunConfig,
     StartConfig,

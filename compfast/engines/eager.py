@@ -244,7 +244,8 @@ class EagerEngine:
         lr = float(np.float32(spec.optimizer.lr * scale + offset))
         decay = float(self._tables.decay[member.step])
         family = family_of(spec.model)
-        with family.training(member.module, spec.model, spec.init_seed, member.step):
+        length = self._task.length
+        with family.training(member.module, spec.model, length, spec.init_seed, member.step):
             return member.train_step(_tensor(inputs), _tensor(targets), lr, decay)
 
     def _member(self, state: State, i: int) -> _Member:

@@ -251,6 +251,7 @@ class NativePlan:
                     whole = position == 0 or view.width % PAD == 0
                 else:
                     whole = rows == self._rows(name) or op.kind in ("attention", "mixed_attention")
+                    whole = whole and op.kind != "select"  # which adds, be it to all rows
                 first = name not in grads
                 modes[index].append((_WRITE if whole else _ZERO_ADD) if first else _ADD)
                 if not first:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compfast.config import ModelConfig
 from compfast.models.relative import bucket_table
+from compfast.models.resolved import known
 
 Made = dict[str, Any]  # where and in what type parameters are made
 
@@ -112,9 +113,3 @@ class _Matrix(nn.Module):
     def __init__(self, rows: int, columns: int, made: Made) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros((rows, columns), **made))
-
-
-def known(value: int | None) -> int:
-    if value is None:
-        raise ValueError("the model is not resolved: call compfast.models.families.resolve first")
-    return value

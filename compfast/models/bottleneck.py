@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compfast.models.attention import known
 from compfast.models.bottleneck_config import BottleneckConfig
+from compfast.models.resolved import known
 from compfast.models.sequences import answers_loss
 from compfast.models.transformer import ACTIVATIONS, Head, Stack
 

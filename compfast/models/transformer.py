@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from compfast.config import ModelConfig
 from compfast.errors import UsageError
-from compfast.models.attention import Attention, Made, known
+from compfast.models.attention import Attention, Made
+from compfast.models.resolved import known
 from compfast.models.sequences import answers_loss, binary_logits, sequence_loss
 
 Kind = TypeVar("Kind", bound="Stack")

@@ -19,6 +19,7 @@ from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import at_most, check_seed, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks import hyla
 from compfast.tasks.base import Int32, Settings, Task
 from compfast.tasks.regression import Float32, RegressionExam, Split, context_mean
 from compfast.tasks.words import check_words, words_of
@@ -87,28 +88,8 @@ def portion(share: float, count: int) -> int:
     return math.floor(share * count + 1e-9)
 
 
-_NETWORK: Settings = {
-    "layers": 2,
-    "d_model": 128,
-    "heads": 8,
-    "d_k": 2,  # 16 in all: the released code's qk_dim is that of all heads
-    "d_v": 2,
-    "d_ff": 256,
-    "norm": "pre",
-    "norm_eps": 1e-6,
-    "activation": "gelu_tanh",  # Flax's default
-    "causal": False,
-    "position": "relative",
-}
-_INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
-_OPTIMIZER: Settings = {
-    "lr": 1e-3,
-    "weight_decay": 0.1,
-    "decay": "arrays",
-    "clip": 0.0,
-    "schedule": "cosine",
-    "floor": 0.1,
-}
+# Key and value sizes are 16 in all: the released code's qk_dim is that of all heads.
+_NETWORK: Settings = {**hyla.NETWORK, "layers": 2, "heads": 8, "d_k": 2, "d_v": 2}
 
 
 class FuzzyTask(Task[FuzzyConfig]):
@@ -126,14 +107,14 @@ class FuzzyTask(Task[FuzzyConfig]):
         "fuzzy": {  # ours, for minutes on a CPU
             "task": {"samples": 16},
             "model": {**_NETWORK, "d_model": 64, "d_ff": 128},
-            "init": _INIT,
-            "optimizer": {**_OPTIMIZER, "warmup": 0.02},
+            "init": hyla.INIT,
+            "optimizer": {**hyla.OPTIMIZER, "warmup": 0.02},
             "training": {"steps": 5000, "batch_size": 64, "log_every": 100, "eval_every": 1000},
         },
         "fuzzy-paper": {  # HYLA, at 32 samples and 0.7 held out
-            "model": {**_NETWORK, "attention": "rms_head", "value_path": "relu"},
-            "init": _INIT,
-            "optimizer": {**_OPTIMIZER, "warmup": 100 / 50_000},
+            "model": {**_NETWORK, **hyla.HYLA},
+            "init": hyla.INIT,
+            "optimizer": {**hyla.OPTIMIZER, "warmup": 100 / 50_000},
             "training": {"steps": 50_000, "batch_size": 128},
             "evaluation": {"seen_items": 16_000, "unseen_items": 16_000},
         },

@@ -16,6 +16,7 @@ import numpy as np
 from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import at_most, check_seed, positive, require, require_together
 from compfast.streams import philox
+from compfast.tasks import hyla
 from compfast.tasks import hyperteacher_net as net
 from compfast.tasks.base import Float64, Int32, Settings, Task
 from compfast.tasks.regression import Float32, RegressionExam, Split, context_mean
@@ -98,7 +99,6 @@ _NETWORK: Settings = {
 }
 # Family bottleneck beside it: the code of 6 numbers makes the first layer of a network of 32 units.
 _BOTTLENECK: Settings = {**_NETWORK, "family": "bottleneck", "latent": 6, "hidden": 32}
-_INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
 _OPTIMIZER: Settings = {
     "lr": 1e-3,
     "decay": "arrays",
@@ -131,13 +131,13 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         "hyperteacher": {  # ours, for minutes on a CPU
             "task": _SMALL_TASK,
             "model": {**_NETWORK, "d_model": 32, "d_ff": 128},
-            "init": _INIT,
+            "init": hyla.INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
             "training": _SMALL_TRAINING,
         },
         "hyperteacher-paper": {  # its vanilla transformer
             "model": {**_NETWORK, "d_model": 128, "d_ff": 512},
-            "init": _INIT,
+            "init": hyla.INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.1},
             "training": _PAPER_TRAINING,
             "evaluation": _PAPER_ITEMS,
@@ -145,13 +145,13 @@ class HyperteacherTask(Task[HyperteacherConfig]):
         "hyperteacher-bottleneck": {  # beside `hyperteacher`
             "task": _SMALL_TASK,
             "model": {**_BOTTLENECK, "d_model": 32, "d_ff": 128, "hidden": 8},
-            "init": _INIT,
+            "init": hyla.INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
             "training": _SMALL_TRAINING,
         },
         "hyperteacher-bottleneck-paper": {  # its hypernetwork transformer
             "model": {**_BOTTLENECK, "d_model": 64, "d_ff": 256},
-            "init": _INIT,
+            "init": hyla.INIT,
             "optimizer": {**_OPTIMIZER, "weight_decay": 0.0},
             "training": _PAPER_TRAINING,
             "evaluation": _PAPER_ITEMS,

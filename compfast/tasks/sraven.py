@@ -20,6 +20,7 @@ from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import check_seed, require
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks import hyla
 from compfast.tasks.base import Int32, Settings, Task
 from compfast.tasks.sraven_exam import CANDIDATES, RavenExam
 from compfast.tasks.sraven_rules import ROW_WORDS, RULES, grids, permutations, triples
@@ -70,28 +71,8 @@ class SravenConfig(TaskSection):
         return ", ".join(said)
 
 
-_NETWORK: Settings = {
-    "layers": 4,
-    "d_model": 128,
-    "heads": 16,
-    "d_k": 4,  # 64 in all: the released code's qk_dim is that of all heads
-    "d_v": 4,
-    "d_ff": 256,
-    "norm": "pre",
-    "norm_eps": 1e-6,
-    "activation": "gelu_tanh",  # Flax's default
-    "causal": False,
-    "position": "relative",
-}
-_INIT: Settings = {"gamma": 0.5, "law": "truncated"}  # Flax's LeCun normal
-_OPTIMIZER: Settings = {
-    "lr": 1e-3,
-    "weight_decay": 0.1,
-    "decay": "arrays",
-    "clip": 0.0,
-    "schedule": "cosine",
-    "floor": 0.1,
-}
+# Key and value sizes are 64 in all: the released code's qk_dim is that of all heads.
+_NETWORK: Settings = {**hyla.NETWORK, "layers": 4, "heads": 16, "d_k": 4, "d_v": 4}
 
 
 class SravenTask(Task[SravenConfig]):
@@ -108,14 +89,14 @@ class SravenTask(Task[SravenConfig]):
         "sraven": {  # ours: fewer features and layers, for a CPU
             "task": {"features": 2},
             "model": {**_NETWORK, "layers": 2, "d_model": 64, "heads": 8, "d_ff": 128},
-            "init": _INIT,
-            "optimizer": {**_OPTIMIZER, "warmup": 0.02},
+            "init": hyla.INIT,
+            "optimizer": {**hyla.OPTIMIZER, "warmup": 0.02},
             "training": {"steps": 5000, "batch_size": 128, "log_every": 100, "eval_every": 1000},
         },
         "sraven-paper": {  # HYLA, 20 million sequences
-            "model": {**_NETWORK, "attention": "rms_head", "value_path": "relu"},
-            "init": _INIT,
-            "optimizer": {**_OPTIMIZER, "warmup": 1000 / 156_250},
+            "model": {**_NETWORK, **hyla.HYLA},
+            "init": hyla.INIT,
+            "optimizer": {**hyla.OPTIMIZER, "warmup": 1000 / 156_250},
             "training": {"steps": 156_250, "batch_size": 128},
             "evaluation": {"seen_items": 51_200, "unseen_items": 51_200},
         },

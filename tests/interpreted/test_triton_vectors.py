@@ -110,6 +110,13 @@ def test_tiles_of_other_forms(name: str) -> None:
     _within_budget(_members({"name": "fuzzy", "samples": samples}, **model), 2)
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(reason="the key's bias lies 1.1 budgets from float64 here; not explained")
+def test_two_heads_whose_root_is_of_two_scores() -> None:
+    model = {"d_k": 16, "d_v": 17, "attention": "rms_head", "heads": 2}
+    _within_budget(_members({"name": "fuzzy", "samples": 17}, **model), 2)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_plain_attention_of_a_few_last_rows(causal: bool) -> None:
     """As generalised attention: its kernel of its own has all rows or one."""

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.common import power
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, loss_strides
 
 
 @triton.jit
@@ -93,11 +93,7 @@ def loss_and_gradient(
         "B": tokens.shape[1],
         "T": tokens.shape[2],
         "V": logits.width,
-        "S": logits.stride,
-        "LD": logits.ld,
-        "SG": d_logits.stride,
-        "LDG": d_logits.ld,
-        "S_LOSS": loss.stride(0),
+        **loss_strides(logits, d_logits, loss),
         "SHARE": 1.0 / logits.count,
         "ALL": logits.count > targets[0].numel(),
         "ROWS": rows,

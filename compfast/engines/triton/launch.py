@@ -73,3 +73,14 @@ def roomy(warps: int, stages: int = 1) -> dict[str, Any]:
     few. `stages`: of the pipeline that copies a loop's tiles ahead.
     """
     return {"enable_fp_fusion": True, "num_warps": warps, "num_stages": stages, "maxnreg": 255}
+
+
+def loss_strides(logits: Rows, d_logits: Rows, loss: Any) -> dict[str, Any]:
+    """Where the losses' kernels find logits, their gradient and their part of `loss` [M, ..]."""
+    return {
+        "S": logits.stride,
+        "LD": logits.ld,
+        "SG": d_logits.stride,
+        "LDG": d_logits.ld,
+        "S_LOSS": loss.stride(0),
+    }

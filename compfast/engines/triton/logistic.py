@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from compfast.engines.triton.cross_entropy import answers
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, loss_strides
 
 _ROWS = 128
 
@@ -67,11 +67,7 @@ def loss_and_gradient(
         "N": logits.count,
         "B": tokens.shape[1],
         "T": tokens.shape[2],
-        "S": logits.stride,
-        "LD": logits.ld,
-        "SG": d_logits.stride,
-        "LDG": d_logits.ld,
-        "S_LOSS": loss.stride(0),
+        **loss_strides(logits, d_logits, loss),
         "SHARE": 1.0 / logits.count,
         "ALL": logits.count > targets[0].numel(),
         "ROWS": _ROWS,

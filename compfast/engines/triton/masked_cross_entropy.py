@@ -13,7 +13,7 @@ import triton.language as tl
 
 from compfast.engines.triton.common import power
 from compfast.engines.triton.cross_entropy import loss_rows, programs, rows_of
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, loss_strides
 
 __all__ = ["loss_and_gradient", "programs"]
 
@@ -72,11 +72,7 @@ def loss_and_gradient(
         "N": logits.count,
         "T": tokens.shape[2],
         "V": logits.width,
-        "S": logits.stride,
-        "LD": logits.ld,
-        "SG": d_logits.stride,
-        "LDG": d_logits.ld,
-        "S_LOSS": loss.stride(0),
+        **loss_strides(logits, d_logits, loss),
         "SHARE": 1.0 / tokens.shape[1],
         "ROWS": rows_of(wide),
         "WIDE": wide,

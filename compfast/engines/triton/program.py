@@ -232,8 +232,8 @@ class Program:
         elif op.kind == "embed":
             yield self._embed_backward(op)
         elif op.kind == "select":
-            dx, _, sparse = self._gradient_of(op, 0)
-            if sparse:
+            dx, add, sparse = self._gradient_of(op, 0)
+            if sparse or not add:  # it adds, be it to all rows
                 yield rows.zero(dx, self.live)
             yield select.backward(self._view(op.output, self.d_values), dx, self.live)
         elif op.kind == "norm":

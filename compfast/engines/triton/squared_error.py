@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.launch import Launch, Rows, loss_strides
 
 _SIZE = 256
 
@@ -60,11 +60,7 @@ def loss_and_gradient(
     constants = {
         "COUNT": count,
         "V": outputs.width,
-        "S": outputs.stride,
-        "LD": outputs.ld,
-        "SG": d_outputs.stride,
-        "LDG": d_outputs.ld,
-        "S_LOSS": loss.stride(0),
+        **loss_strides(outputs, d_outputs, loss),
         "SHARE": 1.0 / count,
         "SIZE": _SIZE,
     }

@@ -62,10 +62,10 @@ class Family(ABC, Generic[Own]):
         """What the fast engines run; see `compfast.models.families.model_plan`."""
 
     def training(
-        self, module: Any, model: Own, seed: int, step: int
+        self, module: Any, model: Own, length: int, seed: int, step: int
     ) -> contextlib.AbstractContextManager[None]:
-        """What a module is in while it takes training step `step`: its dropout, of `init_seed`
-        `seed`. By default nothing.
+        """What a module is in while it takes training step `step` on sequences of `length`: its
+        dropout, of `init_seed` `seed`. By default nothing.
         """
         return contextlib.nullcontext()
 

@@ -11,6 +11,7 @@ from typing import Any
 from compfast.config import ModelConfig
 from compfast.models.dropout import keep_mask
 from compfast.models.plan import Builder, View
+from compfast.models.resolved import known
 from compfast.models.tensors import Tensor
 
 # Append-only: a tensor's stream id is 64 * (layer + 1) + its slot (layer -1: embeddings, head).
@@ -68,14 +69,13 @@ def stack(builder: Builder, model: ModelConfig, blank: int | None = None) -> Vie
 
 
 @contextlib.contextmanager
-def dropping(module: Any, model: ModelConfig, seed: int, step: int) -> Iterator[None]:
+def dropping(module: Any, model: ModelConfig, length: int, seed: int, step: int) -> Iterator[None]:
     """What a module of such blocks is in while it takes training step `step`."""
     if not model.attention_dropout:
         yield
         return
     import torch
 
-    length = known(model.max_positions)
     for layer, block in enumerate(module.blocks):
         mask = keep_mask(model.attention_dropout, seed, step, layer, length)
         block.attention.keep = torch.from_numpy(mask)
@@ -221,12 +221,6 @@ def _is_plain(model: ModelConfig) -> bool:
 def _feed_forward(builder: Builder, name: str, h: View, x: View, model: ModelConfig) -> View:
     up = builder.linear(f"{name}.up", h, known(model.d_ff), activation=model.activation)
     return builder.linear(f"{name}.down", up, model.d_model, residual=x)
-
-
-def known(value: int | None) -> int:
-    if value is None:
-        raise ValueError("the model is not resolved: call compfast.models.families.resolve first")
-    return value
 
 
 def _name(layer: int, slot: str) -> tuple[int, str]:

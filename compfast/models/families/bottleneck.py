@@ -28,9 +28,10 @@ from compfast.config import Ports
 from compfast.errors import UsageError
 from compfast.models.bottleneck_config import BottleneckConfig
 from compfast.models.families.base import Family, Network
-from compfast.models.families.blocks import bias, dropping, known, stack, stack_table, weight
+from compfast.models.families.blocks import bias, dropping, stack, stack_table, weight
 from compfast.models.families.ends import resolved
 from compfast.models.plan import Builder, Plan, absorb_projections, fuse_projections, prune_rows
+from compfast.models.resolved import known
 from compfast.models.tensors import Tensor
 
 
@@ -91,9 +92,9 @@ class BottleneckFamily(Family[BottleneckConfig]):
         return fuse_projections(absorb_projections(pruned) if absorb else pruned)
 
     def training(
-        self, module: Any, model: BottleneckConfig, seed: int, step: int
+        self, module: Any, model: BottleneckConfig, length: int, seed: int, step: int
     ) -> contextlib.AbstractContextManager[None]:
-        return dropping(module, model, seed, step)
+        return dropping(module, model, length, seed, step)
 
     def holding(self, model: BottleneckConfig, weights: Mapping[str, NDArray[Any]]) -> Network:
         from compfast.models.bottleneck import Bottleneck

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from compfast.config import ModelConfig, Ports
 from compfast.errors import UsageError
 from compfast.models.families.base import check_masked, check_resolved
-from compfast.models.families.blocks import known
+from compfast.models.resolved import known
 
 Own = TypeVar("Own", bound=ModelConfig)
 
@@ -42,6 +42,10 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
             raise UsageError(f"model.{name} is {given}; this task has {asked}")
     check_masked(model.family, ports, model.loss_positions == "masked")
     single, vectors = model.logits == "single", ports.width > 0
+    if single and ports.masked:
+        raise UsageError(
+            "model.logits is single; a loss under a mask needs model.logits = vocabulary"
+        )
     if single and (ports.vocabulary != 2 or vectors or model.vocab_size not in (None, 2)):
         raise UsageError(
             f"model.logits is single, for tokens 0 and 1; this task has {ports.vocabulary} and"

@@ -71,6 +71,6 @@ class TransformerFamily(Family[ModelConfig]):
         return Transformer.holding(model, weights)
 
     def training(
-        self, module: Any, model: ModelConfig, seed: int, step: int
+        self, module: Any, model: ModelConfig, length: int, seed: int, step: int
     ) -> contextlib.AbstractContextManager[None]:
-        return dropping(module, model, seed, step)
+        return dropping(module, model, length, seed, step)
