@@ -11,6 +11,7 @@ from compfast.config.ensemble import (
 )
 from compfast.config.model import ModelConfig
 from compfast.config.ports import Ports
+from compfast.config.prompts import Prompts
 from compfast.config.section import MAX_SEED, ModelSection, Section, TaskSection, hints, names
 from compfast.config.sections import (
     DEFAULT_FAMILY,
@@ -49,6 +50,7 @@ __all__ = [
     "ModelSection",
     "OptimizerConfig",
     "Ports",
+    "Prompts",
     "RunConfig",
     "Section",
     "StartConfig",

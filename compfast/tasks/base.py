@@ -42,7 +42,8 @@ class Exam(Protocol):
     """One exam for all members and all times.
 
     It may have `measures`, names of more numbers that it gives (`measures_of`), and `labels`, what
-    its items are made of (`labels_of`).
+    its items are made of (`labels_of`). One that reads sequences has `prompts`, of type Prompts,
+    whose tokens are its `inputs`.
     """
 
     @property
@@ -58,8 +59,9 @@ class Exam(Protocol):
         """Names of the scores that may become a verdict, in the order of the tables."""
 
     @property
-    def reads(self) -> Literal["answers", "outputs"]:
-        """What it scores: the likeliest next token [M, N], or outputs, logits [M, N, V].
+    def reads(self) -> Literal["answers", "outputs", "sequences"]:
+        """What it scores: the likeliest next token [M, N], or outputs, logits [M, N, V], or the
+        sequences [M, N, max_new] that follow its prompts, -1 where a row was told no further.
 
         Of a task of vectors, the likeliest symbol [M, N, asked] or outputs [M, N, asked, V]; of
         a masked one, at all T positions.
