@@ -106,6 +106,26 @@ def test_the_stream_is_what_the_next_layer_is_given(fuzzy: Run) -> None:
             np.testing.assert_allclose(found, x[:, -1], rtol=1e-5, atol=1e-6)
 
 
+def test_attention_beside_the_stream_of_networks_of_vectors(fuzzy: Run, raven: Run) -> None:
+    """The ratio of arXiv 2406.03072 where inputs are vectors, layer by layer with the modules."""
+    for run, members in ((fuzzy, (0, 1, 3, 4)), (raven, (0, 1))):
+        inputs = exams_of(run.groups)[0].inputs[:7]
+        table = analysis.attention_to_skip(run, inputs).filter(step=4)
+        assert table["member"].unique().to_list() == list(members)
+        for member in members:
+            model, expected = run.model(member, 4), []
+            with torch.no_grad():
+                x = model.embed(torch.from_numpy(inputs))
+                for block in model.blocks:
+                    read = x if block.norm1 is None else block.norm1(x)
+                    added = block.attention(read)
+                    expected.append(float((added.norm(dim=-1) / (x + added).norm(dim=-1)).mean()))
+                    x = block(x)
+            assert table.filter(member=member)["ratio"].to_list() == pytest.approx(
+                expected, rel=1e-5
+            )
+
+
 def test_neither_passes_nor_threads_change_a_code(
     fuzzy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
