@@ -65,9 +65,9 @@ class Stream {
   void table(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
     TableStream& s = record.table;
     record.kind = STREAM_TABLE;
+    s.tokens = keep(d, "tokens", {-1, -1}, s.rows, s.positions);
     read(d, "masked", s.masked);
     require_between("masked", s.masked, 0, 1);
-    s.tokens = keep(d, "tokens", {-1, -1}, s.rows, s.positions);
     if (s.masked) s.asked = s.positions;
     s.targets = s.masked ? keep(d, "targets", {s.rows, s.asked}) : keep(d, "targets", {s.rows});
     s.draws = s.rows;
