@@ -7,6 +7,7 @@ for. Other grammars come from a file (docs/scan.md).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -121,7 +122,7 @@ class ScanTask(TableTask[ScanConfig]):
 
     def __init__(self, config: ScanConfig) -> None:
         self.config = config
-        self.language = Language(grammar_of(config.grammar))
+        self.language = _language(config.grammar)
         size = self.language.grammar.size
         self.sep = len(self.language.words)
         self.end = self.sep + 1
@@ -146,20 +147,28 @@ class ScanTask(TableTask[ScanConfig]):
         seen = _chosen(self.trained, evaluation.seen_items, evaluation)
         unseen = _chosen(self.held_out, evaluation.unseen_items, evaluation)
         rows = np.concatenate([seen, unseen])
-        others: dict[str, Int32] = {}
-        if self._primitive is not None:
-            others["bare"] = self._told(self._primitive.bare(unseen))[None]
-            found = [self._told(answers) for answers in self._primitive.substituted(unseen)]
-            if found:
-                others["substituted"] = np.stack(found)
-        words = self._prompts(rows)
+        right, words = self._told(self.language.answers(rows)), self._prompts(rows)
         return ScanExam(
             Prompts(self._filled(words), words.lengths.astype(np.int32), self.max_new, self.end),
             len(seen),
-            self._told(self.language.answers(rows)),
-            others,
+            right,
+            self._others(unseen, right[len(seen) :]),
             self.config.most_actions if self.config.split == "length" else 0,
         )
+
+    def _others(self, rows: Int64, right: Int32) -> dict[str, Int32]:
+        """What commands would be answered if the held-out phrase were not composed: [K, N, ..] of
+        each candidate, without those that say what another one does.
+        """
+        if self._primitive is None:
+            return {}
+        bare = self._told(self._primitive.bare(rows))
+        found = {} if (bare == right).all() else {"bare": bare[None]}
+        others = [self._told(answers) for answers in self._primitive.substituted(rows)]
+        for answers in others:
+            same = (answers == right).all(axis=1) | (answers == bare).all(axis=1)
+            answers[same] = -2
+        return {**found, "substituted": np.stack(others)} if others else found
 
     def _split(self) -> tuple[Int64, Int64, NDArray[Any] | None]:
         """Trained and held-out commands, and rows of the trained ones to draw from."""
@@ -223,6 +232,11 @@ class ScanTask(TableTask[ScanConfig]):
         filled = self._filled(told, self.max_new, -1)
         filled[~fits] = -2
         return filled
+
+
+@functools.lru_cache(maxsize=4)
+def _language(grammar: str) -> Language:
+    return Language(grammar_of(grammar))
 
 
 def _chosen(rows: Int64, most: int, evaluation: EvaluationConfig) -> Int64:

@@ -31,7 +31,7 @@ class ScanExam:
     cut: int = 0  # of split length: actions of the longest trained answers; 0: no candidate
 
     reads: ClassVar[Literal["answers", "outputs", "sequences"]] = "sequences"
-    measures: ClassVar[tuple[str, ...]] = (*_BANDS, "first_wrong")
+    measures: ClassVar[tuple[str, ...]] = ("exact", *_BANDS, "first_wrong")
 
     @property
     def inputs(self) -> Int32:
@@ -45,19 +45,26 @@ class ScanExam:
     def candidates(self) -> tuple[str, ...]:
         return ("compositional", *self.others, *(["cut"] if self.cut else []))
 
+    @property
+    def telling(self) -> NDArray[np.bool_]:
+        """Held-out commands [N_unseen] whose right answer is not the bare one as well."""
+        right = self.right[self.seen :]
+        bare = self.others.get("bare")
+        return np.ones(len(right), np.bool_) if bare is None else (bare[0] != right).any(axis=1)
+
     def score(self, told: NDArray[Any]) -> Scores:
         """Scores of every member from what it told, [M, N, max_new].
 
         `seen` is the share of trained commands answered exactly. A candidate's score is the share
-        of held-out ones answered exactly as it says; where two say the same (`bare` is right where
-        nothing modifies the phrase) an answer agrees with both. `cut` is a right answer that ends
-        too early: its first actions, at least one and at most as many as were trained, then END.
-        `other` is the share of the most frequent answer that no candidate has.
+        of held-out ones answered exactly as it says, among those that tell it from the others:
+        where nothing modifies the phrase that is held out, `bare` is right. `cut` is a right answer
+        that ends too early: its first actions, at least one and at most as many as were trained,
+        then END. `other` is the share of the most frequent answer that no candidate has.
 
-        Measures: `exact_to_8` .. `exact_over_24` are the shares of right answers among held-out
-        commands by the number of their actions, NaN where there are none such; `first_wrong` is
-        the place of a wrong answer's first wrong token as a share of the right one's length (END
-        counts), the mean over wrong answers, 1 where there is none.
+        Measures: `exact` is the share of all held-out commands answered exactly; `exact_to_8` ..
+        `exact_over_24` are the same by the number of right actions, NaN where there are none such;
+        `first_wrong` is the place of a wrong answer's first wrong token as a share of the right
+        one's length (END counts), the mean over wrong answers, 1 where there is none.
         """
         told = np.asarray(told)
         seen = (told[:, : self.seen] == self.right[: self.seen]).all(axis=2).mean(axis=1)
@@ -73,14 +80,20 @@ class ScanExam:
             ends = np.take_along_axis(held_out, first[..., None], axis=2)[..., 0]
             early = (ends == self.prompts.end) & (first >= 1) & (first <= self.cut)
             hits["cut"] = early & ~exact
-        known = np.logical_or.reduce(list(hits.values()))
-        other = [_most(rows[~own]) for rows, own in zip(held_out, known, strict=True)]
+        telling = self.telling
+        free = telling & ~np.logical_or.reduce(list(hits.values()))
+        other = [_most(rows[own]) for rows, own in zip(held_out, free, strict=True)]
         length = (right != -1).sum(axis=1)  # actions and END
+        measures = {
+            "exact": exact.mean(axis=1),
+            **_by_length(exact, length - 1),
+            "first_wrong": _first_wrong(exact, first / length),
+        }
         return Scores(
             seen,
-            {name: hit.mean(axis=1) for name, hit in hits.items()},
-            np.array(other, np.float64) / len(right),
-            {**_by_length(exact, length - 1), "first_wrong": _first_wrong(exact, first / length)},
+            {name: hit[:, telling].mean(axis=1) for name, hit in hits.items()},
+            np.array(other, np.float64) / telling.sum(),
+            measures,
         )
 
 
