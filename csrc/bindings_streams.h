@@ -66,10 +66,17 @@ class Stream {
     TableStream& s = record.table;
     record.kind = STREAM_TABLE;
     s.tokens = keep(d, "tokens", {-1, -1}, s.rows, s.positions);
-    s.targets = keep(d, "targets", {s.rows});
+    read(d, "masked", s.masked);
+    require_between("masked", s.masked, 0, 1);
+    if (s.masked) s.asked = s.positions;
+    s.targets = s.masked ? keep(d, "targets", {s.rows, s.asked}) : keep(d, "targets", {s.rows});
+    s.draws = s.rows;
+    if (d.contains("order")) s.order = keep(d, "order", {-1}, s.draws);
     read(d, "shuffled", s.shuffled);
     check_stream(s, batch, vocabulary);
     ports.positions = s.positions;
+    ports.asked = s.asked;
+    ports.masked = s.masked;
   }
 
   void host(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {

@@ -51,6 +51,12 @@ inline void require_range(const char* name, const Range& r, int64_t limit) {
   require_between(name, r.high, 0, limit - 1);
 }
 
+// Both ends in [0, limit), or -1 where targets have a mask.
+inline void require_targets(const char* name, const Range& r, bool masked, int64_t limit) {
+  require_between(name, r.low, masked ? -1 : 0, limit - 1);
+  require_between(name, r.high, masked ? -1 : 0, limit - 1);
+}
+
 inline void require_threads(int threads) {
   require_between("threads", threads, 1, std::numeric_limits<int32_t>::max());
 }

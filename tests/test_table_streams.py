@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,55 @@ def test_batches_are_those_of_cpp(rows: int, shuffled: bool, length: int) -> Non
                 assert tokens.dtype == targets.dtype == np.int32
                 assert np.array_equal(tokens, want[0])
                 assert np.array_equal(targets, want[1])
+
+
+def masked_table(rows: int, shuffled: bool, length: int, order: Any = None) -> TableDraws:
+    tokens = np.arange(rows * length).reshape(rows, length)
+    targets = np.where(tokens % 3 == 0, -1, tokens % 89)
+    return TableDraws(tokens, targets, shuffled, order)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("order", [None, [0], [2, 2, 2, 0, 1, 6, 6, 3, 5, 5, 5]])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_masks_and_orders_are_those_of_cpp(
+    shuffled: bool, order: list[int] | None, length: int
+) -> None:
+    entries = None if order is None else np.array(order)
+    masked = masked_table(7, shuffled, length, entries)
+    plain = TableDraws(masked.tokens, masked.tokens[:, 0], shuffled, entries)
+    draws = 7 if order is None else len(order)
+    for made in (masked, plain):
+        assert made.rows == draws
+        for size in (1, draws) if shuffled else (1, 40):
+            for seed, step in itertools.product(SEEDS, (0, 1, draws, 2**32 - 1)):
+                found = _native.task_batch(made.stream(), seed, step, size)
+                for own, wanted in zip(found, made.batch(seed, step, size), strict=True):
+                    assert own.dtype == wanted.dtype == np.int32
+                    assert np.array_equal(own, wanted)
+
+
+def test_an_order_is_drawn_in_the_place_of_rows() -> None:
+    """Entry i of the order where a table without one has row i: bits of the others stay."""
+    order = np.array([3, 3, 0, 2, 1, 3])
+    for shuffled in (False, True):
+        entries = TableDraws(np.arange(6)[:, None], np.arange(6), shuffled)
+        ordered = TableDraws(np.arange(4)[:, None], np.arange(4), shuffled, order)
+        for step in range(5):
+            assert np.array_equal(ordered.batch(3, step, 6)[1], order[entries.batch(3, step, 6)[1]])
+        epoch = TableDraws(np.arange(4)[:, None], np.arange(4), True, order).batch(9, 4, 6)[1]
+        assert sorted(epoch.tolist()) == [0, 1, 2, 3, 3, 3]
+
+
+def test_a_buffer_s_masked_targets_have_room() -> None:
+    """Drawn alone, for a test, they are [B, T] as those of a table."""
+    tokens = np.arange(24, dtype=np.int32).reshape(1, 1, 4, 6)
+    record = {"kind": "host", "inputs": tokens, "targets": tokens - 1, "width": 0, "numbers": 0}
+    record |= {"slots": np.zeros(1, np.int32), "first": 0}
+    found = _native.task_batch({**record, "masked": 1}, 0, 0, 4)
+    assert np.array_equal(found[1], tokens[0, 0] - 1)
+    with pytest.raises(ValueError, match=r"targets of a sequence is 6; it must be in 1\.\.1"):
+        _native.task_batch({**record, "masked": 0, "targets": tokens}, 0, 0, 4)
 
 
 def test_rows_taken_at_random() -> None:
@@ -89,11 +139,28 @@ def test_an_epoch_visits_no_row_twice(rows: int, size: int) -> None:
         (np.ones((3, 2), int), np.ones(3, bool), "targets of a table are bool"),
         (-np.ones((3, 2), int), np.ones(3, int), "tokens of a table reach from -1"),
         (np.ones((3, 2), int), np.full(3, 2**31), "targets of a table reach from 2147483648"),
+        (np.ones((3, 2), int), np.ones((3, 1), int), r"targets of shape \(3, 1\)"),
+        (np.ones((3, 2), int), np.full((3, 2), -2), "reach from -2 to -2; they must be in -1"),
     ],
 )
 def test_what_is_no_table(tokens: Any, targets: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         TableDraws(tokens, targets, shuffled=False)
+
+
+@pytest.mark.parametrize(
+    ("order", "sentence"),
+    [
+        (np.zeros((2, 2), int), r"the order of a table has shape \(2, 2\)"),
+        (np.zeros(0, int), r"the order of a table has shape \(0,\)"),
+        (np.array([0, 3]), "the order of a table has row 3; the table has 3 rows"),
+        (np.array([-1]), "the order of a table reach from -1"),
+        (np.zeros(2), "the order of a table are float64"),
+    ],
+)
+def test_what_is_no_order(order: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        TableDraws(np.ones((3, 2), int), np.ones(3, int), False, order)
 
 
 def test_a_batch_larger_than_a_shuffled_table() -> None:

@@ -24,6 +24,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "affine": {"total": 500},
     "fuzzy": {"samples": 6},
     "sraven": {"features": 2},
+    "scan": {"grammar": "small"},
     "hyperteacher": {"samples": 6, "dim": 3, "hidden": 4},
 }
 

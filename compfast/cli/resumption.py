@@ -11,7 +11,7 @@ from compfast.cli import request, sampled
 from compfast.cli.counts import count
 from compfast.cli.sampled import GAMMA, SEED
 from compfast.config import SECTIONS, SEEDS, Config, settings
-from compfast.config.labels import extent, numbers
+from compfast.config.labels import brief, extent, numbers
 from compfast.config.paths import user_path
 from compfast.ensembles.grid import member_count
 from compfast.errors import UsageError
@@ -114,7 +114,7 @@ def _hold_files(
             wanted, own = (getattr(getattr(c, section), name) for c in (config, run.config))
             if path in given.origin or (section == "run" and name in RESUMABLE):
                 continue
-            _hold(run, f"{shown} ({path} = {wanted})", wanted == own, own)
+            _hold(run, f"{shown} ({path} = {brief(wanted)})", wanted == own, brief(own))
     stored = dict(run.config.sweep)
     for path, values in config.sweep if data.get("sweep") else ():
         if path not in given.origin and path not in (GAMMA, SEED) and path not in drawn:
@@ -149,4 +149,4 @@ def _hold_sweep(run: Run, arguments: argparse.Namespace) -> None:
 
 
 def _shown(values: tuple[Any, ...]) -> str:
-    return ",".join(str(value) for value in values) if len(values) <= 9 else extent(values)
+    return ",".join(brief(value) for value in values) if len(values) <= 9 else extent(values)

@@ -9,6 +9,7 @@ from typing import Any
 _EXACT = 17  # significant digits that tell any two float64 apart
 _LONG = 28  # characters that a list may take
 _HEAD, _TAIL = 16, 8  # what is kept of a longer one
+_SENTENCE = 200  # characters that a value may take in a sentence
 
 
 def numbers(values: Iterable[float], least: int = 4) -> list[str]:
@@ -49,6 +50,12 @@ def extent(values: Sequence[Any], most: int = 6, least: int = 4) -> str:
         if len(distinct) > most:
             return " to ".join(labels((distinct[0], distinct[-1]), least))
     return listed(distinct, most, least)
+
+
+def brief(value: Any) -> str:
+    """A value inside of a sentence: of a long one, such as a whole grammar, its beginning."""
+    text = str(value)
+    return text if len(text) <= _SENTENCE else f"{text[:_SENTENCE]}..."
 
 
 def _word(value: Any) -> str:

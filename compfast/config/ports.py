@@ -19,6 +19,7 @@ class Ports:
     masked: bool = False  # of tokens: all are asked, but where the target is -1
     loss: Loss = "cross_entropy"
     empty: int = 0  # tokens that follow the query's and hold nothing
+    causal: bool = False  # later inputs hold what is asked for: no position may see them
 
     @property
     def several(self) -> bool:

@@ -95,7 +95,7 @@ _HINTS: dict[type, dict[str, Any]] = {}
 def hints(section: type) -> dict[str, Any]:
     """Type of each field of a section."""
     if section not in _HINTS:
-        found = typing.get_type_hints(section).items()
+        found = typing.get_type_hints(section, include_extras=True).items()
         _HINTS[section] = {n: hint for n, hint in found if typing.get_origin(hint) is not ClassVar}
     return _HINTS[section]
 

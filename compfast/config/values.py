@@ -39,15 +39,20 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     Converted: integral floats and NumPy integers for a whole number, any real number for a float,
     NumPy's booleans, and lists, tuples, ranges, iterators and arrays for a tuple. Refused: truth
     values for numbers and numbers for truth values, text for numbers, sets (they have no order).
+    Of a type Annotated with functions each is called with the name and the value, and says what
+    the field holds (the content of a file that was named).
     """
     given = plain(value)
     if isinstance(given, int) and given.bit_length() > _MOST_BITS:
         raise UsageError(f"{name} is a number of more than {_MOST_BITS} bits")
     try:
-        return msgspec.convert(given, hint)
+        converted = msgspec.convert(given, hint)
     except (ValueError, OverflowError):  # msgspec.ValidationError; text that is no UTF-8
         sentence = f"{name} is {_shown(value)}; it must be {allowed(hint)}{_near(given, hint)}"
         raise UsageError(sentence) from None
+    for held in getattr(hint, "__metadata__", ()):
+        converted = held(name, converted)
+    return converted
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -79,7 +84,9 @@ def is_optional(hint: Any) -> bool:
 
 
 def inner(hint: Any) -> Any:
-    """The hint of an optional field without its None."""
+    """The hint of an optional field without its None, and of any without its functions."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = hint.__origin__
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next(kind for kind in typing.get_args(hint) if kind is not type(None))
     return hint

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compfast.config import Axis, Config
+from compfast.config.labels import brief
 from compfast.config.settings import AXES, to_dict
 from compfast.errors import UsageError
 from compfast.runs.checkpoints import FORMAT
@@ -72,7 +73,9 @@ def difference(stored: Config, given: Config) -> str | None:
             return f"[{field.name}]: {_axes_difference(old, new)}"
         names = (f.name for f in dataclasses.fields(old))
         name = next(n for n in names if getattr(old, n) != getattr(new, n))
-        return f"[{field.name}]: {name} {getattr(old, name)}, not {getattr(new, name)}"
+        return (
+            f"[{field.name}]: {name} {brief(getattr(old, name))}, not {brief(getattr(new, name))}"
+        )
     return None
 
 
@@ -87,7 +90,7 @@ def _axes_difference(old: Sequence[Axis], new: Sequence[Axis]) -> str:
     if len(own) != len(given):
         return f"{len(own)} values of {path}, not {len(given)}"
     place = next(i for i, pair in enumerate(zip(own, given, strict=True)) if pair[0] != pair[1])
-    return f"value {place + 1} of {path} {own[place]}, not {given[place]}"
+    return f"value {place + 1} of {path} {brief(own[place])}, not {brief(given[place])}"
 
 
 def installed_version(package: str) -> str | None:

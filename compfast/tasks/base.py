@@ -109,6 +109,7 @@ class Task(ABC, Generic[Own]):
     loss: Loss = "cross_entropy"
     masked: bool = False  # of tokens: every position has a target, or -1 where nothing is asked
     empty: int = 0  # of a task of vectors: tokens after the query's, which hold nothing
+    causal: bool = False  # of tokens: later ones hold what is asked for, so none may be seen
 
     @abstractmethod
     def batch(self, seed: int, step: int, size: int) -> tuple[Any, Any]:
@@ -129,7 +130,16 @@ class Task(ABC, Generic[Own]):
         """What goes into a network, and what is asked of it."""
         out = self.outputs if self.width else self.vocabulary
         asked = self.length if self.masked else self.asked
-        return Ports(self.length, out, self.width, asked, self.masked, self.loss, self.empty)
+        return Ports(
+            self.length,
+            out,
+            self.width,
+            asked,
+            self.masked,
+            self.loss,
+            self.empty,
+            self.causal,
+        )
 
     def stream(self) -> dict[str, Any] | None:
         """The record from which engines draw training batches themselves; None: from `batch`."""

@@ -2,7 +2,8 @@
 
 The reference of csrc/tasks/table.h. Sequence b of a step owns W = 4 words of the training stream
 and takes row (word 0 * N) >> 32; or, shuffled, epoch e visits a permutation of the rows keyed by
-(seed, e), and rows that fill no whole batch at its end are left out.
+(seed, e), and rows that fill no whole batch at its end are left out. Where an order lists K rows,
+some perhaps several times, its entries are drawn in their place.
 """
 
 from __future__ import annotations
@@ -24,32 +25,45 @@ _MOST = 2**31 - 65  # rows, and sequences of a batch, that C++ counts
 
 
 class TableDraws:
-    """Draws rows of tokens [N, T] and targets [N], which all members share.
+    """Draws rows of tokens [N, T] and targets [N], or [N, T] where it is masked, a target of -1
+    asking nothing; all members share them. `order` [K] lists the rows to draw from.
 
     Raises UsageError for arrays of other shapes, without a row, or of other than whole numbers
-    of at least 0 that an int32 holds.
+    that an int32 holds, of at least 0 (a mask's of at least -1), and for an order of other rows.
     """
 
-    def __init__(self, tokens: NDArray[Any], targets: NDArray[Any], shuffled: bool) -> None:
-        if tokens.ndim != 2 or not tokens.size or targets.shape != tokens.shape[:1]:
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        targets: NDArray[Any],
+        shuffled: bool,
+        order: NDArray[Any] | None = None,
+    ) -> None:
+        shapes = tokens.shape[:1], tokens.shape
+        if tokens.ndim != 2 or not tokens.size or targets.shape not in shapes:
             raise UsageError(
                 f"a table has tokens of shape {tokens.shape} and targets of shape"
-                f" {targets.shape}; [N, T] and [N] with N and T of at least 1 are needed"
+                f" {targets.shape}; [N, T] and [N], or [N, T] with a mask, with N and T of at least"
+                " 1 are needed"
             )
+        self.masked = targets.ndim == 2
         self.tokens = _ids("tokens", tokens)
-        self.targets = _ids("targets", targets)
+        self.targets = _ids("targets", targets, -1 if self.masked else 0)
         self.shuffled = shuffled
-        self.rows = len(tokens)
-        if self.rows > _MOST:
+        self.order = None if order is None else _order(order, len(tokens))
+        self.rows = len(tokens if order is None else order)  # that are drawn from
+        if max(self.rows, len(tokens)) > _MOST:
             raise UsageError(f"a table has {self.rows} rows; it must have at most {_MOST}")
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Int32, Int32]:
-        """tokens int32 [B, T] and targets int32 [B] of one training step.
+        """tokens int32 [B, T] and targets int32 [B], or [B, T] with a mask, of one training step.
 
         Raises UsageError as `check_batch` does.
         """
         self.check_batch(size)
         row = self._epoch_order(seed, step, size) if self.shuffled else self._any(seed, step, size)
+        if self.order is not None:
+            row = self.order[row].astype(np.int64)
         return self.tokens[row], self.targets[row]
 
     def check_batch(self, size: int) -> None:
@@ -73,12 +87,14 @@ class TableDraws:
 
     def stream(self) -> dict[str, Any]:
         """The record from which an engine draws the same batches itself."""
-        return {
+        record = {
             "kind": "table",
             "tokens": self.tokens,  # int32 [N, T]
-            "targets": self.targets,  # int32 [N]
+            "targets": self.targets,  # int32 [N], or [N, T] with a mask
+            "masked": int(self.masked),
             "shuffled": int(self.shuffled),
         }
+        return record if self.order is None else {**record, "order": self.order}  # int32 [K]
 
     def _any(self, seed: int, step: int, size: int) -> Int64:
         words = philox.words(seed, philox.TRAIN, step, 0, 0, size * _WORDS)
@@ -105,14 +121,24 @@ class TableTask(Task[Own]):
         self.table.check_batch(size)
 
 
-def _ids(name: str, given: NDArray[Any]) -> Int32:
+def _order(given: NDArray[Any], rows: int) -> Int32:
+    if given.ndim != 1 or not given.size:
+        raise UsageError(f"the order of a table has shape {given.shape}; [K] of rows is needed")
+    order = _ids("order", given)
+    if order.max() >= rows:
+        raise UsageError(f"the order of a table has row {order.max()}; the table has {rows} rows")
+    return order
+
+
+def _ids(name: str, given: NDArray[Any], least: int = 0) -> Int32:
     """A copy as int32 that nobody can write to."""
     if not np.issubdtype(given.dtype, np.integer):
         raise UsageError(f"the {name} of a table are {given.dtype}; whole numbers are needed")
     low, high = int(given.min()), int(given.max())
-    if low < 0 or high >= 2**31:
+    if low < least or high >= 2**31:
         raise UsageError(
-            f"the {name} of a table reach from {low} to {high}; they must be in 0..{2**31 - 1}"
+            f"the {name} of a table reach from {low} to {high}; they must be in"
+            f" {least}..{2**31 - 1}"
         )
     ids = np.array(given, np.int32, order="C")
     ids.flags.writeable = False

@@ -7,11 +7,6 @@
 
 namespace compfast {
 
-inline void require_targets(const Range& r, int64_t least, int64_t vocabulary) {
-  require_between("a target of the buffer", r.low, least, vocabulary - 1);
-  require_between("a target of the buffer", r.high, least, vocabulary - 1);
-}
-
 inline void check_stream(const HostStream& s, int64_t batch, int64_t vocabulary) {
   require_between("batch of the buffer", s.batch, batch, batch);
   require_between("positions of the buffer", s.ports.positions, 1, MOST_WIDTH);
@@ -26,7 +21,8 @@ inline void check_stream(const HostStream& s, int64_t batch, int64_t vocabulary)
   if (s.drawn.tokens)
     require_range("a token of the buffer", range_of(s.drawn.tokens, inputs), vocabulary);
   if (s.drawn.targets)
-    require_targets(range_of(s.drawn.targets, targets), s.ports.masked ? -1 : 0, vocabulary);
+    require_targets("a target of the buffer", range_of(s.drawn.targets, targets),
+                    s.ports.masked == 1, vocabulary);
 }
 
 // The steps [from, until) of the member in row `row` are in the buffer.

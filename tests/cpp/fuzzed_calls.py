@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ NETWORKS = (
     ("one_layer", "fp32", "table"),
     ("one_layer", "fp32", "host"),
     ("one_layer", "fp32", "chain"),
+    ("one_layer", "fp32", "masked"),
     ("single_untied", "fp32", "fresh"),
     ("scales_alone", "bf16", "fresh"),
     ("canonical_all", "fp32", "fresh"),
@@ -43,14 +45,20 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
+    from compfast.tasks import make_task
+    from compfast.tasks.scan import ScanConfig
 
+    sections = sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18)
+    if data == "masked":  # a table with a mask and an order of its rows
+        sections["task"] = ScanConfig(grammar="small", held_out="jump")
+        sections["model"] = dataclasses.replace(sections["model"], loss_positions="masked")
     config = Config(
-        **sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18),
+        **sections,
         training=TrainingConfig(steps=3, batch_size=3, precision=precision),
         sweep=(("seed", (0, 1)),),
     )
     specs = member_specs(config)
-    length = specs[0].task.seq_len  # type: ignore[attr-defined]
+    length = make_task(specs[0].task).length
     heard: list[Any] = []
 
     def group(*arguments: Any) -> Any:
@@ -75,7 +83,9 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         "advance": {"until": 2, "base": 0, "loss": room, "grad_norm": room.copy(), "tick": None},
         "gradients": {
             "inputs": np.ones((4, length), np.int32),
-            "targets": np.array([[0], [1], [2], [3]], np.int32),
+            "targets": np.repeat(
+                np.arange(4, dtype=np.int32)[:, None], make_task(specs[0].task).ports.asked, axis=1
+            ),
         },
         "outputs": {"members": np.array([1, 0]), "inputs": np.ones((4, length), np.int32)},
         "predict": {"members": np.array([1]), "inputs": np.ones((5, length), np.int32)},
@@ -95,6 +105,7 @@ def other_streams(length: int) -> dict[str, dict[str, Any]]:
             "kind": "table",
             "tokens": rng.integers(0, 100, (7, length), dtype=np.int32),
             "targets": rng.integers(0, 100, 7, dtype=np.int32),
+            "masked": 0,
             "shuffled": 1,
         },
         "host": {

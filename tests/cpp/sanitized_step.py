@@ -86,19 +86,18 @@ def exercise(
     assert np.isfinite(engine.outputs(tokens, [members - 1])).all()
 
 
-def exercise_vectors(name: str, members: int, batch_size: int, precision: Precision) -> None:
-    """A step, gradients and outputs of a network that generates another one's weights."""
-    from architectures import BOTTLENECKS
-
+def exercise_task(
+    task: Any, model: Any, members: int, batch_size: int, precision: Precision
+) -> None:
+    """A step, gradients and outputs on what C++ draws for this task."""
     from compfast.config import Config, TrainingConfig
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
     from compfast.tasks import make_task
 
-    task, model = BOTTLENECKS[name]
     config = Config(
-        task=task,  # type: ignore[arg-type]
+        task=task,
         model=model,
         training=TrainingConfig(steps=2, batch_size=batch_size, precision=precision),
         sweep=(("seed", tuple(range(members))),),
@@ -129,8 +128,12 @@ def main() -> None:
             exercise(name, 3, 37, "fresh", "fp32")
             exercise(name, 1, 1 + index, "fresh", "bf16")
         for index, name in enumerate(BOTTLENECKS):
-            exercise_vectors(name, 3, 37, "fp32")
-            exercise_vectors(name, 1, 1 + index, "bf16")
+            exercise_task(*BOTTLENECKS[name], 3, 37, "fp32")
+            exercise_task(*BOTTLENECKS[name], 1, 1 + index, "bf16")
+        scan = {"name": "scan", "grammar": "small", "held_out": "jump"}  # a mask, an order of rows
+        masked = {"d_model": 20, "heads": 2, "loss_positions": "masked"}
+        exercise_task(scan, masked, 3, 37, "fp32")
+        exercise_task({**scan, "shuffled": False}, masked, 1, 5, "bf16")
         for data in ("table", "host", "chain"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")

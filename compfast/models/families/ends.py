@@ -41,6 +41,11 @@ def _ends(model: ModelConfig, ports: Ports) -> dict[str, Any]:
         if given not in (None, asked):
             raise UsageError(f"model.{name} is {given}; this task has {asked}")
     check_masked(model.family, ports, model.loss_positions == "masked")
+    if ports.causal and not model.causal:
+        raise UsageError(
+            "model.causal is false; later inputs of this task hold what is asked for, so that it"
+            " needs model.causal = true"
+        )
     single, vectors = model.logits == "single", ports.width > 0
     if single and ports.masked:
         raise UsageError(
