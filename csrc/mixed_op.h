@@ -11,9 +11,10 @@ namespace {
 using namespace compfast;
 
 // Nobody else reads its queries, keys and values: their gradients are written.
-inline MixedShape mixed_shape(const OpRecord& op, long t_q, long t) {
+inline MixedShape mixed_shape(const OpRecord& op) {
   const float scale = (float)(1.0 / __builtin_sqrt((double)op.d_k));
-  return {t_q, t, op.heads, op.d_k, op.d_v, op.causal != 0, scale, op.scores, op.path, op.epsilon};
+  return {op.out.rows,    op.in[1].rows, op.heads,  op.d_k,  op.d_v,
+          op.causal != 0, scale,         op.scores, op.path, op.epsilon};
 }
 
 inline MixedDeep mixed_deep_of(const OpRecord& op, const float* params) {
@@ -56,15 +57,17 @@ inline void mixed_pack(const PlanRecord& plan, const OpRecord& op, const Member&
 // and its mask is the first t rows and columns.
 inline void mixed_op_forward(const OpRecord& op, long n, const float* params, const float* packed,
                              float* values, float* scratch, const Given& batch) {
+  MixedShape shape = mixed_shape(op);
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
   for (long s = 0; s < n; s++) {
-    const long t_q = row_count(batch, s, op.out.rows), t = row_count(batch, s, k.rows);
-    if (t == 0) continue;
+    shape.t_q = row_count(batch, s, op.out.rows);
+    shape.t = row_count(batch, s, k.rows);
+    if (shape.t == 0) continue;
     const long at = first_row(batch, s, k.rows);
     mixed_forward(
-        mixed_shape(op, t_q, t), values + q.value + first_row(batch, s, q.rows) * q.ld, q.ld,
+        shape, values + q.value + first_row(batch, s, q.rows) * q.ld, q.ld,
         values + k.value + at * k.ld, k.ld, values + v.value + at * v.ld, v.ld,
-        op.weight < 0 ? nullptr : packed + op.packed + k.rows - t, mixed_relative_ld(k.rows),
+        op.weight < 0 ? nullptr : packed + op.packed + k.rows - shape.t, mixed_relative_ld(k.rows),
         op.keep < 0 ? nullptr : packed + op.keep, to_pad(k.rows), mixed_deep_of(op, params),
         values + op.out.value + first_row(batch, s, op.out.rows) * op.out.ld, op.out.ld, scratch);
   }
@@ -73,23 +76,25 @@ inline void mixed_op_forward(const OpRecord& op, long n, const float* params, co
 inline void mixed_op_backward(const PlanRecord& plan, const OpRecord& op, long n,
                               const float* params, const float* packed, float* values,
                               float* gradient, float* scratch, const Given& batch) {
+  MixedShape shape = mixed_shape(op);
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
   const long ld = mixed_relative_ld(k.rows);
   float* relative = op.weight < 0 ? nullptr : values + op.spare;
   if (relative) std::memset(relative, 0, op.heads * ld * sizeof(float));
   for (long s = 0; s < n; s++) {
-    const long t_q = row_count(batch, s, op.out.rows), t = row_count(batch, s, k.rows);
-    if (t == 0) continue;
-    const long at = first_row(batch, s, k.rows), near = k.rows - t;
+    shape.t_q = row_count(batch, s, op.out.rows);
+    shape.t = row_count(batch, s, k.rows);
+    if (shape.t == 0) continue;
+    const long at = first_row(batch, s, k.rows), near = k.rows - shape.t;
     const long qs = first_row(batch, s, q.rows) * q.ld, ks = at * k.ld, vs = at * v.ld;
-    mixed_backward(
-        mixed_shape(op, t_q, t), values + q.value + qs, q.ld, values + k.value + ks, k.ld,
-        values + v.value + vs, v.ld, op.weight < 0 ? nullptr : packed + op.packed + near, ld,
-        op.keep < 0 ? nullptr : packed + op.keep, to_pad(k.rows), mixed_deep_of(op, params),
-        values + op.out.grad + first_row(batch, s, op.out.rows) * op.out.ld, op.out.ld,
-        values + q.grad + qs, q.ld, values + k.grad + ks, k.ld, values + v.grad + vs, v.ld,
-        relative ? relative + near : nullptr, op.weight2 < 0 ? nullptr : gradient + op.weight2,
-        scratch);
+    mixed_backward(shape, values + q.value + qs, q.ld, values + k.value + ks, k.ld,
+                   values + v.value + vs, v.ld, op.weight < 0 ? nullptr : packed + op.packed + near,
+                   ld, op.keep < 0 ? nullptr : packed + op.keep, to_pad(k.rows),
+                   mixed_deep_of(op, params),
+                   values + op.out.grad + first_row(batch, s, op.out.rows) * op.out.ld, op.out.ld,
+                   values + q.grad + qs, q.ld, values + k.grad + ks, k.ld, values + v.grad + vs,
+                   v.ld, relative ? relative + near : nullptr,
+                   op.weight2 < 0 ? nullptr : gradient + op.weight2, scratch);
   }
   if (!relative) return;
   for (long h = 0; h < op.heads; h++)

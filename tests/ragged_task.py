@@ -19,6 +19,20 @@ FILLER = 0  # the token after a sequence's last target, and nowhere else
 
 Ids = NDArray[np.int32]
 
+MODEL: dict[str, Any] = {"d_model": 20, "heads": 2, "loss_positions": "masked"}
+# name -> what differs from MODEL
+RAGGED: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "post_relative_tied": {"norm": "post", "position": "relative", "tied_head": True},
+    "narrow_heads": {"d_model": 24, "heads": 8, "norm_bias": False, "layers": 1},
+    "whole_vectors": {"d_model": 32, "heads": 2, "norm": "none", "position": "none"},
+    "linear": {"attention": "linear", "tied_head": True, "norm_bias": False},
+    "rms_head_relu": {"attention": "rms_head", "value_path": "relu", "position": "relative"},
+    "deep": {"value_path": "deep", "norm": "post", "layers": 1},
+    "dropping": {"attention_dropout": 0.2, "layers": 1},
+    "no_attention": {"attention": "none"},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class RaggedConfig(TaskSection):
@@ -81,7 +95,7 @@ def ragged_specs(
     """Members that differ in their seed."""
     config = Config(
         task=task or RaggedConfig(),
-        model={"d_model": 20, "heads": 2, "loss_positions": "masked", **model},
+        model={**MODEL, **model},
         optimizer=optimizer or {},  # type: ignore[arg-type]
         training=TrainingConfig(steps=20, batch_size=batch_size),
         sweep=(("seed", tuple(seeds)),),

@@ -13,7 +13,7 @@ import pytest
 from ensembles import member, mixed, random_state, same_bits, start
 from oracle import reference
 from oracle_training import train, training_budget
-from ragged_task import FILLER, LENGTH, RaggedConfig, ragged_specs, sequences
+from ragged_task import FILLER, LENGTH, RAGGED, RaggedConfig, ragged_specs, sequences
 from torch import float32
 
 from compfast.config import MemberSpec, ModelConfig, Ports
@@ -25,16 +25,6 @@ from compfast.models.families import model_plan, resolve
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 
-MODELS: dict[str, dict[str, Any]] = {
-    "usual": {},
-    "post_relative_tied": {"norm": "post", "position": "relative", "tied_head": True},
-    "narrow_heads": {"d_model": 24, "heads": 8, "norm_bias": False, "layers": 1},
-    "whole_vectors": {"d_model": 32, "heads": 2, "norm": "none", "position": "none"},
-    "linear": {"attention": "linear", "tied_head": True, "norm_bias": False},
-    "rms_head_relu": {"attention": "rms_head", "value_path": "relu", "position": "relative"},
-    "deep": {"value_path": "deep", "norm": "post", "layers": 1},
-    "no_attention": {"attention": "none"},
-}
 QUICK = ("usual", "post_relative_tied", "narrow_heads", "rms_head_relu")
 ENDS: dict[str, Sequence[int]] = {
     "any": (0, 1, 58, 17, 16, 2, 40, 0, 33, 57, 5),
@@ -48,24 +38,24 @@ ENDS: dict[str, Sequence[int]] = {
 @pytest.mark.parametrize("engine", ["native", "eager"])
 @pytest.mark.parametrize("name", QUICK)
 def test_forward_and_every_gradient(engine: str, name: str) -> None:
-    _within_budget(engine, MODELS[name], ENDS["any"])
+    _within_budget(engine, RAGGED[name], ENDS["any"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["native", "eager"])
 @pytest.mark.parametrize("ends", ENDS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RAGGED)
 def test_forward_and_every_gradient_of_every_kind(engine: str, name: str, ends: str) -> None:
-    _within_budget(engine, MODELS[name], ENDS[ends])
+    _within_budget(engine, RAGGED[name], ENDS[ends])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [17, 33, 100])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RAGGED)
 def test_other_lengths(name: str, length: int) -> None:
     rng = np.random.default_rng(length)
     ends = rng.integers(0, length + 1, 37).tolist()
-    _within_budget("native", MODELS[name], ends, length)
+    _within_budget("native", RAGGED[name], ends, length)
 
 
 def _within_budget(
@@ -124,9 +114,9 @@ def test_eager_cuts_a_batch_behind_its_last_target() -> None:
     assert not made.gradients(*sequences((0, 0)))[0].any()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RAGGED)
 def test_full_sequences_have_the_bits_of_whole_ones(name: str) -> None:
-    specs = ragged_specs(task=RaggedConfig(ends="full"), **MODELS[name])
+    specs = ragged_specs(task=RaggedConfig(ends="full"), **RAGGED[name])
     with mock.patch.object(layout, "ends_early", return_value=False):
         whole = start("native", specs)
     made = start("native", specs)
@@ -150,8 +140,8 @@ def _nan_beside(specs: list[MemberSpec], threads: int) -> Any:
 @pytest.mark.parametrize("ends", ["any", "half"])
 def test_no_bit_depends_on_others(name: str, ends: str) -> None:
     task = RaggedConfig(ends=ends)
-    specs = ragged_specs(range(5), task=task, **MODELS[name])
-    alone = ragged_specs((2,), task=task, **MODELS[name])
+    specs = ragged_specs(range(5), task=task, **RAGGED[name])
+    alone = ragged_specs((2,), task=task, **RAGGED[name])
     one = start("native", alone)
     wanted = one.advance(6)
     for threads in (1, 2, 4):  # of one member, two workers share its batch

@@ -31,6 +31,8 @@ NETWORKS = (
     ("single_untied", "fp32", "fresh"),
     ("scales_alone", "bf16", "fresh"),
     ("canonical_all", "fp32", "fresh"),
+    ("ragged", "fp32", "host"),
+    ("ragged", "bf16", "host"),
 )
 
 
@@ -38,19 +40,27 @@ NETWORKS = (
 def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     """What the native engine hands to the bindings, and what is asked of the group then."""
     from architectures import sections_of
+    from ragged_task import MODEL, RAGGED, RaggedConfig
 
     from compfast.config import Config, TrainingConfig
     from compfast.engines import native
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
+    from compfast.tasks import make_task
 
+    ragged = network == "ragged"
+    sections: dict[str, Any] = (
+        {"task": RaggedConfig(length=18), "model": MODEL | RAGGED["post_relative_tied"]}
+        if ragged
+        else sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18)
+    )
     config = Config(
-        **sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18),
+        **sections,
         training=TrainingConfig(steps=3, batch_size=3, precision=precision),
         sweep=(("seed", (0, 1)),),
     )
     specs = member_specs(config)
-    length = specs[0].task.seq_len  # type: ignore[attr-defined]
+    length = make_task(specs[0].task).length
     heard: list[Any] = []
 
     def group(*arguments: Any) -> Any:
@@ -60,7 +70,12 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     with mock.patch.object(native, "_native", SimpleNamespace(Group=group)):
         native.NativeEngine(specs, make_tables(specs), threads=2)
     plan, tables, stream, arrays, threads = heard
-    stream = other_streams(length).get(data, stream)
+    targets = np.array([[0], [1], [2], [3]], np.int32)
+    if ragged:
+        stream, targets = masked_batches(length), np.full((4, length), -1, np.int32)
+        targets[1:, 2::3] = 1
+    else:
+        stream = other_streams(length).get(data, stream)
     plan["segments"] = [list(segment) for segment in plan["segments"]]
     room = np.full((2, 2), np.nan, np.float32)
     return {
@@ -75,7 +90,7 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         "advance": {"until": 2, "base": 0, "loss": room, "grad_norm": room.copy(), "tick": None},
         "gradients": {
             "inputs": np.ones((4, length), np.int32),
-            "targets": np.array([[0], [1], [2], [3]], np.int32),
+            "targets": targets,
         },
         "outputs": {"members": np.array([1, 0]), "inputs": np.ones((4, length), np.int32)},
         "predict": {"members": np.array([1]), "inputs": np.ones((5, length), np.int32)},
@@ -108,6 +123,15 @@ def other_streams(length: int) -> dict[str, dict[str, Any]]:
             "first": 0,
         },
     }
+
+
+def masked_batches(length: int) -> dict[str, Any]:
+    """The same from the host, each position asked for or not."""
+    host = other_streams(length)["host"]
+    rng = np.random.default_rng(1)
+    inputs = rng.integers(0, 20, host["inputs"].shape, dtype=np.int32)
+    targets = rng.integers(-20, 20, inputs.shape, dtype=np.int32).clip(-1)
+    return {**host, "inputs": inputs, "targets": targets, "masked": 1}
 
 
 @functools.cache
