@@ -28,6 +28,9 @@ struct Given {
   const float* vectors = nullptr;
   const int32_t* targets = nullptr;
   const float* answers = nullptr;
+  // Of a ragged microbatch, the first row of each sequence and where the last one ends, [n + 1];
+  // null: every sequence has all its rows.
+  const int32_t* starts = nullptr;
 };
 
 // Ids or numbers of one sequence. Functions, not members: one instruction set's code must not stand
@@ -40,7 +43,9 @@ static inline int64_t target_count(const Ports& p) {
   return (int64_t)p.asked * (p.numbers ? p.vocabulary : 1);
 }
 
-static inline Given given(const Batch& b) { return {b.tokens, b.vectors, b.targets, b.answers}; }
+static inline Given given(const Batch& b) {
+  return {b.tokens, b.vectors, b.targets, b.answers, nullptr};
+}
 
 // From sequence `s` on.
 static inline Given from(const Ports& ports, const Given& all, int64_t s) {
@@ -50,6 +55,37 @@ static inline Given from(const Ports& ports, const Given& all, int64_t s) {
   if (g.targets) g.targets += s * target_count(ports);
   if (g.answers) g.answers += s * target_count(ports);
   return g;
+}
+
+// Where sequence `s` begins in a buffer of `rows` rows a sequence, how many rows it has there, and
+// how many `n` sequences have together.
+static inline int64_t first_row(const Given& b, int64_t s, int64_t rows) {
+  return b.starts ? b.starts[s] : s * rows;
+}
+
+static inline int64_t row_count(const Given& b, int64_t s, int64_t rows) {
+  return b.starts ? b.starts[s + 1] - b.starts[s] : rows;
+}
+
+// Rows of a sequence up to its last target; 0: it asks nothing.
+static inline int32_t asked_length(const Ports& ports, const int32_t* targets) {
+  int32_t length = ports.asked;
+  while (length > 0 && targets[length - 1] < 0) length--;
+  return length;
+}
+
+// Sequences of a ragged microbatch, from `b` on and at most `most`, whose rows fit into `room`;
+// their starts go to `starts` [room + 1].
+static inline int64_t fill_rows(const Ports& ports, const Given& b, int64_t most, int64_t room,
+                                int32_t* starts) {
+  int64_t n = 0;
+  starts[0] = 0;
+  for (; n < most && n < room; n++) {
+    const int32_t length = asked_length(ports, b.targets + n * ports.asked);
+    if (starts[n] + length > room) break;
+    starts[n + 1] = starts[n] + length;
+  }
+  return n;
 }
 
 }  // namespace compfast

@@ -96,6 +96,7 @@ inline PlanRecord plan_record(const pybind11::dict& d, std::vector<OpRecord>& op
   read(d, "batch", p.batch);
   read(d, "vocabulary", p.ports.vocabulary);
   read(d, "loss_all", p.loss_all);
+  read(d, "ragged", p.ragged);
   return p;
 }
 

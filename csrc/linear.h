@@ -49,9 +49,8 @@ inline Rows rows_of(const compfast::ViewRecord& view, long rows) {
   return {(long)(view.rows - 1) * view.ld, (long)view.rows * view.ld};
 }
 
-inline void linear_forward(const compfast::OpRecord& op, long sequences, const float* packed,
+inline void linear_forward(const compfast::OpRecord& op, long rows, const float* packed,
                            float* values) {
-  const long rows = sequences * op.out.rows;
   const Rows x = rows_of(op.in[0], op.out.rows);
   Epilogue e;
   e.bias = op.bias >= 0 ? packed + op.packed_bias : nullptr;
@@ -129,9 +128,8 @@ inline void linear_backward_input(const compfast::OpRecord& op, long rows, const
                  words(packed + op.packed_back), op.weight_ld, dx, x.stride, e);
 }
 
-inline void linear_backward(const compfast::OpRecord& op, long sequences, const float* params,
+inline void linear_backward(const compfast::OpRecord& op, long rows, const float* params,
                             const float* packed, float* values, float* gradient) {
-  const long rows = sequences * op.out.rows;
   float* dy = values + op.out.grad;
   if (op.activation != IDENTITY && !op.slope_applied)
     for (long i = 0; i < rows * op.out.ld; i += W)
@@ -144,8 +142,7 @@ inline void linear_backward(const compfast::OpRecord& op, long sequences, const 
 }
 
 // The residual's gradient is dY itself.
-inline void residual_backward(const compfast::OpRecord& op, long sequences, float* values) {
-  const long rows = sequences * op.out.rows;
+inline void residual_backward(const compfast::OpRecord& op, long rows, float* values) {
   const Rows r = rows_of(op.in[1], op.out.rows);
   const float* dy = values + op.out.grad;
   float* dx = values + op.in[1].grad + r.offset;

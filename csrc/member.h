@@ -21,6 +21,15 @@ inline Half half_of(int64_t count, int half) {
   return half == 0 ? Half{0, middle} : Half{middle, count};
 }
 
+// How many of the next `left` sequences pass together: as many rows as the workspace has, which is
+// plan.microbatch sequences of all positions. A function of the batch alone.
+inline long microbatch(const PlanRecord& plan, const Workspace& w, int64_t left, Given& part) {
+  if (!plan.ragged) return (long)(left < plan.microbatch ? left : plan.microbatch);
+  const int64_t room = (int64_t)plan.microbatch * plan.ports.positions;
+  part.starts = w.starts;
+  return (long)fill_rows(plan.ports, part, left, room, w.starts);
+}
+
 // Loss summed over one half's rows; the gradient of the whole batch's mean goes to `gradient`.
 inline double half_gradient(const PlanRecord& plan, const Member& member, const Workspace& w,
                             const Given& batch, int64_t count, int half, float* gradient) {
@@ -30,9 +39,11 @@ inline double half_gradient(const PlanRecord& plan, const Member& member, const 
   const float inverse = 1.0f / (float)(count * terms(plan));
   const Half h = half_of(count, half);
   double loss = 0;
-  for (int64_t s = h.begin; s < h.end; s += plan.microbatch) {
-    const long n = (long)(h.end - s < plan.microbatch ? h.end - s : plan.microbatch);
-    const Given part = from(plan.ports, batch, s);
+  long n = 0;
+  for (int64_t s = h.begin; s < h.end; s += n) {
+    Given part = from(plan.ports, batch, s);
+    n = microbatch(plan, w, h.end - s, part);
+    if (rows_in(part, n, plan.ports.positions) == 0) continue;  // none of them asks anything
     forward(plan, n, member.params, w, part);
     loss += backward(plan, n, member.params, w, gradient, part, inverse);
   }

@@ -53,40 +53,52 @@ inline void mixed_pack(const PlanRecord& plan, const OpRecord& op, const Member&
   if (op.keep >= 0) keep_pack(plan, op, member.dropout_seed, step, packed);
 }
 
+// A sequence of t of the T positions: its distances are the middle 2 t - 1 of the packed table's,
+// and its mask is the first t rows and columns.
 inline void mixed_op_forward(const OpRecord& op, long n, const float* params, const float* packed,
-                             float* values, float* scratch) {
-  const MixedShape shape = mixed_shape(op);
+                             float* values, float* scratch, const Given& batch) {
+  MixedShape shape = mixed_shape(op);
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
-  for (long s = 0; s < n; s++)
-    mixed_forward(shape, values + q.value + s * q.rows * q.ld, q.ld,
-                  values + k.value + s * k.rows * k.ld, k.ld, values + v.value + s * v.rows * v.ld,
-                  v.ld, op.weight < 0 ? nullptr : packed + op.packed, mixed_relative_ld(shape.t),
-                  op.keep < 0 ? nullptr : packed + op.keep, to_pad(shape.t),
-                  mixed_deep_of(op, params), values + op.out.value + s * op.out.rows * op.out.ld,
-                  op.out.ld, scratch);
+  for (long s = 0; s < n; s++) {
+    shape.t_q = row_count(batch, s, op.out.rows);
+    shape.t = row_count(batch, s, k.rows);
+    if (shape.t == 0) continue;
+    const long at = first_row(batch, s, k.rows);
+    mixed_forward(
+        shape, values + q.value + first_row(batch, s, q.rows) * q.ld, q.ld,
+        values + k.value + at * k.ld, k.ld, values + v.value + at * v.ld, v.ld,
+        op.weight < 0 ? nullptr : packed + op.packed + k.rows - shape.t, mixed_relative_ld(k.rows),
+        op.keep < 0 ? nullptr : packed + op.keep, to_pad(k.rows), mixed_deep_of(op, params),
+        values + op.out.value + first_row(batch, s, op.out.rows) * op.out.ld, op.out.ld, scratch);
+  }
 }
 
 inline void mixed_op_backward(const PlanRecord& plan, const OpRecord& op, long n,
                               const float* params, const float* packed, float* values,
-                              float* gradient, float* scratch) {
-  const MixedShape shape = mixed_shape(op);
+                              float* gradient, float* scratch, const Given& batch) {
+  MixedShape shape = mixed_shape(op);
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
-  const long ld = mixed_relative_ld(shape.t);
+  const long ld = mixed_relative_ld(k.rows);
   float* relative = op.weight < 0 ? nullptr : values + op.spare;
   if (relative) std::memset(relative, 0, op.heads * ld * sizeof(float));
   for (long s = 0; s < n; s++) {
-    const long qs = s * q.rows * q.ld, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
+    shape.t_q = row_count(batch, s, op.out.rows);
+    shape.t = row_count(batch, s, k.rows);
+    if (shape.t == 0) continue;
+    const long at = first_row(batch, s, k.rows), near = k.rows - shape.t;
+    const long qs = first_row(batch, s, q.rows) * q.ld, ks = at * k.ld, vs = at * v.ld;
     mixed_backward(shape, values + q.value + qs, q.ld, values + k.value + ks, k.ld,
-                   values + v.value + vs, v.ld, op.weight < 0 ? nullptr : packed + op.packed, ld,
-                   op.keep < 0 ? nullptr : packed + op.keep, to_pad(shape.t),
-                   mixed_deep_of(op, params), values + op.out.grad + s * op.out.rows * op.out.ld,
-                   op.out.ld, values + q.grad + qs, q.ld, values + k.grad + ks, k.ld,
-                   values + v.grad + vs, v.ld, relative,
+                   values + v.value + vs, v.ld, op.weight < 0 ? nullptr : packed + op.packed + near,
+                   ld, op.keep < 0 ? nullptr : packed + op.keep, to_pad(k.rows),
+                   mixed_deep_of(op, params),
+                   values + op.out.grad + first_row(batch, s, op.out.rows) * op.out.ld, op.out.ld,
+                   values + q.grad + qs, q.ld, values + k.grad + ks, k.ld, values + v.grad + vs,
+                   v.ld, relative ? relative + near : nullptr,
                    op.weight2 < 0 ? nullptr : gradient + op.weight2, scratch);
   }
   if (!relative) return;
   for (long h = 0; h < op.heads; h++)
-    for (long j = 0; j < 2 * shape.t - 1; j++)
+    for (long j = 0; j < 2 * (long)k.rows - 1; j++)
       gradient[op.weight + h * op.weight_ld + plan.buckets[j]] += relative[h * ld + j];
 }
 

@@ -21,11 +21,11 @@ namespace {
 using namespace compfast;
 
 // Heads that share keys and values are the query rows of one head that sees everything.
-inline AttentionShape attention_shape(const OpRecord& op) {
+inline AttentionShape attention_shape(const OpRecord& op, long t_q, long t) {
   const float scale = (float)(1.0 / __builtin_sqrt((double)op.d_k));
-  const long t = op.in[1].rows, d = op.in[1].width;
+  const long d = op.in[1].width;
   if (op.shared) return {op.heads, t, 1, d, d, false, scale, true, op.in[1].mode != GRAD_WRITE};
-  return {op.out.rows, t, op.heads, op.d_k, op.d_v, op.causal != 0, scale};
+  return {t_q, t, op.heads, op.d_k, op.d_v, op.causal != 0, scale};
 }
 
 // Stride of query rows: heads that share keys stand side by side.
@@ -33,8 +33,15 @@ inline long query_ld(const OpRecord& op, const ViewRecord& view) {
   return op.shared ? op.in[1].width : view.ld;
 }
 
-inline long attention_saved(const OpRecord& op) {
-  return (long)op.heads * op.out.rows * attention_saved_row(op.in[1].rows);
+// Floats that attention saves an output row. Of a ragged batch each sequence chooses its way by its
+// own length: there is room for any.
+inline long attention_saved(const PlanRecord& plan, const OpRecord& op) {
+  return op.heads * (plan.ragged ? ATTENTION_WHOLE : attention_saved_row(op.in[1].rows));
+}
+
+// Rows of a buffer that n sequences have together.
+inline long rows_in(const Given& batch, long n, long rows) {
+  return (long)first_row(batch, n, rows);
 }
 
 // `step` < 0: not a training step, nothing is dropped.
@@ -48,50 +55,75 @@ inline void pack(const PlanRecord& plan, const Member& member, const Workspace& 
   }
 }
 
-inline void forward_norm(const OpRecord& op, long n, const float* params, float* values) {
+inline void forward_norm(const OpRecord& op, long rows, const float* params, float* values) {
   const Rows x = rows_of(op.in[0], op.out.rows);
-  norm_forward(n * op.out.rows, op.out.width, op.epsilon, values + op.in[0].value + x.offset,
-               x.stride, params + op.weight, op.bias < 0 ? values + op.spare : params + op.bias,
+  norm_forward(rows, op.out.width, op.epsilon, values + op.in[0].value + x.offset, x.stride,
+               params + op.weight, op.bias < 0 ? values + op.spare : params + op.bias,
                values + op.out.value, op.out.ld, values + op.saved);
 }
 
-inline void forward_attention(const OpRecord& op, long n, float* values, float* scratch) {
-  const AttentionShape shape = attention_shape(op);
+inline void forward_attention(const PlanRecord& plan, const OpRecord& op, long n, float* values,
+                              float* scratch, const Given& batch) {
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
-  const long skip = (long)(q.rows - op.out.rows) * q.ld;
-  for (long s = 0; s < n; s++)
-    attention_forward(shape, values + q.value + s * q.rows * q.ld + skip, query_ld(op, q),
-                      values + k.value + s * k.rows * k.ld, k.ld,
-                      values + v.value + s * v.rows * v.ld, v.ld,
-                      values + op.out.value + s * op.out.rows * op.out.ld, query_ld(op, op.out),
-                      values + op.saved + s * attention_saved(op), scratch);
+  const long skip = (long)(q.rows - op.out.rows) * q.ld, q_ld = query_ld(op, q);
+  const long o_ld = query_ld(op, op.out), saved = attention_saved(plan, op);
+  for (long s = 0; s < n; s++) {
+    const long t_q = row_count(batch, s, op.out.rows), t = row_count(batch, s, k.rows);
+    if (t == 0) continue;
+    const long qs = first_row(batch, s, q.rows) * q.ld + skip;
+    const long at = first_row(batch, s, k.rows), os = first_row(batch, s, op.out.rows);
+    attention_forward(attention_shape(op, t_q, t), values + q.value + qs, q_ld,
+                      values + k.value + at * k.ld, k.ld, values + v.value + at * v.ld, v.ld,
+                      values + op.out.value + os * op.out.ld, o_ld, values + op.saved + os * saved,
+                      scratch);
+  }
 }
 
-// n sequences; fills every value buffer up to the outputs.
+inline void forward_embed(const PlanRecord& plan, const OpRecord& op, long n, const float* params,
+                          float* values, const Given& batch) {
+  const long t = plan.ports.positions;
+  for (long s = 0; s < n; s++)
+    embed_forward(1, row_count(batch, s, t), op.out.width, op.out.ld, op.first,
+                  batch.tokens + s * t, params + op.weight,
+                  op.weight2 < 0 ? nullptr : params + op.weight2,
+                  values + op.out.value + first_row(batch, s, t) * op.out.ld);
+}
+
+inline void backward_embed(const PlanRecord& plan, const OpRecord& op, long n, const float* values,
+                           float* gradient, const Given& batch) {
+  const long t = plan.ports.positions;
+  for (long s = 0; s < n; s++)
+    embed_backward(1, row_count(batch, s, t), op.out.width, op.out.ld, op.first,
+                   batch.tokens + s * t, values + op.out.grad + first_row(batch, s, t) * op.out.ld,
+                   gradient + op.weight, op.weight2 < 0 ? nullptr : gradient + op.weight2);
+}
+
+// n sequences; fills every value buffer up to the outputs. Of a ragged batch (whose ops are those
+// of causal networks under a mask) it fills the rows up to each sequence's last target, one
+// sequence behind the other.
 inline void forward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
                     const Given& batch) {
   const int32_t* tokens = batch.tokens;
   for (int i = 0; i < plan.op_count; i++) {
     const OpRecord& op = plan.ops[i];
     const int64_t begun = begin(w.profile);
+    const long rows = rows_in(batch, n, op.out.rows);
     if (op.kind == OP_EMBED)
-      embed_forward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
-                    params + op.weight, op.weight2 < 0 ? nullptr : params + op.weight2,
-                    w.values + op.out.value);
+      forward_embed(plan, op, n, params, w.values, batch);
     else if (op.kind == OP_VECTORS)
       vectors_forward(op, n, batch.vectors, w.values);
     else if (op.kind == OP_SELECT)
       select_forward(op, n, w.values);
     else if (op.kind == OP_NORM)
-      forward_norm(op, n, params, w.values);
+      forward_norm(op, rows, params, w.values);
     else if (op.kind == OP_LINEAR)
-      linear_forward(op, n, w.packed, w.values);
+      linear_forward(op, rows, w.packed, w.values);
     else if (op.kind == OP_HEAD_LINEAR)
       head_linear_forward(op, n, params, w.packed, w.values, w.scratch);
     else if (op.kind == OP_ATTENTION)
-      forward_attention(op, n, w.values, w.scratch);
+      forward_attention(plan, op, n, w.values, w.scratch, batch);
     else if (op.kind == OP_MIXED_ATTENTION)
-      mixed_op_forward(op, n, params, w.packed, w.values, w.scratch);
+      mixed_op_forward(op, n, params, w.packed, w.values, w.scratch, batch);
     else if (op.kind == OP_GENERATED)
       generated_forward(op, plan.ports, n, batch.vectors, w.values, w.scratch);
     else if (op.kind == OP_CANONICAL)
@@ -128,8 +160,9 @@ inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, 
   double sum = 0;
   for (long s = 0; s < n; s++) {
     const float weight = row_weight(plan, batch, s, z.rows);
-    for (long i = 0; i < z.rows; i++) {
-      const long row = s * z.rows + i;
+    const long first = first_row(batch, s, z.rows), rows = row_count(batch, s, z.rows);
+    for (long i = 0; i < rows; i++) {
+      const long row = first + i;
       const float* outputs = w.values + z.value + row * z.ld;
       float* gradient = w.values + z.grad + row * z.ld;
       if (op.loss == LOSS_SQUARED_ERROR) {
@@ -150,36 +183,40 @@ inline double loss_backward(const PlanRecord& plan, const OpRecord& op, long n, 
   return sum;
 }
 
-inline void backward_norm(const OpRecord& op, long n, const float* params, float* values,
+inline void backward_norm(const OpRecord& op, long rows, const float* params, float* values,
                           float* gradient) {
   const ViewRecord& in = op.in[0];
   const Rows x = rows_of(in, op.out.rows);
-  norm_backward(n * op.out.rows, op.out.width, values + in.value + x.offset, x.stride,
-                params + op.weight, values + op.out.grad, op.out.ld, values + op.saved,
-                values + in.grad + x.offset, x.stride, in.mode != GRAD_WRITE, gradient + op.weight,
+  norm_backward(rows, op.out.width, values + in.value + x.offset, x.stride, params + op.weight,
+                values + op.out.grad, op.out.ld, values + op.saved, values + in.grad + x.offset,
+                x.stride, in.mode != GRAD_WRITE, gradient + op.weight,
                 op.bias < 0 ? values + op.spare + to_pad(op.out.width) : gradient + op.bias);
 }
 
-inline void backward_attention(const OpRecord& op, long n, float* values, float* scratch) {
-  const AttentionShape shape = attention_shape(op);
+inline void backward_attention(const PlanRecord& plan, const OpRecord& op, long n, float* values,
+                               float* scratch, const Given& batch) {
   const ViewRecord &q = op.in[0], &k = op.in[1], &v = op.in[2];
-  const long skip = (long)(q.rows - op.out.rows) * q.ld;
+  const long skip = (long)(q.rows - op.out.rows) * q.ld, saved = attention_saved(plan, op);
   const long q_ld = query_ld(op, q), o_ld = query_ld(op, op.out);
   for (long s = 0; s < n; s++) {
-    const long qs = s * q.rows * q.ld + skip, ks = s * k.rows * k.ld, vs = s * v.rows * v.ld;
-    const long os = s * op.out.rows * op.out.ld;
-    attention_backward(shape, values + q.value + qs, q_ld, values + k.value + ks, k.ld,
-                       values + v.value + vs, v.ld, values + op.out.value + os,
-                       values + op.out.grad + os, o_ld, values + op.saved + s * attention_saved(op),
-                       values + q.grad + qs, q_ld, values + k.grad + ks, k.ld, values + v.grad + vs,
-                       v.ld, scratch);
+    const long t_q = row_count(batch, s, op.out.rows), t = row_count(batch, s, k.rows);
+    if (t == 0) continue;
+    const long at = first_row(batch, s, k.rows), row = first_row(batch, s, op.out.rows);
+    const long qs = first_row(batch, s, q.rows) * q.ld + skip, ks = at * k.ld, vs = at * v.ld;
+    const long os = row * op.out.ld;
+    attention_backward(attention_shape(op, t_q, t), values + q.value + qs, q_ld,
+                       values + k.value + ks, k.ld, values + v.value + vs, v.ld,
+                       values + op.out.value + os, values + op.out.grad + os, o_ld,
+                       values + op.saved + row * saved, values + q.grad + qs, q_ld,
+                       values + k.grad + ks, k.ld, values + v.grad + vs, v.ld, scratch);
   }
 }
 
-inline void clear_gradients(const OpRecord& op, long n, float* values) {
+inline void clear_gradients(const OpRecord& op, long n, float* values, const Given& batch) {
   for (int i = 0; i < op.inputs; i++)
     if (op.in[i].mode == GRAD_ZERO_ADD)
-      std::memset(values + op.in[i].grad, 0, n * op.in[i].rows * op.in[i].ld * sizeof(float));
+      std::memset(values + op.in[i].grad, 0,
+                  rows_in(batch, n, op.in[i].rows) * op.in[i].ld * sizeof(float));
 }
 
 inline double backward(const PlanRecord& plan, long n, const float* params, const Workspace& w,
@@ -189,24 +226,23 @@ inline double backward(const PlanRecord& plan, long n, const float* params, cons
   for (int i = plan.op_count - 1; i >= 0; i--) {
     const OpRecord& op = plan.ops[i];
     const int64_t begun = begin(w.profile);
-    clear_gradients(op, n, w.values);
+    clear_gradients(op, n, w.values, batch);
+    const long rows = rows_in(batch, n, op.out.rows);
     if (op.kind == OP_LOSS) {
       loss = loss_backward(plan, op, n, w, batch, inverse_count);
     } else if (op.kind == OP_LINEAR) {
-      linear_backward(op, n, params, w.packed, w.values, gradient);
-      if (op.inputs > 1) residual_backward(op, n, w.values);
+      linear_backward(op, rows, params, w.packed, w.values, gradient);
+      if (op.inputs > 1) residual_backward(op, rows, w.values);
     } else if (op.kind == OP_HEAD_LINEAR) {
       head_linear_backward(op, n, params, w.packed, w.values, gradient, w.scratch);
     } else if (op.kind == OP_NORM) {
-      backward_norm(op, n, params, w.values, gradient);
+      backward_norm(op, rows, params, w.values, gradient);
     } else if (op.kind == OP_ATTENTION) {
-      backward_attention(op, n, w.values, w.scratch);
+      backward_attention(plan, op, n, w.values, w.scratch, batch);
     } else if (op.kind == OP_MIXED_ATTENTION) {
-      mixed_op_backward(plan, op, n, params, w.packed, w.values, gradient, w.scratch);
+      mixed_op_backward(plan, op, n, params, w.packed, w.values, gradient, w.scratch, batch);
     } else if (op.kind == OP_EMBED) {
-      embed_backward(n, plan.ports.positions, op.out.width, op.out.ld, op.first, tokens,
-                     w.values + op.out.grad, gradient + op.weight,
-                     op.weight2 < 0 ? nullptr : gradient + op.weight2);
+      backward_embed(plan, op, n, w.values, gradient, batch);
     } else if (op.kind == OP_SELECT) {
       select_backward(op, n, w.values);
     } else if (op.kind == OP_GENERATED) {

@@ -109,6 +109,7 @@ struct PlanRecord {
   int32_t microbatch = 0;  // sequences
   int32_t batch = 0;       // sequences a step
   int32_t loss_all = 0;    // the target of each position is the next one's token
+  int32_t ragged = 0;      // training takes each sequence up to its last target (batch.h)
 };
 
 enum OptimizerKind : int32_t {
@@ -162,6 +163,7 @@ struct Workspace {
   float* gradient[2] = {};  // [flat_size], one a half of the batch
   float* scratch = nullptr;
   Batch batch;
+  int32_t* starts = nullptr;  // [microbatch * T + 1] of a ragged plan: Given::starts
   const Profile* profile = nullptr;
 };
 

@@ -21,6 +21,7 @@ class OpCheck {
     require(op_.bf16 == 0 || op_.bf16 == 1, "bf16 must be 0 or 1");
     require((op_.kind == OP_LOSS) == (at_ == plan_.op_count - 1), "the loss must be the last");
     if (op_.kind != OP_LOSS) output();
+    if (plan_.ragged) ragged();
     if (op_.kind == OP_EMBED) embed();
     if (op_.kind == OP_NORM) norm();
     if (op_.kind == OP_LINEAR) linear();
@@ -44,6 +45,17 @@ class OpCheck {
     refuse("op " + std::to_string(at_) + " of the plan: " + what + " takes " +
            std::to_string(length) + " floats from " + std::to_string(offset) + " on, of " +
            std::to_string(size));
+  }
+
+  // Each row is of one position, and nobody reads those behind it.
+  void ragged() const {
+    const int32_t k = op_.kind, t = plan_.ports.positions;
+    const bool attends = k == OP_ATTENTION || k == OP_MIXED_ATTENTION;
+    require(k == OP_EMBED || k == OP_NORM || k == OP_LINEAR || k == OP_LOSS || attends,
+            "its kind takes no sequences of their own length");
+    require(!attends || (op_.causal == 1 && op_.shared == 0), "a position reads those behind it");
+    for (int i = 0; i < op_.inputs; i++) require(op_.in[i].rows == t, "a row a position is needed");
+    require(k == OP_LOSS || op_.out.rows == t, "a row a position is needed");
   }
 
   int64_t rows(const ViewRecord& v) const { return times(plan_.microbatch, v.rows); }
@@ -187,7 +199,9 @@ class OpCheck {
     require(!op_.shared || (q.rows == 1 && op_.out.rows == 1), "shared keys are for one row");
     inside("the output", op_.out.value, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
     inside("its gradient", op_.out.grad, reach(op_.out, heads_columns(d_v)), plan_.workspace_size);
-    const int64_t saved = times(op_.heads, attention_saved_row(plan_.ports.positions));
+    const int64_t t = plan_.ports.positions;
+    const int64_t row = plan_.ragged ? ATTENTION_WHOLE : attention_saved_row(t);
+    const int64_t saved = times(op_.heads, row);
     inside("what it saves", op_.saved, times(rows(op_.out), saved), plan_.workspace_size);
   }
 
@@ -286,8 +300,12 @@ inline void check_plan(const PlanRecord& plan) {
   require_between("asked", plan.ports.asked, 1, plan.ports.positions);
   require_between("numbers", plan.ports.numbers, 0, 1);
   require_between("masked", plan.ports.masked, 0, 1);
+  require_between("ragged", plan.ragged, 0, plan.ports.masked);
   require_between("batch", plan.batch, 1, MOST_WIDTH);
   require_between("microbatch", plan.microbatch, 1, plan.batch);
+  if (plan.ragged)
+    require_between("rows of a microbatch", times(plan.microbatch, plan.ports.positions), 1,
+                    INT32_MAX);
   require_between("vocabulary", plan.ports.vocabulary, 1, MOST_WIDTH);
   elements("numbers of a sequence", {plan.ports.positions, std::max(plan.ports.width, 1)});
   elements("targets of a sequence", {plan.ports.asked, plan.ports.vocabulary});

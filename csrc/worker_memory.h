@@ -27,6 +27,16 @@ std::unique_ptr<T[], FreeDeleter> allocate(int64_t count) {
   return std::unique_ptr<T[], FreeDeleter>(static_cast<T*>(p));
 }
 
+// Attention's for sequences of up to t positions, each of which chooses its way by its own length.
+inline int64_t ragged_attention_room(int64_t t, int64_t d_k, int64_t d_v) {
+  int64_t size = 0;
+  for (int64_t own = 1; own <= t; own++) {
+    const int64_t wanted = attention_room(own, own, d_k, d_v);
+    size = wanted > size ? wanted : size;
+  }
+  return size;
+}
+
 // The most that any op of the plan wants.
 inline int64_t scratch_size(const PlanRecord& plan) {
   int64_t size = 1;
@@ -36,6 +46,8 @@ inline int64_t scratch_size(const PlanRecord& plan) {
     int64_t wanted = 0;
     if (op.kind == OP_ATTENTION && op.shared)
       wanted = attention_room(op.heads, t, d, d);
+    else if (op.kind == OP_ATTENTION && plan.ragged)
+      wanted = ragged_attention_room(t, op.d_k, op.d_v);
     else if (op.kind == OP_ATTENTION)
       wanted = attention_room(op.out.rows, t, op.d_k, op.d_v);
     else if (op.kind == OP_MIXED_ATTENTION)
@@ -56,12 +68,14 @@ struct WorkerMemory {
         gradient(allocate<float>(2 * plan.flat_size)),
         scratch(allocate<float>(scratch_size(plan))),
         ids(allocate<int32_t>(id_count(plan))),
-        numbers(allocate<float>(number_count(plan))) {
+        numbers(allocate<float>(number_count(plan))),
+        starts(allocate<int32_t>(start_count(plan))) {
     view.values = values.get();
     view.packed = packed.get();
     view.gradient[0] = gradient.get();
     view.gradient[1] = gradient.get() + plan.flat_size;
     view.scratch = scratch.get();
+    view.starts = starts.get();
     const Ports& p = plan.ports;
     const int64_t inputs = plan.batch * input_count(p);
     int32_t* next_id = ids.get();
@@ -83,14 +97,19 @@ struct WorkerMemory {
   static int64_t number_count(const PlanRecord& plan) {
     return times(plan.batch, input_count(plan.ports) + target_count(plan.ports)) - id_count(plan);
   }
+  static int64_t start_count(const PlanRecord& plan) {
+    return plan.ragged ? times(plan.microbatch, plan.ports.positions) + 1 : 0;
+  }
   // Floats of one worker; ids are as wide.
   static int64_t size(const PlanRecord& plan) {
     return plan.workspace_size + plan.packed_size + 2 * plan.flat_size + scratch_size(plan) +
-           times(plan.batch, input_count(plan.ports) + target_count(plan.ports));
+           times(plan.batch, input_count(plan.ports) + target_count(plan.ports)) +
+           start_count(plan);
   }
   std::unique_ptr<float[], FreeDeleter> values, packed, gradient, scratch;
   std::unique_ptr<int32_t[], FreeDeleter> ids;
   std::unique_ptr<float[], FreeDeleter> numbers;
+  std::unique_ptr<int32_t[], FreeDeleter> starts;
   Workspace view;
 };
 

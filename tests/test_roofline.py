@@ -156,11 +156,18 @@ def test_ceilings_of_this_machine() -> None:
     assert ceilings.levels[-1].bandwidth < ceilings.levels[0].bandwidth
 
 
+RAGGED = "ragged_task:RaggedTask"
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--d-model", "32"], "--d-model needs --roofline"),
         (["--ops"], "--ops needs --roofline"),
+        (
+            ["--roofline", "--task", RAGGED, "--set", "model.loss_positions=masked"],
+            "trains a sequence up to its last target only",
+        ),
         (["--roofline", "--d-modell", "3"], "did you mean --d-model?"),
         (["--roofline", "--d-model", "32,64"], "model.d_model has several values"),
         (["--roofline", "--d-model", "x"], "'x' is not a whole number"),

@@ -14,11 +14,13 @@ from compfast.cli.output import Output
 from compfast.config import MemberSpec, ModelConfig, ModelSection, settings
 from compfast.engines import roofline
 from compfast.engines.cores import usable_cores
+from compfast.engines.lengths import ends_early
 from compfast.engines.native import NativeEngine
 from compfast.engines.profile import Profile
 from compfast.engines.roofline import Ceilings, Floor, kind_rows, op_rows
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
+from compfast.models.families import model_plan
 from compfast.tasks import make_task
 
 WIDE = 100
@@ -75,7 +77,13 @@ def chosen(arguments: argparse.Namespace) -> tuple[MemberSpec, int]:
         raise UsageError(
             f"--threads is {threads}; this process may use {cores.count} cores ({cores.decided})"
         )
-    return member_specs(config)[0], threads
+    spec = member_specs(config)[0]
+    if ends_early(model_plan(spec.model), make_task(spec.task).length):
+        raise UsageError(
+            f"--roofline counts all positions of a batch; task {spec.task.name} trains a sequence"
+            " up to its last target only"
+        )
+    return spec, threads
 
 
 def ceiling_lines(c: Ceilings) -> Iterator[str]:

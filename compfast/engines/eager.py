@@ -40,9 +40,10 @@ from compfast.engines.checks import (
     check_until,
 )
 from compfast.engines.cores import usable_cores
+from compfast.engines.lengths import asked_lengths, cuts_batches
 from compfast.ensembles.room import require_room
 from compfast.ensembles.schedule import Tables
-from compfast.models.families import Network, family_of
+from compfast.models.families import Network, family_of, model_plan
 from compfast.models.init import initial_parameters
 from compfast.models.params import parameter_count, parameter_table
 from compfast.models.precision import products
@@ -110,6 +111,7 @@ class EagerEngine:
         self._precision = specs[0].training.precision
         self._table = parameter_table(specs[0].model)
         self._task = make_task(specs[0].task)
+        self._cuts = cuts_batches(model_plan(specs[0].model), self._task.length)
         self._stop = False
         self._members: list[_Member] = []
         self.initialise()
@@ -225,7 +227,7 @@ class EagerEngine:
         answers = check_targets(targets, len(given), self._specs[0])
 
         def compute() -> tuple[Float32, Named]:
-            x, y = _tensor(given), _tensor(answers)
+            x, y = map(_tensor, self._cut(given, answers))
             losses = []
             with products(self._precision):
                 for member in self._members:
@@ -246,7 +248,15 @@ class EagerEngine:
         family = family_of(spec.model)
         length = self._task.length
         with family.training(member.module, spec.model, length, spec.init_seed, member.step):
+            inputs, targets = self._cut(inputs, targets)
             return member.train_step(_tensor(inputs), _tensor(targets), lr, decay)
+
+    def _cut(self, inputs: Inputs, targets: Targets) -> tuple[Inputs, Targets]:
+        """A batch up to the last target of any of its sequences (compfast/engines/lengths.py)."""
+        if not self._cuts:
+            return inputs, targets
+        length = max(1, int(asked_lengths(targets).max()))
+        return inputs[:, :length], targets[:, :length]
 
     def _member(self, state: State, i: int) -> _Member:
         spec = self._specs[i]

@@ -13,6 +13,7 @@ import numpy as np
 from compfast.config import ModelSection
 from compfast.engines.base import Int32
 from compfast.engines.flat import PAD, FlatLayout, pad
+from compfast.engines.lengths import WHOLE, ends_early
 from compfast.models.dropout import threshold
 from compfast.models.families import model_plan
 from compfast.models.plan import Op, View
@@ -49,7 +50,7 @@ def _relative_row(positions: int) -> int:
 
 def saved_row(positions: int) -> int:
     """Floats that attention saves a query row and head: csrc/attention_sizes.h."""
-    return 16 if positions <= 16 else 2
+    return WHOLE if positions <= WHOLE else 2
 
 
 class _Arena:
@@ -89,6 +90,8 @@ class NativePlan:
         # bf16 keeps the products that eager rounds: each key and value is one of its own.
         self.plan = model_plan(model, absorb=not self.bf16)
         self.flat = FlatLayout(model, self.plan, decay)
+        # Training takes each sequence up to its last target, one behind the other (csrc/batch.h).
+        self.ragged = ends_early(self.plan, positions)
         for sequences in self._microbatches():
             self.microbatch = sequences
             records = self._records()
@@ -111,6 +114,7 @@ class NativePlan:
         width, outputs = self._width, self._outputs
         numbers = self.plan.asked * (outputs if self._numbers else 1)
         batch = self.batch * (self.positions * (width or 1) + numbers)
+        batch += self.microbatch * self.positions + 1 if self.ragged else 0  # where each begins
         return 4 * (self.workspace_size + self.packed_size + 2 * self.flat.size + batch)
 
     @property
@@ -146,6 +150,7 @@ class NativePlan:
             "numbers": int(self._numbers),
             "masked": int(self.model.loss_positions == "masked"),
             "loss_all": int(self.model.loss_positions == "all"),
+            "ragged": int(self.ragged),
         }
 
     def _rows(self, buffer: str) -> int:
@@ -210,7 +215,8 @@ class NativePlan:
             return 0
         rows = self.microbatch * self._rows(op.output.buffer)
         if op.kind == "attention":
-            return rows * int(op.attributes["heads"]) * saved_row(self.positions)
+            row = WHOLE if self.ragged else saved_row(self.positions)
+            return rows * int(op.attributes["heads"]) * row
         return 2 * rows if op.kind == "norm" else 0
 
     def _spare(self, op: Op) -> int:

@@ -33,6 +33,8 @@ NETWORKS = (
     ("single_untied", "fp32", "fresh"),
     ("scales_alone", "bf16", "fresh"),
     ("canonical_all", "fp32", "fresh"),
+    ("ragged", "fp32", "host"),
+    ("ragged", "bf16", "host"),
 )
 
 
@@ -40,6 +42,7 @@ NETWORKS = (
 def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     """What the native engine hands to the bindings, and what is asked of the group then."""
     from architectures import sections_of
+    from ragged_task import MODEL, RAGGED, RaggedConfig
 
     from compfast.config import Config, TrainingConfig
     from compfast.engines import native
@@ -48,7 +51,12 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     from compfast.tasks import make_task
     from compfast.tasks.scan import ScanConfig
 
-    sections = sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18)
+    ragged = network == "ragged"
+    sections: dict[str, Any] = (
+        {"task": RaggedConfig(length=18), "model": MODEL | RAGGED["post_relative_tied"]}
+        if ragged
+        else sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18)
+    )
     if data == "masked":  # a table with a mask and an order of its rows
         sections["task"] = ScanConfig(grammar="small", held_out="jump")
         sections["model"] = dataclasses.replace(sections["model"], loss_positions="masked")
@@ -68,7 +76,13 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     with mock.patch.object(native, "_native", SimpleNamespace(Group=group)):
         native.NativeEngine(specs, make_tables(specs), threads=2)
     plan, tables, stream, arrays, threads = heard
-    stream = other_streams(length).get(data, stream)
+    asked = make_task(specs[0].task).ports.asked
+    targets = np.repeat(np.arange(4, dtype=np.int32)[:, None], asked, axis=1)
+    if ragged:
+        stream, targets = masked_batches(length), np.full((4, length), -1, np.int32)
+        targets[1:, 2::3] = 1
+    else:
+        stream = other_streams(length).get(data, stream)
     plan["segments"] = [list(segment) for segment in plan["segments"]]
     room = np.full((2, 2), np.nan, np.float32)
     return {
@@ -83,9 +97,7 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         "advance": {"until": 2, "base": 0, "loss": room, "grad_norm": room.copy(), "tick": None},
         "gradients": {
             "inputs": np.ones((4, length), np.int32),
-            "targets": np.repeat(
-                np.arange(4, dtype=np.int32)[:, None], make_task(specs[0].task).ports.asked, axis=1
-            ),
+            "targets": targets,
         },
         "outputs": {"members": np.array([1, 0]), "inputs": np.ones((4, length), np.int32)},
         "predict": {"members": np.array([1]), "inputs": np.ones((5, length), np.int32)},
@@ -119,6 +131,15 @@ def other_streams(length: int) -> dict[str, dict[str, Any]]:
             "first": 0,
         },
     }
+
+
+def masked_batches(length: int) -> dict[str, Any]:
+    """The same from the host, each position asked for or not."""
+    host = other_streams(length)["host"]
+    rng = np.random.default_rng(1)
+    inputs = rng.integers(0, 20, host["inputs"].shape, dtype=np.int32)
+    targets = rng.integers(-20, 20, inputs.shape, dtype=np.int32).clip(-1)
+    return {**host, "inputs": inputs, "targets": targets, "masked": 1}
 
 
 @functools.cache

@@ -111,9 +111,30 @@ def exercise_task(
     assert np.isfinite(engine.outputs(inputs, [members - 1])).all()
 
 
+def exercise_ragged(members: int, batch_size: int, model: dict[str, Any]) -> None:
+    """Sequences that end at their last target: steps, a profile, gradients and outputs."""
+    from ragged_task import RaggedConfig, ragged_specs, sequences
+
+    from compfast.engines import native
+    from compfast.ensembles.schedule import make_tables
+
+    task = RaggedConfig(length=45)
+    specs = ragged_specs(range(members), task=task, batch_size=batch_size, **model)
+    engine = native.NativeEngine(specs, make_tables(specs), threads=2)
+    engine.initialise()
+    assert engine.plan.ragged
+    assert engine.profile(members - 1, 1).steps == 1
+    assert np.isfinite(engine.advance(2).loss).all()
+    for ends in ((45,) * (batch_size + 1), range(46), (0, 0), (1,) * 46, (45, 17, 0, 16, 1)):
+        tokens, targets = sequences(ends, 45)
+        assert np.isfinite(engine.gradients(tokens, targets)[0]).all()
+    assert np.isfinite(engine.outputs(tokens, [members - 1])).all()
+
+
 def main() -> None:
     use_extension(sys.argv[1])
     from architectures import BINARY, BOTTLENECKS, NAMES
+    from ragged_task import RAGGED
     from sanitized_ops import exercise_ops
 
     from compfast import _native
@@ -134,6 +155,9 @@ def main() -> None:
         masked = {"d_model": 20, "heads": 2, "loss_positions": "masked"}
         exercise_task(scan, masked, 3, 37, "fp32")
         exercise_task({**scan, "shuffled": False}, masked, 1, 5, "bf16")
+        for model in RAGGED.values():
+            exercise_ragged(3, 37, model)
+            exercise_ragged(1, 3, model)
         for data in ("table", "host", "chain"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")
@@ -142,10 +166,8 @@ def main() -> None:
             windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices", "weight_decay_vo": 0.7}
             exercise("one_layer", 3, 37, "fresh", "fp32", sgd | windows)
     isas = " ".join(_native.supported_isas())
-    print(
-        f"sanitized: {len(NAMES) + len(BINARY) + len(BOTTLENECKS)} architectures, streams, SGD and"
-        f" every op on {isas}"
-    )
+    networks = sum(map(len, (NAMES, BINARY, BOTTLENECKS, RAGGED)))
+    print(f"sanitized: {networks} architectures, streams, SGD and every op on {isas}")
 
 
 if __name__ == "__main__":
