@@ -21,7 +21,7 @@ from compfast.ensembles.schedule import Tables
 from compfast.ensembles.table import members_table
 from compfast.errors import StorageError
 from compfast.storage.tensorfile import Array
-from compfast.tasks import Exam, measures_of
+from compfast.tasks import Exam, measures_of, prompts_of
 
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
@@ -182,11 +182,13 @@ class Progress:
     def _examine(self, engine: Engine, examined: Bool, regular: Bool) -> None:
         """New scores and verdicts of `examined`; `regular` exams count for stability."""
         exam, everybody = self.exam, range(len(self.specs))
-        told: Any = (
-            engine.predict(exam.inputs)
-            if exam.reads == "answers"
-            else engine.outputs(exam.inputs, everybody)
-        )
+        told: Any
+        if exam.reads == "sequences":
+            told = engine.generate(prompts_of(exam), everybody)
+        elif exam.reads == "answers":
+            told = engine.predict(exam.inputs)
+        else:
+            told = engine.outputs(exam.inputs, everybody)
         scores = exam.score(told)
         evaluation = self.specs[0].evaluation
         labels = solutions.verdicts(scores, evaluation, self.status == DIVERGED)
