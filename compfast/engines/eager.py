@@ -235,7 +235,9 @@ class EagerEngine:
             with torch.no_grad(), products(self._precision):
                 return [told(self._members[i]) for i in rows]
 
-        return np.array(aside(compute), np.int32).reshape(len(rows), len(given.tokens), given.max_new)
+        return np.array(aside(compute), np.int32).reshape(
+            len(rows), len(given.tokens), given.max_new
+        )
 
     def gradients(self, inputs: Inputs, targets: Targets) -> tuple[Float32, Named]:
         """Loss [M] and the gradients by name, [M, *shape], of one batch for all members.

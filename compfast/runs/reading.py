@@ -26,7 +26,7 @@ from compfast.ensembles.groups import Groups, member_groups
 from compfast.ensembles.table import column_of
 from compfast.errors import StorageError, UsageError
 from compfast.models.families import family_of
-from compfast.runs import checkpoints
+from compfast.runs import checkpoints, generation
 from compfast.runs.checkpoints import FORMAT, Checkpoint, group_folder
 from compfast.runs.layouts import run_layouts, snapshot_layouts
 from compfast.runs.tables import read_members, read_metrics
@@ -125,9 +125,15 @@ class Run:
         steps that are not there, for networks that cannot go on from a prompt, and for engines
         that cannot here.
         """
-        from compfast.runs.generation import generate  # which reads runs
-
-        return generate(self, members, prompts, max_new, end=end, step=step, engine=engine)
+        chosen = generation.chosen_members(members)
+        asked = generation.as_prompts(prompts, max_new, end)
+        own = self.info["engine"], self.config.run.device
+        where = generation.generating_engine(engine, *own)
+        places = {member: self._place(member) for member in chosen}
+        read = [(g, self.groups[g][r], self.params(m, step)) for m, (g, r) in places.items()]
+        told = dict(zip(places, generation.generate(read, asked, *where), strict=True))
+        lone = np.ndim(members) == 0
+        return told[chosen[0]] if lone else np.stack([told[member] for member in chosen])
 
     @property
     def snapshots(self) -> list[int]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compfast import solutions
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State
+from compfast.engines.checks import check_prompts
 from compfast.ensembles.schedule import Tables
 from compfast.ensembles.table import members_table
 from compfast.errors import StorageError
@@ -263,6 +264,12 @@ def members_of(groups: Sequence[Progress]) -> pl.DataFrame:
     wanted = {"member": pl.Int64, "verdict": pl.String, **scores, "steps": pl.Int64}
     results = [conform(group.results(), wanted) for group in groups]
     return members_table([group.specs for group in groups], pl.concat(results))
+
+
+def check_exam(specs: Sequence[MemberSpec], exam: Exam) -> None:
+    """Raise UsageError where such members cannot take their exam."""
+    if exam.reads == "sequences":
+        check_prompts(prompts_of(exam), specs[0], len(specs))
 
 
 def conform(frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:

@@ -25,9 +25,7 @@ SEQUENCES = 64  # of a pass
 MEMBERS = 16  # of a pass, at most
 
 
-def generate(
-    spec: MemberSpec, flat: FlatLayout, params: torch.Tensor, prompts: Prompts
-) -> Int32:
+def generate(spec: MemberSpec, flat: FlatLayout, params: torch.Tensor, prompts: Prompts) -> Int32:
     """Told [C, N, max_new] by members of one shape with `params` [C, P], of checked prompts.
 
     Raises UsageError for what the kernels do not have at this length.
@@ -70,7 +68,7 @@ class _Passes:
         self._program.drop_nothing()
 
     def likeliest(self, tokens: Int32) -> NDArray[np.integer]:
-        return np.concatenate([part for part in self._parts(tokens)], 1)
+        return np.concatenate(list(self._parts(tokens)), 1)
 
     def _parts(self, tokens: Int32) -> Iterator[NDArray[np.integer]]:
         program, (members, count, at) = self._program, tokens.shape
