@@ -82,7 +82,7 @@ def shortfall(decoded: Decoded, name: str, told: Int32, prompts: Prompts) -> flo
     Raises GateError above TOLERANCE.
     """
     weights = {n: w[0] for n, w in decoded.engine(NativeEngine).state().params.items()}
-    module = Transformer.holding(decoded.specs[0].model, weights).double()  # type: ignore[arg-type]
+    module = Transformer.holding(decoded.specs[0].model, weights).double()
     worst = 0.0
     asked = zip(prompts.tokens, prompts.lengths, told, strict=True)
     for tokens, length, own in itertools.islice(asked, GATED):

@@ -53,13 +53,13 @@ def specs_of(kind: str, name: str, **training: Any) -> list[MemberSpec]:
     else:
         config = Config(
             task=MarkovConfig(seq_len=12),
-            model=BINARY[name],  # type: ignore[arg-type]
+            model=BINARY[name],
             training=TrainingConfig(steps=2, batch_size=4),
             sweep=(("seed", (3, 4, 5)),),
         )
         specs = member_specs(config)
-    changed = {"training": dataclasses.replace(specs[0].training, **training)}
-    return [dataclasses.replace(spec, **changed) for spec in specs]
+    changed = dataclasses.replace(specs[0].training, **training)
+    return [dataclasses.replace(spec, training=changed) for spec in specs]
 
 
 def prompts_for(

@@ -27,6 +27,7 @@ from compfast.engines.base import (
     Float32,
     Inputs,
     Int32,
+    Int64,
     Named,
     State,
     Targets,
@@ -227,9 +228,11 @@ class EagerEngine:
             def likeliest(tokens: Int32) -> NDArray[np.integer]:
                 parts = np.array_split(tokens[0], -(-tokens.shape[1] // GENERATED))
                 logits = [member.module(_tensor(part))[:, -1].numpy() for part in parts]
-                return np.concatenate(logits).argmax(-1)[None]
+                found: Int64 = np.concatenate(logits).argmax(-1)[None]
+                return found
 
-            return greedy(given, 1, likeliest)[0]
+            own: Int32 = greedy(given, 1, likeliest)[0]
+            return own
 
         def compute() -> list[Int32]:
             with torch.no_grad(), products(self._precision):

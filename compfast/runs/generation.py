@@ -27,15 +27,16 @@ def as_prompts(
         )
     if isinstance(given, np.ndarray):
         width = given.shape[1] if given.ndim == 2 else 0
-        return Prompts(given, np.full(len(given), width, np.int64), max_new, _end(end))
+        whole: Any = given  # of any type: engines check
+        return Prompts(whole, np.full(len(given), width, np.int32), max_new, _end(end))
     rows = [_tokens(row, index) for index, row in enumerate(given)]
     if not rows:
         raise UsageError("there is no prompt; at least one is needed")
-    lengths = np.array([len(row) for row in rows], np.int64)
-    tokens = np.zeros((len(rows), int(lengths.max())), np.int64)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    tokens: Any = np.zeros((len(rows), int(lengths.max())), np.int64)  # engines check and convert
     for row, own in zip(tokens, rows, strict=True):
         row[: len(own)] = own
-    return Prompts(tokens, lengths, max_new, _end(end))  # type: ignore[arg-type]  # engines check
+    return Prompts(tokens, lengths, max_new, _end(end))
 
 
 def chosen_members(given: int | Sequence[int]) -> list[int]:

@@ -25,7 +25,7 @@ def test_every_token_is_the_best_in_float64(name: str) -> None:
     made, state = start("triton", specs), random_state(specs)
     made.load(state)
     tokens = np.array([[3, 1, -1], [2, 0, 1], [5, -1, -1]])
-    prompts = Prompts(tokens, np.array([2, 3, 1]), 3)  # type: ignore[arg-type]
+    prompts = Prompts(tokens, np.array([2, 3, 1]), 3)
     told = made.generate(prompts, [1, 0])
     for own, row in zip(told, (1, 0), strict=True):
         check_told(specs[0].model, member(state.params, row), prompts, own)
