@@ -100,6 +100,18 @@ class Group:
 
     def outputs(self, members: Int64, inputs: Int32 | Float32) -> Float32: ...
     def predict(self, members: Int64, inputs: Int32 | Float32) -> Int32: ...
+    def generate(
+        self,
+        plan: Mapping[str, Any],
+        members: Int64,
+        tokens: Int32,
+        lengths: Int32,
+        max_new: int,
+        end: int,
+        buckets: Int32 | None,
+    ) -> Int32:
+        """Told [n, N, max_new]; see compfast/engines/decoding.py."""
+
     def profile(self, member: int, steps: int) -> dict[str, Any]:
         """Seconds (forward and backward [ops], phases, total) and loss and grad_norm [steps] of a
         copy of the member; see compfast/engines/profile.py.

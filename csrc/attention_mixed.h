@@ -67,6 +67,31 @@ inline void mixed_hidden(const MixedShape& s, const MixedBlock& block, const flo
   if (s.path != MIXED_VALUE_LINEAR) mixed_relu(room.hidden, block.rows * s.d_v, block.seen, ld);
 }
 
+// Rows of a block, from columns of keys and values that lie in room.k and room.v.
+inline void mixed_rows(const MixedShape& s, const MixedBlock& block, const float* q, long q_ld,
+                       const float* relative, long relative_ld, const float* keep, long keep_ld,
+                       const MixedDeep& deep, float* o, long o_ld, const MixedRoom& room) {
+  const long ld = room.ld, values = s.d_v * ld, n = block.seen;
+  const float* weights = keep ? room.kept : room.weights;
+  mixed_scores(s, block, q, q_ld, relative, relative_ld, room);
+  mixed_weights(s, block, keep, keep_ld, room);
+  float* out = o + block.first * o_ld;
+  if (s.path == MIXED_NONE) {
+    lane_dots(block.rows, s.d_v, {s.heads, 1, n}, {weights, room.row, 0, ld},
+              {room.v, ld, 0, values}, nothing(), {out, o_ld, 1, s.d_v});
+    return;
+  }
+  mixed_hidden(s, block, weights, room);
+  if (s.path == MIXED_VALUE_DEEP)
+    for (long i = 0; i < block.rows; i++) {
+      const long at = i * values;
+      mixed_deep(s, n, weights + i * room.row, room.hidden + at, deep, room.mixed + at, room);
+    }
+  const float* mixed = s.path == MIXED_VALUE_DEEP ? room.mixed : room.hidden;
+  lane_dots(s.heads, s.d_v, {block.rows, 1, n}, {weights, ld, 0, room.row}, {mixed, ld, 0, values},
+            nothing(), {out, s.d_v, 1, o_ld});
+}
+
 // scratch: mixed_room. relative [heads, relative_ld >= mixed_relative_ld(t)], keep [t_q, keep_ld
 // >= t padded] of finite numbers (0 past t) and deep may be null.
 inline void mixed_forward(const MixedShape& s, const float* q, long q_ld, const float* k, long k_ld,
@@ -74,31 +99,11 @@ inline void mixed_forward(const MixedShape& s, const float* q, long q_ld, const 
                           const float* keep, long keep_ld, const MixedDeep& deep, float* o,
                           long o_ld, float* scratch) {
   const MixedRoom room(s, scratch);
-  const long ld = room.ld, values = s.d_v * ld;
-  mixed_columns(k, k_ld, s.t, s.heads * s.d_k, room.k, ld);
-  mixed_columns(v, v_ld, s.t, s.heads * s.d_v, room.v, ld);
-  const float* weights = keep ? room.kept : room.weights;
-  for (long first = 0; first < s.t_q; first += MIXED_ROWS) {
-    const MixedBlock block = mixed_block(s, first);
-    const long n = block.seen;
-    mixed_scores(s, block, q, q_ld, relative, relative_ld, room);
-    mixed_weights(s, block, keep, keep_ld, room);
-    float* out = o + first * o_ld;
-    if (s.path == MIXED_NONE) {
-      lane_dots(block.rows, s.d_v, {s.heads, 1, n}, {weights, room.row, 0, ld},
-                {room.v, ld, 0, values}, nothing(), {out, o_ld, 1, s.d_v});
-      continue;
-    }
-    mixed_hidden(s, block, weights, room);
-    if (s.path == MIXED_VALUE_DEEP)
-      for (long i = 0; i < block.rows; i++) {
-        const long at = i * values;
-        mixed_deep(s, n, weights + i * room.row, room.hidden + at, deep, room.mixed + at, room);
-      }
-    const float* mixed = s.path == MIXED_VALUE_DEEP ? room.mixed : room.hidden;
-    lane_dots(s.heads, s.d_v, {block.rows, 1, n}, {weights, ld, 0, room.row},
-              {mixed, ld, 0, values}, nothing(), {out, s.d_v, 1, o_ld});
-  }
+  mixed_columns(k, k_ld, s.t, s.heads * s.d_k, room.k, room.ld);
+  mixed_columns(v, v_ld, s.t, s.heads * s.d_v, room.v, room.ld);
+  for (long first = 0; first < s.t_q; first += MIXED_ROWS)
+    mixed_rows(s, mixed_block(s, first), q, q_ld, relative, relative_ld, keep, keep_ld, deep, o,
+               o_ld, room);
 }
 
 // Row i's way back through the second layer: d_mixed [d_v] of its output `mixed`, room.layer as

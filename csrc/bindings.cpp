@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "bindings_arrays.h"
+#include "bindings_decode.h"
 #include "bindings_ops.h"
 #include "bindings_records.h"
 #include "bindings_roofline.h"
@@ -141,6 +142,25 @@ class PyGroup {
     Array<int32_t> best({n, count, (int64_t)plan_.ports.asked});
     compute(members, batch, count, nullptr, best.mutable_data());
     return best;
+  }
+
+  Array<int32_t> generate(const py::dict& plan, const Array<int64_t>& members,
+                          const Array<int32_t>& tokens, const Array<int32_t>& lengths,
+                          int64_t max_new, int64_t end, const py::object& buckets) {
+    const Decoder decoder(plan, plan_.flat_size);
+    const PromptRecord prompts = decoder.prompts(tokens, lengths, max_new, end, buckets);
+    const int64_t n = chosen(members);
+    require_room(times(n, prompts.count), times(4, max_new));
+    Array<int32_t> told({n, prompts.count, max_new});
+    const int64_t* rows = members.data();
+    int32_t* to = told.mutable_data();
+    const Turn turn(taken_);
+    py::gil_scoped_release release;
+    group_->generate(decoder.plan(), rows, n, prompts, to, [] {
+      py::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    });
+    return told;
   }
 
   py::dict profile(int64_t member, int64_t steps) {
@@ -353,6 +373,9 @@ PYBIND11_MODULE(_native, m) {
       .def("gradients", &PyGroup::gradients, py::arg("inputs"), py::arg("targets"))
       .def("outputs", &PyGroup::outputs, py::arg("members"), py::arg("inputs"))
       .def("predict", &PyGroup::predict, py::arg("members"), py::arg("inputs"))
+      .def("generate", &PyGroup::generate, py::arg("plan"), py::arg("members"),
+           py::arg("tokens").noconvert(), py::arg("lengths").noconvert(), py::arg("max_new"),
+           py::arg("end"), py::arg("buckets"))
       .def("profile", &PyGroup::profile, py::arg("member"), py::arg("steps"))
       .def("feed", &PyGroup::feed, py::arg("stream"))
       .def("request_stop", &PyGroup::request_stop)

@@ -1,5 +1,6 @@
 #include "group.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "checks.h"
+#include "decode_memory.h"
 #include "profile.h"
 #include "worker_memory.h"
 
@@ -322,6 +324,32 @@ void Group::outputs(const int64_t* members, int64_t n, const Given& batch, int64
         kernels_.outputs(plan_, member(members[i]), worker.view, batch, count, rows, top);
       },
       nullptr);
+}
+
+void Group::generate(const PlanRecord& plan, const int64_t* members, int64_t n,
+                     const PromptRecord& prompts, int32_t* told,
+                     const std::function<void()>& poll) {
+  const int64_t each = DECODE_TURNS * decode_rows(plan, prompts.length);
+  const int64_t parts = (prompts.count + each - 1) / each;
+  std::atomic<bool> over{false};
+  parallel(
+      times(n, parts),
+      [&](int64_t job, Worker&) {
+        if (over.load()) return;
+        const int64_t i = job / parts, first = job % parts * each;
+        const int64_t end = std::min(prompts.count, first + each);
+        const Decoding memory(plan, prompts.length, end - first);
+        kernels_.generate(plan, member(members[i]), memory.view, prompts, first, end,
+                          told + i * prompts.count * prompts.max_new);
+      },
+      [&] {
+        try {
+          poll();
+        } catch (...) {
+          over.store(true);
+          throw;
+        }
+      });
 }
 
 }  // namespace compfast

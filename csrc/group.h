@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "decode_sizes.h"
 #include "plan.h"
 #include "tasks/stream.h"
 
@@ -60,6 +61,11 @@ class Group {
   // be null.
   void outputs(const int64_t* members, int64_t n, const Given& batch, int64_t count, float* out,
                int32_t* best);
+  // members [n] -> told [n, prompts.count, max_new]: what follows each prompt by `plan`, which is
+  // the members' own for one position a sequence. `poll` as in advance; when it throws, no further
+  // prompts are taken up.
+  void generate(const PlanRecord& plan, const int64_t* members, int64_t n,
+                const PromptRecord& prompts, int32_t* told, const std::function<void()>& poll);
 
  private:
   struct Worker;

@@ -1,5 +1,6 @@
 // One instruction set's kernels: compiled once per set, everything in an anonymous namespace,
 // one exported table, so that no other object can pick up code this machine may not run.
+#include "decode.h"
 #include "member.h"
 #include "ops.h"
 #include "roofline.h"
@@ -19,6 +20,7 @@ const compfast::KernelTable COMPFAST_JOIN(compfast_kernels_, COMPFAST_ISA) = {
     train_update,
     batch_gradient,
     member_outputs,
+    member_generate,
     &ops::TABLE,
     &loops::TABLE,
 };

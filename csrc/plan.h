@@ -172,9 +172,11 @@ struct StepResult {
   bool finite = false;
 };
 
-struct OpTable;     // op_table.h
-struct LoopTable;   // loop_table.h
-struct TaskStream;  // tasks/stream.h
+struct OpTable;       // op_table.h
+struct LoopTable;     // loop_table.h
+struct TaskStream;    // tasks/stream.h
+struct PromptRecord;  // decode_sizes.h
+struct DecodeMemory;
 
 // What one instruction set exports; the only symbol of its object file.
 struct KernelTable {
@@ -189,6 +191,8 @@ struct KernelTable {
                     int64_t count);
   void (*outputs)(const PlanRecord&, const Member&, const Workspace&, const Given& batch,
                   int64_t count, float* out, int32_t* best);
+  void (*generate)(const PlanRecord&, const Member&, const DecodeMemory&, const PromptRecord&,
+                   int64_t first, int64_t end, int32_t* told);
   const OpTable* ops;
   const LoopTable* loops;
 };

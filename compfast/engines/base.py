@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, Prompts
 from compfast.ensembles.schedule import Tables
 
 ACTIVE, FROZEN, DIVERGED = 0, 1, 2
@@ -91,4 +91,13 @@ class Engine(Protocol):
         """tokens [N, T] -> logits at the last position, [len(members), N, V].
 
         Of a task of vectors or a masked one at the positions asked, [len(members), N, asked, V].
+        """
+
+    def generate(self, prompts: Prompts, members: Sequence[int]) -> Int32:
+        """What follows each prompt, int32 [len(members), N, max_new]: the likeliest token, which
+        is read next, and so on.
+
+        Ties go to the smaller token. After `prompts.end` a row holds -1. Raises
+        UsageError for prompts that the network cannot read, for networks that see what follows, and
+        where the engine does not decode.
         """

@@ -1,5 +1,5 @@
 """What every engine refuses in the same words: mixed groups, wrong states, steps too far, inputs,
-targets and members that are not there."""
+targets, prompts and members that are not there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, Prompts
 from compfast.engines.base import DIVERGED, Float32, Inputs, Int32, State, Targets
+from compfast.ensembles.room import require_room
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
+from compfast.models.families import model_plan
 from compfast.models.params import parameter_table
 from compfast.tasks import make_task
 
@@ -99,6 +101,62 @@ def check_targets(targets: NDArray[Any], count: int, spec: MemberSpec) -> Target
             f"targets have shape {targets.shape} for {count} sequences; {shape} is needed"
         )
     return _ids("targets", targets, spec, -1 if ports.masked else 0)
+
+
+def check_prompts(prompts: Prompts, spec: MemberSpec, members: int = 1) -> Prompts:
+    """The prompts as contiguous int32, what fills a row up after its prompt as token 0.
+
+    Raises UsageError for others than such a network can go on from, and for networks that read
+    vectors or see what follows; OutOfMemory where what `members` tell has no room.
+    """
+    _check_decodes(spec)
+    tokens, lengths = np.asarray(prompts.tokens), np.asarray(prompts.lengths)
+    if tokens.ndim != 2:
+        raise UsageError(f"prompts have shape {tokens.shape}; [N, P] is needed")
+    count, longest = tokens.shape
+    if lengths.shape != (count,):
+        raise UsageError(
+            f"lengths of prompts have shape {lengths.shape} for {count} prompts;"
+            f" ({count},) is needed"
+        )
+    if not np.issubdtype(lengths.dtype, np.integer):
+        raise UsageError(f"lengths of prompts are {lengths.dtype}; whole numbers are needed")
+    if count and (lengths.min() < 1 or lengths.max() > longest):
+        raise UsageError(
+            f"lengths of prompts reach from {lengths.min()} to {lengths.max()};"
+            f" they must be in 1..{longest}"
+        )
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise UsageError(f"prompts are {tokens.dtype}; whole numbers are needed")
+    own = np.where(np.arange(longest) < lengths[:, None], tokens, 0)
+    vocabulary, positions = spec.model.vocab_size or 0, spec.model.max_positions or 0
+    for name, number, low, high in (
+        ("max_new", prompts.max_new, 1, 2**31 - 1),
+        ("end", prompts.end, -1, vocabulary - 1),
+    ):
+        if not isinstance(number, int | np.integer) or not low <= number <= high:
+            raise UsageError(f"{name} is {number!r}; it must be a whole number in {low}..{high}")
+    needed = int(lengths.max(initial=1)) + int(prompts.max_new) - 1
+    if needed > positions:
+        raise UsageError(
+            f"a prompt of {int(lengths.max(initial=1))} tokens and {prompts.max_new} after it take"
+            f" {needed} positions; this model has {positions}"
+        )
+    require_room(4 * members * count * int(prompts.max_new))
+    ids = np.ascontiguousarray(_ids("prompts", own, spec))
+    whole = np.ascontiguousarray(lengths, np.int32)
+    return Prompts(ids, whole, int(prompts.max_new), int(prompts.end))
+
+
+def _check_decodes(spec: MemberSpec) -> None:
+    """Raises UsageError for networks that have no next token, or would see it."""
+    ops = model_plan(spec.model, absorb=False).ops
+    if any(op.kind == "vectors" for op in ops):
+        raise UsageError("this network reads vectors; networks of tokens go on from prompts")
+    if any("causal" in op.attributes and not op.attributes["causal"] for op in ops):
+        raise UsageError(
+            "model.causal is false: this network sees what follows, so it cannot go on from prompts"
+        )
 
 
 def check_members(members: Sequence[int], count: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, Prompts
 from compfast.engines.aside import aside, clean_threads, require_exact_products
 from compfast.engines.base import (
     ACTIVE,
@@ -27,6 +27,7 @@ from compfast.engines.base import (
     Float32,
     Inputs,
     Int32,
+    Int64,
     Named,
     State,
     Targets,
@@ -35,11 +36,13 @@ from compfast.engines.checks import (
     check_group,
     check_inputs,
     check_members,
+    check_prompts,
     check_state,
     check_targets,
     check_until,
 )
 from compfast.engines.cores import usable_cores
+from compfast.engines.greedy import greedy
 from compfast.engines.lengths import asked_lengths, cuts_batches
 from compfast.ensembles.room import require_room
 from compfast.ensembles.schedule import Tables
@@ -50,6 +53,7 @@ from compfast.models.precision import products
 from compfast.tasks import make_task
 
 TICK = 0.2  # seconds between two calls of `tick`
+GENERATED = 256  # sequences that pass at once, at most
 _FIRST = {"adamw": "exp_avg", "sgd": "momentum_buffer"}  # what PyTorch calls State.exp_avg
 
 
@@ -217,6 +221,28 @@ class EagerEngine:
                 return np.stack([self._members[i].module(x)[:, asked].numpy() for i in rows])
 
         return aside(compute)
+
+    def generate(self, prompts: Prompts, members: Sequence[int]) -> Int32:
+        rows = check_members(members, len(self._members))
+        given = check_prompts(prompts, self._specs[0], len(rows))
+
+        def told(member: _Member) -> Int32:
+            def likeliest(tokens: Int32) -> NDArray[np.integer]:
+                parts = np.array_split(tokens[0], -(-tokens.shape[1] // GENERATED))
+                logits = [member.module(_tensor(part))[:, -1].numpy() for part in parts]
+                found: Int64 = np.concatenate(logits).argmax(-1)[None]
+                return found
+
+            own: Int32 = greedy(given, 1, likeliest)[0]
+            return own
+
+        def compute() -> list[Int32]:
+            with torch.no_grad(), products(self._precision):
+                return [told(self._members[i]) for i in rows]
+
+        return np.array(aside(compute), np.int32).reshape(
+            len(rows), len(given.tokens), given.max_new
+        )
 
     def gradients(self, inputs: Inputs, targets: Targets) -> tuple[Float32, Named]:
         """Loss [M] and the gradients by name, [M, *shape], of one batch for all members.

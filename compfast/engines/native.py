@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast import _native
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, Prompts
 from compfast.engines.base import (
     ACTIVE,
     FROZEN,
@@ -25,12 +25,14 @@ from compfast.engines.checks import (
     check_group,
     check_inputs,
     check_members,
+    check_prompts,
     check_state,
     check_targets,
     check_until,
 )
 from compfast.engines.cores import usable_cores
 from compfast.engines.decays import weight_decays
+from compfast.engines.decoding import Decoder
 from compfast.engines.host_batches import HostBatches
 from compfast.engines.layout import NativePlan
 from compfast.engines.profile import Profile
@@ -69,6 +71,7 @@ class NativeEngine:
             first.training.precision,
         )
         self._flat = self.plan.flat
+        self._decoder: Decoder | None = None  # made when first asked
         members = len(specs)
         stream = task.stream()
         self._host = None
@@ -197,6 +200,14 @@ class NativeEngine:
         given = check_inputs(inputs, self.specs[0])
         found: Float32 = self._asked(self._group.outputs(rows, given))
         return found
+
+    def generate(self, prompts: Prompts, members: Sequence[int]) -> Int32:
+        rows = check_members(members, len(self.specs))
+        given = check_prompts(prompts, self.specs[0], len(rows))
+        if self._decoder is None:
+            first = self.specs[0]
+            self._decoder = Decoder(first.model, self._flat, first.training.precision)
+        return self._decoder.generate(self._group, rows, given)
 
     def gradients(self, inputs: Inputs, targets: Targets) -> tuple[Float32, Named]:
         """Mean loss [M] over a batch as the task gives it, and its gradient by name [M, *shape]."""

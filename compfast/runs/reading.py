@@ -6,6 +6,7 @@ Also what config.json says of a run, and which changes a resumption may make to 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -13,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from compfast.config import Config
 from compfast.config.labels import labels
 from compfast.config.paths import user_path
 from compfast.config.settings import from_dict
 from compfast.engines import ENGINES
-from compfast.engines.base import Float32
+from compfast.engines.base import Float32, Int32
 from compfast.ensembles.groups import Groups, member_groups
 from compfast.ensembles.table import column_of
 from compfast.errors import StorageError, UsageError
 from compfast.models.families import family_of
-from compfast.runs import checkpoints
+from compfast.runs import checkpoints, generation
 from compfast.runs.checkpoints import FORMAT, Checkpoint, group_folder
 from compfast.runs.layouts import run_layouts, snapshot_layouts
 from compfast.runs.tables import read_members, read_metrics
@@ -103,6 +105,35 @@ class Run:
         group, row = self._place(member)
         model = self.groups[group][row].model
         return family_of(model).holding(model, self.params(member, step)).eval()
+
+    def generate(
+        self,
+        members: int | Sequence[int],
+        prompts: Sequence[Sequence[int]] | NDArray[np.integer[Any]],
+        max_new: int,
+        *,
+        end: int | None = None,
+        step: int | None = None,
+        engine: str | None = None,
+    ) -> Int32:
+        """What members say after each prompt, token by token the likeliest: int32 [N, max_new] of
+        one member, [n, N, max_new] of several.
+
+        `prompts` are lists of tokens, or an array [N, P]. After `end` a row holds -1. `step`: a
+        snapshot's parameters in place of the newest; `engine`: another one than the run's. A row
+        depends on its member and its prompt alone. Raises UsageError for members, prompts and
+        steps that are not there, for networks that cannot go on from a prompt, and for engines
+        that cannot here.
+        """
+        chosen = generation.chosen_members(members)
+        asked = generation.as_prompts(prompts, max_new, end)
+        own = self.info["engine"], self.config.run.device
+        where = generation.generating_engine(engine, *own)
+        places = {member: self._place(member) for member in chosen}
+        read = [(g, self.groups[g][r], self.params(m, step)) for m, (g, r) in places.items()]
+        told = dict(zip(places, generation.generate(read, asked, *where), strict=True))
+        lone = np.ndim(members) == 0
+        return told[chosen[0]] if lone else np.stack([told[member] for member in chosen])
 
     @property
     def snapshots(self) -> list[int]:

@@ -8,7 +8,15 @@ from typing import Any
 from compfast.config import TaskSection
 from compfast.config.plugins import known_tasks, task_class
 from compfast.errors import UsageError
-from compfast.tasks.base import Exam, Scores, Settings, Task, labels_of, measures_of
+from compfast.tasks.base import (
+    Exam,
+    Scores,
+    Settings,
+    Task,
+    labels_of,
+    measures_of,
+    prompts_of,
+)
 
 __all__ = [
     "Exam",
@@ -19,6 +27,7 @@ __all__ = [
     "make_task",
     "measures_of",
     "preset",
+    "prompts_of",
     "start_of",
 ]
 

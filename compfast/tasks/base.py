@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.config import EvaluationConfig, Ports, TaskSection
+from compfast.config import EvaluationConfig, Ports, Prompts, TaskSection
 from compfast.config.ports import Loss
 
 Int32 = NDArray[np.int32]
@@ -42,8 +42,8 @@ class Exam(Protocol):
     """One exam for all members and all times.
 
     It may have `measures`, names of more numbers that it gives (`measures_of`), and `labels`, what
-    its items are made of (`labels_of`). One that reads sequences has `prompts`, of type Prompts,
-    whose tokens are its `inputs`.
+    its items are made of (`labels_of`). One that reads sequences has `prompts`
+    (`prompts_of`), whose tokens are its `inputs`.
     """
 
     @property
@@ -75,6 +75,12 @@ def measures_of(exam: Exam) -> tuple[str, ...]:
     """Names of the numbers that an exam gives beside its scores, columns of the tables."""
     names: tuple[str, ...] = getattr(exam, "measures", ())
     return names
+
+
+def prompts_of(exam: Exam) -> Prompts:
+    """What an exam that reads sequences has networks go on from."""
+    found: Prompts = exam.prompts  # type: ignore[attr-defined]
+    return found
 
 
 def labels_of(exam: Exam) -> Mapping[str, Labels]:

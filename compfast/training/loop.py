@@ -37,7 +37,7 @@ from compfast.storage import tensorfile
 from compfast.training.callbacks import Callback, Outline, as_callbacks
 from compfast.training.inherited import Inheritance, Taken
 from compfast.training.interrupts import StopSignals
-from compfast.training.progress import Progress, conform, members_of, metrics_schema
+from compfast.training.progress import Progress, check_exam, conform, members_of, metrics_schema
 from compfast.training.start import inherited, resolved
 
 
@@ -89,6 +89,8 @@ def _train(
     config = resolved(config)
     groups = member_groups(config)
     check_snapshots(config, groups)
+    for specs, exam in zip(groups, exams_of(groups), strict=True):
+        check_exam(specs, exam)
     name = resolve_engine(config.run.engine, config.run.device)
     start = inherited(config)
     tables = _tables(groups, start)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from compfast import solutions
 from compfast.config import MemberSpec
 from compfast.engines.base import ACTIVE, DIVERGED, FROZEN, Advance, Engine, State
+from compfast.engines.checks import check_prompts
 from compfast.ensembles.schedule import Tables
 from compfast.ensembles.table import members_table
 from compfast.errors import StorageError
 from compfast.storage.tensorfile import Array
-from compfast.tasks import Exam, measures_of
+from compfast.tasks import Exam, measures_of, prompts_of
 
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
@@ -182,11 +183,13 @@ class Progress:
     def _examine(self, engine: Engine, examined: Bool, regular: Bool) -> None:
         """New scores and verdicts of `examined`; `regular` exams count for stability."""
         exam, everybody = self.exam, range(len(self.specs))
-        told: Any = (
-            engine.predict(exam.inputs)
-            if exam.reads == "answers"
-            else engine.outputs(exam.inputs, everybody)
-        )
+        told: Any
+        if exam.reads == "sequences":
+            told = engine.generate(prompts_of(exam), everybody)
+        elif exam.reads == "answers":
+            told = engine.predict(exam.inputs)
+        else:
+            told = engine.outputs(exam.inputs, everybody)
         scores = exam.score(told)
         evaluation = self.specs[0].evaluation
         labels = solutions.verdicts(scores, evaluation, self.status == DIVERGED)
@@ -261,6 +264,12 @@ def members_of(groups: Sequence[Progress]) -> pl.DataFrame:
     wanted = {"member": pl.Int64, "verdict": pl.String, **scores, "steps": pl.Int64}
     results = [conform(group.results(), wanted) for group in groups]
     return members_table([group.specs for group in groups], pl.concat(results))
+
+
+def check_exam(specs: Sequence[MemberSpec], exam: Exam) -> None:
+    """Raise UsageError where such members cannot take their exam."""
+    if exam.reads == "sequences":
+        check_prompts(prompts_of(exam), specs[0], len(specs))
 
 
 def conform(frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:

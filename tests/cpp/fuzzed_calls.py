@@ -35,33 +35,45 @@ NETWORKS = (
     ("canonical_all", "fp32", "fresh"),
     ("ragged", "fp32", "host"),
     ("ragged", "bf16", "host"),
+    ("relative", "fp32", "fresh"),
 )
+
+
+def _sections(network: str, data: Any) -> dict[str, Any]:
+    """[task] and [model]: an architecture's, or a network's with biases of distances or whose
+    sequences end at their last target."""
+    from architectures import sections_of
+    from ragged_task import MODEL, RAGGED, RaggedConfig
+
+    from compfast.tasks.scan import ScanConfig
+
+    if network == "ragged":
+        return {"task": RaggedConfig(length=18), "model": MODEL | RAGGED["post_relative_tied"]}
+    fields = {"data": "fixed" if data == "fixed" else "fresh", "fixed_total": 18}
+    sections: dict[str, Any] = sections_of(
+        "one_layer" if network == "relative" else network, **fields
+    )
+    if network == "relative":
+        model = {"position": "relative", "value_path": "deep", "heads": 4, "buckets": 3}
+        sections["model"] = {**model, "d_model": 20}
+    if data == "masked":  # a table with a mask and an order of its rows
+        sections["task"] = ScanConfig(grammar="small", held_out="jump")
+        sections["model"] = dataclasses.replace(sections["model"], loss_positions="masked")
+    return sections
 
 
 @functools.cache
 def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
     """What the native engine hands to the bindings, and what is asked of the group then."""
-    from architectures import sections_of
-    from ragged_task import MODEL, RAGGED, RaggedConfig
-
     from compfast.config import Config, TrainingConfig
     from compfast.engines import native
+    from compfast.engines.decoding import DecodingPlan
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
     from compfast.tasks import make_task
-    from compfast.tasks.scan import ScanConfig
 
-    ragged = network == "ragged"
-    sections: dict[str, Any] = (
-        {"task": RaggedConfig(length=18), "model": MODEL | RAGGED["post_relative_tied"]}
-        if ragged
-        else sections_of(network, data="fixed" if data == "fixed" else "fresh", fixed_total=18)
-    )
-    if data == "masked":  # a table with a mask and an order of its rows
-        sections["task"] = ScanConfig(grammar="small", held_out="jump")
-        sections["model"] = dataclasses.replace(sections["model"], loss_positions="masked")
     config = Config(
-        **sections,
+        **_sections(network, data),
         training=TrainingConfig(steps=3, batch_size=3, precision=precision),
         sweep=(("seed", (0, 1)),),
     )
@@ -74,16 +86,17 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         return SimpleNamespace(isa=lambda: "")
 
     with mock.patch.object(native, "_native", SimpleNamespace(Group=group)):
-        native.NativeEngine(specs, make_tables(specs), threads=2)
+        engine = native.NativeEngine(specs, make_tables(specs), threads=2)
+    decoding = DecodingPlan(specs[0].model, engine.plan.flat, precision)
     plan, tables, stream, arrays, threads = heard
     asked = make_task(specs[0].task).ports.asked
     targets = np.repeat(np.arange(4, dtype=np.int32)[:, None], asked, axis=1)
-    if ragged:
+    if network == "ragged":
         stream, targets = masked_batches(length), np.full((4, length), -1, np.int32)
         targets[1:, 2::3] = 1
     else:
         stream = other_streams(length).get(data, stream)
-    plan["segments"] = [list(segment) for segment in plan["segments"]]
+    plan = _listed(plan)
     room = np.full((2, 2), np.nan, np.float32)
     return {
         "group": {
@@ -102,7 +115,21 @@ def valid(network: str, precision: Any, data: Any) -> dict[str, Any]:
         "outputs": {"members": np.array([1, 0]), "inputs": np.ones((4, length), np.int32)},
         "predict": {"members": np.array([1]), "inputs": np.ones((5, length), np.int32)},
         "profile": {"member": 1, "steps": 1},
+        "generate": {
+            "plan": _listed(decoding.record()),
+            "members": np.array([1, 0]),
+            "tokens": np.ones((3, 2), np.int32),
+            "lengths": np.array([2, 1, 2], np.int32),
+            "max_new": length - 2,
+            "end": 1,
+            "buckets": decoding.buckets(length - 1),
+        },
     }
+
+
+def _listed(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan's segments as lists, which can be changed."""
+    return {**plan, "segments": [list(segment) for segment in plan["segments"]]}
 
 
 def other_streams(length: int) -> dict[str, dict[str, Any]]:
@@ -239,9 +266,10 @@ def containers(node: Any) -> Iterator[tuple[Any, Any]]:
 def changed(draw: Any, call: Any, plan: bool = False) -> Any:
     """The call with up to three of its places changed or removed; `plan`: mostly in its ops."""
     result = copy.deepcopy(call)
-    ops = result["group"]["plan"]["ops"] if plan else result
+    which = draw(st.sampled_from(("group", "group", "generate"))) if plan else ""
+    ops = result[which]["plan"]["ops"] if plan else result
     areas = ("flat_size", "packed_size", "workspace_size")
-    sizes = tuple(call["group"]["plan"][area] for area in areas) if plan else ()
+    sizes = tuple(call[which]["plan"][area] for area in areas) if plan else ()
     for _ in range(draw(st.sampled_from((0, 1, 1, 1, 1, 2, 3)))):
         root = ops if draw(st.integers(0, 2)) else result
         if draw(st.integers(0, 30)) == 0:
@@ -278,7 +306,7 @@ def _group_attempts(call: dict[str, Any]) -> Iterator[Attempt]:
         made.append(_native.Group(*(given[name] for name in names)))
 
     yield make
-    for name in ("feed", "advance", "gradients", "outputs", "predict", "profile"):
+    for name in ("feed", "advance", "gradients", "outputs", "predict", "profile", "generate"):
         if made:
             yield functools.partial(_ask, made[0], call, name)
 

@@ -66,7 +66,7 @@ void count_outputs(const PlanRecord&, const Member& member, const Workspace&, co
 
 const KernelTable KERNELS = {
     "counting",    1,       count_pack, count_half, count_update, count_gradient,
-    count_outputs, nullptr, nullptr};
+    count_outputs, nullptr, nullptr,    nullptr};
 
 struct Fixture {
   explicit Fixture(int64_t members, int threads)

@@ -43,7 +43,7 @@ def exercise(
     precision: Precision,
     optimizer: dict[str, Any] | None = None,
 ) -> None:
-    """Two steps, a profile, gradients, predictions and logits of a few members on two threads.
+    """Two steps, a profile, gradients, predictions, logits and tokens of members on two threads.
 
     A table is drawn from in C++, its batches from the host in Python.
     """
@@ -84,6 +84,36 @@ def exercise(
     assert np.isfinite(loss).all()
     assert engine.predict(tokens).shape == (members, len(tokens))
     assert np.isfinite(engine.outputs(tokens, [members - 1])).all()
+    if name not in ("not_causal", "narrow_heads_last"):
+        decode(engine, tokens)
+
+
+def decode(engine: Any, tokens: Any) -> None:
+    """Prompts of every length, more than are under way at once."""
+    from compfast.config import Prompts
+
+    length = tokens.shape[1]
+    prompts = np.resize(tokens, (600, length // 2))
+    lengths = 1 + np.arange(600, dtype=np.int32) % (length // 2)
+    told = engine.generate(Prompts(prompts, lengths, length // 2 + 1, end=1), [0, 0])
+    assert (told[0] == told[1]).all()
+
+
+def exercise_decoding(model: dict[str, Any], precision: Precision) -> None:
+    """What no architecture of the grid has: kinds of attention, biases of distances."""
+    from architectures import sections_of
+
+    from compfast.config import Config, TrainingConfig
+    from compfast.engines import native
+    from compfast.ensembles.grid import member_specs
+    from compfast.ensembles.schedule import make_tables
+
+    sections = {**sections_of("long"), "model": {"d_model": 20, "heads": 4, **model}}
+    config = Config(**sections, training=TrainingConfig(steps=2, precision=precision))
+    specs = member_specs(config)
+    engine = native.NativeEngine(specs, make_tables(specs), threads=2)
+    engine.initialise()
+    decode(engine, np.random.default_rng(0).integers(0, 100, (3, 20), dtype=np.int32))
 
 
 def exercise_task(
@@ -158,6 +188,11 @@ def main() -> None:
         for model in RAGGED.values():
             exercise_ragged(3, 37, model)
             exercise_ragged(1, 3, model)
+        for index, path in enumerate(("none", "linear", "relu", "deep")):
+            kind: dict[str, Any] = {"position": "relative", "buckets": 3, "value_path": path}
+            exercise_decoding({**kind, "attention": "softmax"}, "fp32")
+            exercise_decoding({**kind, "attention": "linear", "d_k": 1 + index}, "bf16")
+            exercise_decoding({**kind, "attention": "rms_head", "d_v": 7 - index}, "fp32")
         for data in ("table", "host", "chain"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compfast.config import MemberSpec, ModelConfig
+from compfast.config import MemberSpec, ModelConfig, Prompts
 from compfast.engines.base import (
     ACTIVE,
     FROZEN,
@@ -133,6 +133,9 @@ class CudaEngine:
 
     def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
         return self._answering().outputs(inputs, members)
+
+    def generate(self, prompts: Prompts, members: Sequence[int]) -> Int32:
+        raise UsageError("engine cuda does not go on from prompts; native, triton and eager do")
 
     def _answering(self) -> NativeEngine:
         """The native engine with the members' weights."""

@@ -12,7 +12,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 
-from compfast.config import MemberSpec
+from compfast.config import MemberSpec, Prompts
 from compfast.engines.base import (
     ACTIVE,
     FROZEN,
@@ -28,11 +28,12 @@ from compfast.engines.checks import (
     check_group,
     check_inputs,
     check_members,
+    check_prompts,
     check_state,
     check_targets,
     check_until,
 )
-from compfast.engines.triton import adamw, memory
+from compfast.engines.triton import adamw, decoding, memory
 from compfast.engines.triton.refusals import check_plan
 from compfast.engines.triton.step import HISTORY, Members, Step, flat_layout, program_for
 from compfast.ensembles.schedule import Tables
@@ -154,13 +155,20 @@ class TritonEngine:
         status[chosen] = FROZEN
 
     def predict(self, inputs: Inputs) -> Int32:
-        parts = [_first_largest(logits) for _, logits in self._logits(inputs)]
+        parts = [decoding.first_largest(logits) for _, logits in self._logits(inputs)]
         return np.concatenate([_array(part) for part in parts]).astype(np.int32)
 
     def outputs(self, inputs: Inputs, members: Sequence[int]) -> Float32:
         every = np.concatenate([_array(logits) for _, logits in self._logits(inputs)])
         wanted: Float32 = every[check_members(members, len(self._specs))]
         return wanted
+
+    def generate(self, prompts: Prompts, members: Sequence[int]) -> Int32:
+        rows = check_members(members, len(self._specs))
+        given = check_prompts(prompts, self._specs[0], len(rows))
+        chosen = self._members.params[torch.from_numpy(rows).to(self._device)]
+        self._step = None  # its memory
+        return decoding.generate(self._specs[0], self._flat, chosen, given)
 
     def gradients(self, tokens: Inputs, targets: Targets) -> tuple[Float32, Named]:
         """Mean loss [M] over tokens [B, T], targets [B], and its gradient by name [M, *shape].
@@ -281,13 +289,6 @@ class TritonEngine:
 
     def _tokens(self, tokens: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(check_inputs(tokens, self._specs[0])).to(self._device)
-
-
-def _first_largest(logits: torch.Tensor) -> torch.Tensor:
-    """The smallest index of the largest value (or of a NaN) along the last axis."""
-    largest = (logits == logits.amax(-1, keepdim=True)) | logits.isnan()
-    index = torch.arange(logits.shape[-1], device=logits.device)
-    return torch.where(largest, index, logits.shape[-1]).amin(-1)
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
