@@ -24,8 +24,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one chain to its end": {"chains": 1, "question": "end", "order": 3},
     "wrong links": {"seq_len": 17, "wrong_links": True},
     "all": {
-        **{"chains": 1, "seq_len": 14, "order": 3, "named": True, "question": "end"},
-        **{"wrong_links": True, "item_low": 7, "item_high": 52, "modulus": 6, "steps": (5,)},
+        "chains": 1,
+        "seq_len": 14,
+        "order": 3,
+        "named": True,
+        "question": "end",
+        "wrong_links": True,
+        "item_low": 7,
+        "item_high": 52,
+        "modulus": 6,
+        "steps": (5,),
     },
     "one link": {"chains": 1, "seq_len": 3, "order": 1},
     "256 nodes": {"seq_len": 509, "item_high": 1420, "order": 100},
@@ -68,7 +76,7 @@ def test_the_label_is_found_by_walking(name: str) -> None:
     task = _task(name)
     c = task.config
     tokens, targets = task.batch(3, 7, 3 if name == "256 nodes" else 200)
-    orders = Counter()
+    orders: Counter[int] = Counter()
     for row, target in zip(tokens.tolist(), targets.tolist(), strict=True):
         order, label = _solved(c, row, c.steps)
         orders[order] += 1
@@ -108,7 +116,9 @@ def test_cpp_draws_the_same_sequences(name: str) -> None:
     task = _task(name)
     for seed, step, size in ((0, 0, 1), (7, 3, 6), (2**53 - 1, 2**32 - 1, 65)):
         wanted = task.batch(seed, step, size)
-        for got, want in zip(_native.task_batch(task.stream(), seed, step, size), wanted, strict=True):
+        for got, want in zip(
+            _native.task_batch(task.stream(), seed, step, size), wanted, strict=True
+        ):
             assert got.dtype == want.dtype == np.int32
             assert np.array_equal(got, want)
 
@@ -221,5 +231,7 @@ def test_what_makes_no_chains_is_refused(fields: dict[str, Any], sentence: str) 
 
 def test_it_describes_itself() -> None:
     named = ChainSearchConfig(**VARIANTS["all"]).describe(frozenset())
-    assert named == "chain_search, 1 chain of 5 links, 1 to 3 steps on, to the end, with wrong links"
+    assert (
+        named == "chain_search, 1 chain of 5 links, 1 to 3 steps on, to the end, with wrong links"
+    )
     assert ChainSearchConfig().describe(frozenset({"order"})) == "chain_search, 2 chains of 3 links"
