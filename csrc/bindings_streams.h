@@ -6,6 +6,7 @@
 #include "bindings_arrays.h"
 #include "tasks/anchor_checks.h"
 #include "tasks/chain_checks.h"
+#include "tasks/chain_search_checks.h"
 #include "tasks/fuzzy_checks.h"
 #include "tasks/host_checks.h"
 #include "tasks/hyperteacher_checks.h"
@@ -28,6 +29,8 @@ class Stream {
       host(d, batch, vocabulary);
     else if (kind == "chain")
       chain(d, batch, vocabulary);
+    else if (kind == "chain_search")
+      chain_search(d, batch, vocabulary);
     else if (kind == "fuzzy")
       fuzzy(d, batch);
     else if (kind == "sraven")
@@ -36,7 +39,8 @@ class Stream {
       hyperteacher(d, batch);
     else
       refuse("kind is '" + kind +
-             "'; a stream is anchor, table, chain, fuzzy, sraven, hyperteacher or host");
+             "'; a stream is anchor, table, chain, chain_search, fuzzy, sraven, hyperteacher or"
+             " host");
   }
 
   // Steps [from, until) of the member in row `row` can be drawn.
@@ -119,6 +123,23 @@ class Stream {
     s.start = keep(d, "start", {s.contexts - 1});
     check_stream(s, batch, vocabulary);
     ports.positions = s.positions;
+  }
+
+  void chain_search(const pybind11::dict& d, int64_t batch, int64_t vocabulary) {
+    ChainSearchStream& s = record.chain_search;
+    record.kind = STREAM_CHAIN_SEARCH;
+    s.steps = keep(d, "steps", {-1}, s.step_count);
+    read(d, "chains", s.chains);
+    read(d, "links", s.links);
+    read(d, "order", s.order);
+    read(d, "named", s.named);
+    read(d, "to_end", s.to_end);
+    read(d, "wrong_links", s.wrong_links);
+    read(d, "item_low", s.item_low);
+    read(d, "item_count", s.item_count);
+    read(d, "modulus", s.modulus);
+    check_stream(s, batch, vocabulary);
+    ports.positions = (int32_t)chain_search_positions(s);
   }
 
   void fuzzy(const pybind11::dict& d, int64_t batch) {

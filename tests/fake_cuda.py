@@ -33,6 +33,7 @@ ROWS = {
     **dict.fromkeys(("params", "exp_avg", "exp_avg_sq", "gradient"), torch.float32),
     **dict.fromkeys(("tokens", "targets"), torch.int32),
     "seeds": torch.int64,
+    "slots": torch.int32,
     **dict.fromkeys(("lr", "clip", "weight_decay"), torch.float64),
     "step": torch.int64,
     "status": torch.uint8,
@@ -40,6 +41,10 @@ ROWS = {
 }
 TABLES = ("scale", "offset", "correction1", "correction2", "decay")
 STREAM = ("pair_count", "combo_count", "item_low", "item_count", "words", "group_size")
+STREAMS = {
+    "anchor": (("pairs", "combos"), STREAM),
+    "host": (("tokens", "targets"), ("first", "steps")),
+}
 OPTIONS = ("beta1", "beta2", "eps", "momentum")
 FORM = ("kind", "nesterov")
 
@@ -122,19 +127,24 @@ class FakeDriver:
         assert count >= 1
         assert batch >= 1
         assert 0 <= launch.base < launch.until
-        assert launch.stream.keys() == {"pairs", "combos", *STREAM}
+        kind = launch.stream["kind"]
+        tables, numbers = STREAMS[kind]
+        assert launch.stream.keys() == {"kind", *tables, *numbers}
         assert launch.optimizer.keys() == {*TABLES, "decay_columns", *OPTIONS, *FORM}
         assert launch.members.keys() == ROWS.keys()
-        assert all(type(launch.stream[name]) is int for name in STREAM)
+        assert all(type(launch.stream[name]) is int for name in numbers)
         assert all(type(launch.optimizer[name]) is float for name in OPTIONS)
         assert all(launch.optimizer[name] in (0, 1) for name in FORM)
         columns, floats = launch.optimizer["decay_columns"], shape["flat_size"]
+        if kind == "host":
+            drawn = self._drawn(launch)
+            taken_sizes = (drawn * batch * shape["positions"], drawn * batch)
+        else:
+            taken_sizes = 3 * launch.stream["pair_count"], 2 * launch.stream["combo_count"]
         taken = [
-            self._find(
-                "pairs", launch.stream["pairs"], torch.int32, 3 * launch.stream["pair_count"]
-            ),
-            self._find(
-                "combos", launch.stream["combos"], torch.int32, 2 * launch.stream["combo_count"]
+            *(
+                self._find(name, launch.stream[name], torch.int32, size)
+                for name, size in zip(tables, taken_sizes, strict=True)
             ),
             *(self._find(n, launch.optimizer[n], torch.float64, launch.until) for n in TABLES),
             self._find("decay_columns", columns, torch.uint8, floats),
@@ -169,6 +179,15 @@ class FakeDriver:
         gradient = _at(launch.members["gradient"], count * floats, np.float32)
         assert not gradient.any(), "a launch begins with a gradient"
 
+    def _drawn(self, launch: Launch) -> int:
+        """Batches of the host's buffer: of each slot that a member has, all its steps."""
+        first, steps = launch.stream["first"], launch.stream["steps"]
+        assert first <= launch.base, "the window begins before the buffer"
+        assert launch.until <= first + steps, "the window ends after the buffer"
+        slots = _at(launch.members["slots"], launch.count, np.int32)
+        assert slots.min() >= 0, "a slot before the buffer"
+        return int((slots.max() + 1) * steps)
+
     def _find(self, name: str, address: int, dtype: torch.dtype, size: int) -> tuple[int, int]:
         """From where to where the argument reaches, in a living tensor that holds it."""
         assert type(address) is int
@@ -196,14 +215,16 @@ def _at(address: int, count: int, dtype: Any) -> np.ndarray[Any, Any]:
 def _run(launch: Launch) -> None:
     stream, optimizer = launch.stream, launch.optimizer
     lines = (optimizer[name] for name in (*TABLES, "decay_columns"))
-    shared = [stream["pairs"], stream["combos"], *lines]
-    sizes = [*(stream[name] for name in STREAM), launch.batch, launch.count]
+    drawn = (stream.get(name) for name in ("tokens", "targets"))  # None: null
+    shared = [stream.get("pairs"), stream.get("combos"), *lines, *drawn]
+    sizes = [*(stream.get(name, 0) for name in STREAM), launch.batch, launch.count]
     window = (launch.base, launch.until, *(optimizer[name] for name in FORM))
+    buffer = (stream.get(name, 0) for name in ("first", "steps"))
     reals = [*(optimizer[name] for name in OPTIONS), launch.epsilon]
     cuda_host.library().cuda_launch(
         launch.network,
         (ctypes.c_void_p * len(shared))(*shared),
-        (ctypes.c_int64 * 12)(*sizes, *window),
+        (ctypes.c_int64 * 14)(*sizes, *window, *buffer),
         (ctypes.c_double * len(reals))(*reals),
         (ctypes.c_void_p * len(ROWS))(*(launch.members[name] for name in ROWS)),
     )

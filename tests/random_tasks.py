@@ -13,6 +13,7 @@ from compfast.models.families.canonical import CanonicalConfig
 from compfast.tasks import make_task
 from compfast.tasks.affine import AffineConfig
 from compfast.tasks.anchor import AnchorConfig, AnchorTask
+from compfast.tasks.chain_search import ChainSearchConfig
 from compfast.tasks.fuzzy import FuzzyConfig
 from compfast.tasks.hyperteacher import HyperteacherConfig
 from compfast.tasks.identity import IdentityConfig
@@ -43,6 +44,20 @@ def chains(draw: Any, kinds: tuple[str, ...] = ("binary", "switching", "random")
     return MarkovConfig(chain="random", states=states, order=draw(st.integers(1, 3)), **sizes)
 
 
+@st.composite
+def searches(draw: Any) -> ChainSearchConfig:
+    chains, links = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    named, wrong = draw(st.booleans()), draw(st.booleans())
+    return ChainSearchConfig(
+        seq_len=1 + named + 2 * chains * (links + wrong),
+        chains=chains,
+        order=draw(st.integers(1, links)),
+        named=named,
+        question=draw(st.sampled_from(("any", "end"))),
+        wrong_links=wrong,
+    )
+
+
 def tasks() -> st.SearchStrategy[TaskSection]:
     """Any shipped task, of a size that a network of a few steps takes."""
     lengths = st.integers(3, 20)
@@ -59,6 +74,7 @@ def tasks() -> st.SearchStrategy[TaskSection]:
             shuffled=st.booleans(),
         ),
         st.builds(AffineConfig, total=st.just(300)),
+        searches(),
         chains(),
     )
 

@@ -46,17 +46,17 @@ def test_every_field_is_checked_or_free() -> None:
     spec = members(1)[0]
     paths = {
         f"{section}.{field.name}"
-        for section in ("task", "model", "optimizer", "training")
+        for section in ("model", "optimizer", "training")
         for field in dataclasses.fields(getattr(spec, section))
     }
-    groups = (networks.COMMON.keys(), SIZES, networks.FREE)
+    groups = (networks.COMMON.keys(), set(SIZES) - {networks.LENGTH}, networks.FREE)
     assert set().union(*groups) == paths
     assert sum(map(len, groups)) == len(paths), "a field stands twice"
 
 
 SIZES = (
     *("model.layers", "model.d_model", "model.heads", "model.d_k", "model.d_v", "model.d_ff"),
-    *("model.vocab_size", "task.seq_len", "model.max_positions"),
+    *("model.vocab_size", networks.LENGTH, "model.max_positions"),
 )
 OTHERS = {
     "model.family": "canonical",
@@ -92,7 +92,7 @@ def refusal(spec: MemberSpec) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("path", [path for path in networks.COMMON if path != "task.name"])
+@pytest.mark.parametrize("path", networks.COMMON)
 @pytest.mark.usefixtures("fakes")
 def test_another_form_is_refused(path: str) -> None:
     old = networks.COMMON[path]
@@ -108,12 +108,13 @@ def test_another_form_is_refused(path: str) -> None:
 @pytest.mark.usefixtures("fakes")
 def test_another_size_is_refused_beside_the_nearest_network(path: str, name: str) -> None:
     spec = network(name)[0]
-    section, _, field = path.partition(".")
-    old = getattr(getattr(spec, section), field)
+    field = "task.seq_len" if path == networks.LENGTH else path
+    section, _, name_ = field.partition(".")
+    old = getattr(getattr(spec, section), name_)
     new = 2 * old if path == "model.heads" else old + 1
-    if path == "task.seq_len":  # beyond the model's positions every engine refuses it
+    if path == networks.LENGTH:  # beyond the model's positions every engine refuses it
         spec = changed(spec, "model.max_positions", new)
-    assert refusal(changed(spec, path, new)) == (
+    assert refusal(changed(spec, field, new)) == (
         f"{path} is {new}; the nearest network that engine cuda is compiled for has {old}"
         f" ({DESCRIBED[name]}), and engines native, eager and triton take {new}"
     )

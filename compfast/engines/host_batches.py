@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast import _native
 from compfast.config import MemberSpec, Ports
 from compfast.engines.base import ACTIVE, Float32, Inputs, Int32, Int64, Targets
 from compfast.engines.checks import check_inputs, check_targets
@@ -42,6 +41,27 @@ class HostTask(Protocol):
 
     def batch(self, seed: int, step: int, size: int, /) -> tuple[Any, Any]:
         """Inputs and targets, see compfast.tasks.base."""
+
+
+class Trainer(Protocol):
+    """What trains on the batches: a native group, or another engine's members."""
+
+    def feed(self, stream: Record, /) -> None:
+        """Draw from this record from now on; it is not written to before the next one."""
+
+    def advance(
+        self,
+        until: int,
+        base: int,
+        loss: Float32,
+        grad_norm: Float32,
+        tick: Callable[[int], None] | None,
+        /,
+    ) -> bool:
+        """Fills loss and grad_norm [M, until - base]; True when a stop left members behind."""
+
+    def request_stop(self) -> None:
+        """Ask `advance` to return soon."""
 
 
 @dataclass(slots=True)
@@ -85,6 +105,7 @@ class HostBatches:
         slots, steps = len(set(self._seeds)), self._spec.training.steps
         batch_bytes = self._size * _bytes(self._ports)
         self._batches = min(max(room // batch_bytes, slots), slots * steps)  # in a buffer
+        self.sequences = self._batches * self._size  # that a buffer holds
         self.bytes = 2 * self._batches * batch_bytes
         self._buffers: list[_Buffer] = []
         self._drawing: _Drawing | None = None
@@ -101,7 +122,7 @@ class HostBatches:
 
     def advance(
         self,
-        group: _native.Group,
+        group: Trainer,
         step: Int64,
         status: NDArray[np.uint8],
         until: int,
@@ -109,7 +130,7 @@ class HostBatches:
         results: tuple[Float32, Float32],
         tick: Callable[[int], None] | None,
     ) -> bool:
-        """`advance` of the native group, which changes `step` and `status`, chunk by chunk.
+        """`advance` of the group, which changes `step` and `status`, chunk by chunk.
 
         Fills both `results` (loss, grad_norm) [M, until - base]; returns True where a stop left
         members behind. What `batch` raises comes out as it is, after the chunks before it were
@@ -161,7 +182,7 @@ class HostBatches:
             drawing.cancel()
         return bool(moving().any())
 
-    def feed(self, group: _native.Group, row: int, first: int, steps: int) -> None:
+    def feed(self, group: Trainer, row: int, first: int, steps: int) -> None:
         """Give a group the next `steps` batches of one of its members, drawn now."""
         require_room(steps * self._size * _bytes(self._ports))
         self._settled(lambda: False)
@@ -180,7 +201,7 @@ class HostBatches:
 
     def _draw(self, slots: _Slots, spans: list[Span]) -> _Drawing:
         while len(self._buffers) < 2:
-            self._buffers.append(_Buffer.of(self._batches * self._size, self._ports))
+            self._buffers.append(_Buffer.of(self.sequences, self._ports))
 
         def fill(index: int, cancelled: Callable[[], bool]) -> Record:
             return self._filled(self._buffers[index % 2], slots, spans[index], cancelled)

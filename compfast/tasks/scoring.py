@@ -21,6 +21,7 @@ class AnswerExam:
     unseen: slice  # rows of the held-out group
     seen_targets: Int32  # [N_seen]
     answers: Mapping[str, Int32]  # candidate solution -> [N_unseen]; -1 where it has no answer
+    parts: Int32 | None = None  # [N_unseen, K]: what else an answer may be, a column each, or -1
 
     reads: ClassVar[Literal["answers", "outputs"]] = "answers"
 
@@ -38,20 +39,27 @@ class AnswerExam:
         An answer is told apart from others by its difference to the first candidate's answer to
         the item, because the solutions of one task are shifts of the same key: `other` is the
         share of the most frequent such difference among the held-out items that match no
-        candidate, 0.0 where all match.
+        candidate, 0.0 where all match. Where the exam has `parts`, it is the share of the column
+        of these that is answered most often there.
         """
         held_out = np.asarray(answers)[:, self.unseen]  # [M, N_unseen]
         seen = (np.asarray(answers)[:, self.seen] == self.seen_targets).mean(axis=1)
         matches = {name: held_out == answer for name, answer in self.answers.items()}
-        reference = next(iter(self.answers.values()))
-        difference = held_out.astype(np.int64) - np.asarray(reference, np.int64)
         unmatched = ~np.logical_or.reduce(list(matches.values()))
         other = [
-            np.unique(row[free], return_counts=True)[1].max(initial=0)
-            for row, free in zip(difference, unmatched, strict=True)
+            self._most_frequent(row, free) for row, free in zip(held_out, unmatched, strict=True)
         ]
         return Scores(
             seen,
             {name: match.mean(axis=1) for name, match in matches.items()},
             np.array(other, np.float64) / held_out.shape[1],
         )
+
+    def _most_frequent(self, answers: NDArray[Any], among: NDArray[np.bool_]) -> int:
+        """How often a member's most frequent answer comes `among` these held-out items."""
+        if self.parts is not None:
+            parts = self.parts[among]
+            return int((answers[among, None] == parts).sum(axis=0).max(initial=0))
+        reference = np.asarray(next(iter(self.answers.values())), np.int64)
+        difference = (answers.astype(np.int64) - reference)[among]
+        return int(np.unique(difference, return_counts=True)[1].max(initial=0))

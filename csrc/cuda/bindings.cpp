@@ -27,9 +27,22 @@ void read(const py::dict& from, const char* name, T& to) {
   to = from[name].cast<T>();
 }
 
-Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t positions,
-                 int32_t batch, float epsilon) {
-  Course c;
+// Steps [base, until) are drawn by the kernel, or in a buffer that the host filled.
+void read_stream(const py::dict& stream, int32_t positions, int32_t batch, int64_t base,
+                 int64_t until, Course& c) {
+  const auto kind = stream["kind"].cast<std::string>();
+  if (kind == "host") {
+    c.given.tokens = at<const int32_t>(stream, "tokens");
+    c.given.targets = at<const int32_t>(stream, "targets");
+    read(stream, "first", c.given.first);
+    read(stream, "steps", c.given.steps);
+    if (base < c.given.first || until - c.given.first > c.given.steps)
+      refuse("steps " + std::to_string(base) + " to " + std::to_string(until) +
+             " are asked for; the buffer holds " + std::to_string(c.given.steps) + " from " +
+             std::to_string(c.given.first) + " on");
+    return;
+  }
+  if (kind != "anchor") refuse("kind is '" + kind + "'; a stream is anchor or host");
   c.stream.pairs = at<const int32_t>(stream, "pairs");
   c.stream.combos = at<const int32_t>(stream, "combos");
   read(stream, "pair_count", c.stream.pair_count);
@@ -40,6 +53,12 @@ Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t posi
   read(stream, "group_size", c.stream.group_size);
   c.stream.positions = positions;
   check_stream_sizes(c.stream, batch);
+}
+
+Course course_of(const py::dict& stream, const py::dict& optimizer, int32_t positions,
+                 int32_t batch, float epsilon, int64_t base, int64_t until) {
+  Course c;
+  read_stream(stream, positions, batch, base, until, c);
   c.optimizer.scale = at<const double>(optimizer, "scale");
   c.optimizer.offset = at<const double>(optimizer, "offset");
   c.optimizer.correction1 = at<const double>(optimizer, "correction1");
@@ -67,6 +86,7 @@ Members members_of(const py::dict& d) {
           at<int32_t>(d, "tokens"),
           at<int32_t>(d, "targets"),
           at<const uint64_t>(d, "seeds"),
+          at<const int32_t>(d, "slots"),
           at<const double>(d, "lr"),
           at<const double>(d, "clip"),
           at<const double>(d, "weight_decay"),
@@ -86,7 +106,7 @@ void train(int network, const py::dict& stream, const py::dict& optimizer, int32
   require_between("until", until, 0, MOST_BLOCKS);
   const int positions = with_network(network, [](auto n) { return (int)decltype(n)::T; });
   const std::string wrong =
-      train_network(network, course_of(stream, optimizer, positions, batch, epsilon),
+      train_network(network, course_of(stream, optimizer, positions, batch, epsilon, base, until),
                     members_of(members), count, base, until, reinterpret_cast<void*>(queue));
   if (!wrong.empty()) throw std::runtime_error(wrong);
 }

@@ -34,15 +34,10 @@ __global__ void __launch_bounds__(THREADS, 1)
     const int64_t i = blockIdx.x;
     if (all.status[i] != RUNS || all.step[i] >= until) return;
     const int64_t row = i * places<N>().size, first = i * course.batch, step = all.step[i];
-    const Life life{all.m + row,
-                    all.v + row,
-                    all.gradient + row,
-                    all.tokens + first * N::T,
-                    all.targets + first,
-                    all.seeds[i],
-                    all.weight_decay + i * DECAYS,
-                    all.lr[i],
-                    all.clip[i]};
+    const Life life{
+        all.m + row,         all.v + row,  all.gradient + row, all.tokens + first * N::T,
+        all.targets + first, all.seeds[i], all.slots[i],       all.weight_decay + i * DECAYS,
+        all.lr[i],           all.clip[i]};
     const Chip<KEPT> chip{reinterpret_cast<float*>(memory), all.params + row};
     const int64_t at = i * (until - base) + step - base;
     const int64_t reached = Resident<N, sequences<N>(), KEPT>::train(

@@ -14,6 +14,7 @@ struct Members {
   float *params, *m, *v, *gradient;  // [M, P]
   int32_t *tokens, *targets;         // [M, batch, T], [M, batch]
   const uint64_t* seeds;             // [M]
+  const int32_t* slots;              // [M], of what the host drew
   const double *lr, *clip;           // [M]
   const double* weight_decay;        // [M, DECAYS]
   int64_t* step;                     // [M]

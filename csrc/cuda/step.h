@@ -12,9 +12,17 @@ namespace cuda {
 
 constexpr uint8_t RUNS = 0, DIVERGED = 2;  // compfast/engines/base.py
 
+// Batches of steps [first, first + steps) that the host drew (compfast/engines/host_batches.py).
+struct Given {
+  const int32_t* tokens = nullptr;   // [slots, steps, batch, T]; null: the kernel draws
+  const int32_t* targets = nullptr;  // [slots, steps, batch]
+  int64_t first = 0, steps = 0;
+};
+
 // What members share. Pointers are the device's where the team is.
 struct Course {
   AnchorStream stream;
+  Given given;
   Optimizer optimizer;
   const uint8_t* decay_columns = nullptr;  // [P]: by which of its member's decays a weight decays
   int32_t batch = 0;
@@ -26,6 +34,7 @@ struct Life {
   float *m, *v, *gradient;    // [P]; the gradient starts as zero and is left as zero
   int32_t *tokens, *targets;  // [batch, T], [batch]
   uint64_t seed;
+  int64_t slot;                // of what the host drew: members of one seed share theirs
   const double* weight_decay;  // [DECAYS]
   double lr, clip;
 };
@@ -267,6 +276,20 @@ struct Resident {
     });
   }
 
+  // Sequence s of a step: the anchor task's, or the host's.
+  COMPFAST_DEVICE static void draw(const Course& course, const Life& life, int64_t step, int s) {
+    const Given& given = course.given;
+    if (given.tokens == nullptr) {
+      anchor_batch(course.stream, life.seed, step, course.batch, s, s + 1, life.tokens,
+                   life.targets);
+      return;
+    }
+    const int64_t from = (life.slot * given.steps + step - given.first) * course.batch + s;
+    COMPFAST_UNROLL(1)
+    for (int t = 0; t < N::T; t++) life.tokens[s * N::T + t] = given.tokens[from * N::T + t];
+    life.targets[s] = given.targets[from];
+  }
+
   // Steps [step, until) of the member whose parameters are c.row; loss and norm [.] from absolute
   // step `step` on. Returns the step reached: a loss or norm that is not finite leaves the member
   // as it was before it.
@@ -279,9 +302,7 @@ struct Resident {
     bool runs = true;
     for (; runs && step < until; step++) {
       // captured by its address: a copy would live in slow memory
-      team.each(course.batch, [all = &course, life, step](int s) {
-        anchor_batch(all->stream, life.seed, step, all->batch, s, s + 1, life.tokens, life.targets);
-      });
+      team.each(course.batch, [all = &course, life, step](int s) { draw(*all, life, step, s); });
       gradient(team, c, course.batch, life.tokens, life.targets, course.epsilon, life.gradient);
       update(team, c, course, life, step);
       const Control found = control(c);

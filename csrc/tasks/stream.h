@@ -5,6 +5,7 @@
 #include "../batch.h"
 #include "anchor.h"
 #include "chain.h"
+#include "chain_search.h"
 #include "fuzzy.h"
 #include "host.h"
 #include "hyperteacher.h"
@@ -20,7 +21,8 @@ enum StreamKind : int32_t {
   STREAM_CHAIN = 3,
   STREAM_FUZZY = 4,
   STREAM_SRAVEN = 5,
-  STREAM_HYPERTEACHER = 6
+  STREAM_HYPERTEACHER = 6,
+  STREAM_CHAIN_SEARCH = 7
 };
 
 struct TaskStream {
@@ -32,6 +34,7 @@ struct TaskStream {
   FuzzyStream fuzzy;
   SravenStream sraven;
   HyperteacherStream hyperteacher;
+  ChainSearchStream chain_search;
 };
 
 // Sequences [begin, end) of training step `step` of the member in row `row` of its group, into
@@ -44,6 +47,8 @@ static inline void draw(const TaskStream& s, uint64_t seed, int64_t row, int64_t
     table_batch(s.table, seed, step, batch, begin, end, to.tokens, to.targets);
   else if (s.kind == STREAM_CHAIN)
     chain_batch(s.chain, seed, step, begin, end, to.tokens, to.targets);
+  else if (s.kind == STREAM_CHAIN_SEARCH)
+    chain_search_batch(s.chain_search, seed, step, begin, end, to.tokens, to.targets);
   else if (s.kind == STREAM_FUZZY)
     fuzzy_batch(s.fuzzy, seed, step, begin, end, to.vectors, to.answers);
   else if (s.kind == STREAM_SRAVEN)

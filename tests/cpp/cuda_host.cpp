@@ -118,7 +118,7 @@ int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t
     course.decay_columns = decay_columns;
     course.batch = batch;
     course.epsilon = epsilon;
-    const Life life{m, v, g, tokens, targets, seed, weight_decay, lr, clip};
+    const Life life{m, v, g, tokens, targets, seed, 0, weight_decay, lr, clip};
     typename V::Memory memory;
     reached = V::One::train(OrderedTeam{(Order)order}, memory.chip(params), course, life, step,
                             until, loss, norm, status);
@@ -127,9 +127,9 @@ int64_t cuda_train(int32_t variant, int32_t order, const int32_t* pairs, int32_t
 }
 
 // A launch of persistent.cu, one member after another. shared: pairs, combos, scale, offset,
-// correction1, correction2, decay, decay_columns; sizes: pairs, combos, item_low, item_count,
-// words, group_size, batch, members, base, until, kind, nesterov; reals: beta1, beta2, eps,
-// momentum, epsilon; rows: as in Members.
+// correction1, correction2, decay, decay_columns, then tokens and targets of what the host drew, or
+// null; sizes: pairs, combos, item_low, item_count, words, group_size, batch, members, base, until,
+// kind, nesterov, first, steps; reals: beta1, beta2, eps, momentum, epsilon; rows: as in Members.
 void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, const double* reals,
                  void* const* rows) {
   const auto table = [=](int i) { return static_cast<const double*>(shared[i]); };
@@ -143,13 +143,14 @@ void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, con
                     whole(4),
                     whole(5),
                     static_cast<const uint64_t*>(rows[6]),
-                    real(7),
+                    whole(7),
                     real(8),
                     real(9),
-                    static_cast<int64_t*>(rows[10]),
-                    static_cast<uint8_t*>(rows[11]),
-                    floats(12),
-                    floats(13)};
+                    real(10),
+                    static_cast<int64_t*>(rows[11]),
+                    static_cast<uint8_t*>(rows[12]),
+                    floats(13),
+                    floats(14)};
   const int64_t base = sizes[8], until = sizes[9];
   with_variant(network, [&](auto v) {
     using V = decltype(v);
@@ -164,6 +165,8 @@ void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, con
                      N::T,
                      (int32_t)sizes[4],
                      sizes[5]};
+    course.given = {static_cast<const int32_t*>(shared[8]), static_cast<const int32_t*>(shared[9]),
+                    sizes[12], sizes[13]};
     course.optimizer = {reals[0],           reals[1], reals[2],          table(2),
                         table(3),           table(4), table(5),          table(6),
                         (int32_t)sizes[10], reals[3], (int32_t)sizes[11]};
@@ -173,15 +176,10 @@ void cuda_launch(int32_t network, void* const* shared, const int64_t* sizes, con
     for (int64_t i = 0; i < sizes[7]; i++) {
       if (all.status[i] != RUNS || all.step[i] >= until) continue;
       const int64_t row = i * places<N>().size, first = i * course.batch, step = all.step[i];
-      const Life life{all.m + row,
-                      all.v + row,
-                      all.gradient + row,
-                      all.tokens + first * N::T,
-                      all.targets + first,
-                      all.seeds[i],
-                      all.weight_decay + i * DECAYS,
-                      all.lr[i],
-                      all.clip[i]};
+      const Life life{
+          all.m + row,         all.v + row,  all.gradient + row, all.tokens + first * N::T,
+          all.targets + first, all.seeds[i], all.slots[i],       all.weight_decay + i * DECAYS,
+          all.lr[i],           all.clip[i]};
       const int64_t at = i * (until - base) + step - base;
       typename V::Memory memory;
       all.step[i] = V::One::train(OrderedTeam{FORWARD}, memory.chip(all.params + row), course, life,

@@ -30,6 +30,7 @@ NETWORKS = (
     ("one_layer", "fp32", "host"),
     ("one_layer", "fp32", "chain"),
     ("one_layer", "fp32", "masked"),
+    ("one_layer", "fp32", "chain_search"),
     ("single_untied", "fp32", "fresh"),
     ("scales_alone", "bf16", "fresh"),
     ("canonical_all", "fp32", "fresh"),
@@ -133,13 +134,19 @@ def _listed(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def other_streams(length: int) -> dict[str, dict[str, Any]]:
-    """A table, a chain, and batches of two members at steps 0 to 2, of three sequences each."""
+    """A table, chains, and batches of two members at steps 0 to 2, of three sequences each."""
+    from compfast.tasks.chain_search import ChainSearchConfig, ChainSearchTask
     from compfast.tasks.markov import MarkovConfig, MarkovTask
 
     rng = np.random.default_rng(0)
     chain = MarkovTask(MarkovConfig(chain="random", states=3, order=2, seq_len=length))
+    even = length % 2 == 0
+    search = ChainSearchTask(
+        ChainSearchConfig(seq_len=length, chains=1, order=1, named=even, wrong_links=True)
+    )
     return {
         "chain": chain.stream(),
+        "chain_search": search.stream(),
         "table": {
             "kind": "table",
             "tokens": rng.integers(0, 100, (7, length), dtype=np.int32),

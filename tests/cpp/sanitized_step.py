@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-Data = Literal["fresh", "fixed", "table", "host", "chain"]
+Data = Literal["fresh", "fixed", "table", "host", "chain", "chain_search"]
 Precision = Literal["fp32", "bf16"]
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS / "cpp")]
@@ -55,6 +55,7 @@ def exercise(
     from compfast.ensembles.grid import member_specs
     from compfast.ensembles.schedule import make_tables
     from compfast.tasks import make_task
+    from compfast.tasks.chain_search import ChainSearchConfig, ChainSearchTask
     from compfast.tasks.markov import MarkovConfig, MarkovTask
     from compfast.tasks.table import TableDraws
 
@@ -69,7 +70,11 @@ def exercise(
     rows = np.random.default_rng(1).integers(0, 100, (batch_size + members, length))
     draws = TableDraws(rows, rows[:, 0], shuffled=members > 1)
     chain = MarkovTask(MarkovConfig(chain="random", states=3, order=2, seq_len=length))
+    search = ChainSearchTask(
+        ChainSearchConfig(seq_len=length, chains=1, order=1, named=length % 2 == 0)
+    )
     tasks = {"table": TableTask(draws), "host": HostTask(draws), "chain": chain}
+    tasks["chain_search"] = search
     task: Any = tasks.get(data) or make_task(specs[0].task)
     with mock.patch.object(native, "make_task", return_value=task):
         engine = native.NativeEngine(specs, make_tables(specs), threads=2)
@@ -193,7 +198,7 @@ def main() -> None:
             exercise_decoding({**kind, "attention": "softmax"}, "fp32")
             exercise_decoding({**kind, "attention": "linear", "d_k": 1 + index}, "bf16")
             exercise_decoding({**kind, "attention": "rms_head", "d_v": 7 - index}, "fp32")
-        for data in ("table", "host", "chain"):
+        for data in ("table", "host", "chain", "chain_search"):
             exercise("one_layer", 3, 37, data, "fp32")
             exercise("tied_all_post", 1, 5, data, "bf16")
         for momentum in (0.0, 0.9):

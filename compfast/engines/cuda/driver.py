@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compfast.errors import UsageError
 
@@ -87,3 +89,9 @@ class TorchDriver:
 def open_driver() -> Driver:
     """The driver of this process; the engine asks here, so that tests can give it another."""
     return TorchDriver()
+
+
+def copied(driver: Driver, array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """The array on the device."""
+    made = driver.zeros(array.shape, dtype)
+    return made.copy_(torch.from_numpy(np.array(array)))  # a copy, which may be written

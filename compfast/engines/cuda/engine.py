@@ -25,8 +25,10 @@ from compfast.engines.checks import check_group, check_state, check_until
 from compfast.engines.cuda import driver as drivers
 from compfast.engines.cuda.network import find_network
 from compfast.engines.cuda.pace import MOST_SEQUENCES, Pace
+from compfast.engines.cuda.streams import AnchorStream, HostStream, Stream
 from compfast.engines.decays import weight_decays
 from compfast.engines.flat import FlatLayout
+from compfast.engines.host_batches import HostBatches, Record
 from compfast.engines.native import NativeEngine
 from compfast.ensembles.schedule import Tables
 from compfast.errors import UsageError
@@ -36,11 +38,13 @@ from compfast.tasks import make_task
 TICK = 0.2  # seconds between two calls of `tick`
 _FLOATS = ("params", "exp_avg", "exp_avg_sq", "gradient")
 KINDS = {"adamw": 0, "sgd": 1}  # csrc/plan.h
-_SIZES = ("item_low", "item_count", "words", "group_size")
+Tick = Callable[[int], None]
 
 
 class CudaEngine:
     """See engines/base.py; bits are the same for any M, order, chunk and length of a launch.
+
+    The anchor task is drawn by the kernel, every other one by the host (engines/host_batches.py).
 
     Answers (`predict`, `logits`) come from the native engine on a copy of the weights: a library's
     stacked products on the GPU would choose their order of sums by the number of members. So the
@@ -76,7 +80,16 @@ class CudaEngine:
         self.isa = f"{self._driver.isa}_{self._answers.isa}"
         self._batch = first.training.batch_size
         self._members = self._allocated()
-        self._shared, self._sizes = self._course()
+        self._shared = self._tables_on_device()
+        task = make_task(first.task)
+        stream = task.stream()
+        self._host: HostBatches | None = None
+        self._stream: Stream
+        if stream is not None and stream["kind"] == "anchor":
+            self._stream = AnchorStream(self._driver, stream)
+        else:
+            self._host = HostBatches(task, specs)
+            self._fed = self._stream = HostStream(self._driver, self._host, task.length)
         self._pace = Pace()
         self._stop = False
         self._try_launch()
@@ -100,28 +113,27 @@ class CudaEngine:
         params, first, second = (self._flat.unpack(self._fetch(name)) for name in _FLOATS[:3])
         return State(params, first, second, self._fetch("step"), self._fetch("status"))
 
-    def advance(self, until: int, tick: Callable[[int], None] | None = None) -> Advance:
+    def advance(self, until: int, tick: Tick | None = None) -> Advance:
         check_until(until, self._tables)
-        before, moving = self._fetch("step"), self._moving(until)
-        base = int(before[moving].min()) if moving.any() else until
+        step, moving = self._fetch("step"), self._moving(until)
+        base = int(step[moving].min()) if moving.any() else until
         loss = np.full((len(self._specs), until - base), np.nan, np.float32)
         norm = loss.copy()
         self._stale |= bool(moving.any())
-        ticked = time.monotonic()
         try:
-            for rows in self._turns():
-                while not self._stop and (window := self._window(rows, until)) is not None:
-                    columns = slice(window.start - base, window.stop - base)
-                    loss[rows, columns], norm[rows, columns] = self._run(rows, window)
-                    if tick is not None and time.monotonic() - ticked >= TICK:
-                        tick(int((self._fetch("step") - before).sum()))
-                        ticked = time.monotonic()
+            if self._host is None:
+                self._train(until, base, loss, norm, tick)
+            elif not self._stop:
+                fed = _Fed(self, step, self._fetch("status"))
+                self._host.advance(fed, *fed.progress, until, base, (loss, norm), tick)
         finally:
             self._stop = False
         return Advance(base, loss, norm, stopped=bool(self._moving(until).any()))
 
     def request_stop(self) -> None:
         self._stop = True
+        if self._host is not None:
+            self._host.request_stop()
 
     def freeze(self, members: NDArray[np.bool_]) -> None:
         status = self._fetch("status")
@@ -161,17 +173,16 @@ class CudaEngine:
             [spec.data_seed for spec in self._specs], np.int64
         )  # below 2^53: uint64's bits
         made["seeds"] = self._copied(seeds, torch.int64)
+        made["slots"] = zeros((count,), torch.int32)
         for name in ("lr", "clip"):
             values = np.array([getattr(s.optimizer, name) for s in self._specs], np.float64)
             made[name] = self._copied(values, torch.float64)
         made["weight_decay"] = self._copied(weight_decays(self._specs), torch.float64)
         return made
 
-    def _course(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-        """What members share: tables on the device, sizes of the stream."""
-        stream, tables = make_task(self._specs[0].task).stream(), self._tables
-        assert stream is not None  # the anchor task's: check_network lets no other pass
-        shared = {n: self._copied(stream[n], torch.int32) for n in ("pairs", "combos")}
+    def _tables_on_device(self) -> dict[str, torch.Tensor]:
+        """What members share of the optimiser."""
+        tables, shared = self._tables, {}
         for name, table in (
             ("scale", tables.scale),
             ("offset", tables.offset),
@@ -182,8 +193,7 @@ class CudaEngine:
             shared[name] = self._copied(table, torch.float64)
         columns = [np.full(size, own, np.uint8) for _, size, own in self._flat.segments]
         shared["decay_columns"] = self._copied(np.concatenate(columns), torch.uint8)
-        counts = {"pair_count": len(stream["pairs"]), "combo_count": len(stream["combos"])}
-        return shared, {**{name: int(stream[name]) for name in _SIZES}, **counts}
+        return shared
 
     def _try_launch(self) -> None:
         """A launch in which nobody moves, so that a GPU that cannot run it is refused at once."""
@@ -207,6 +217,19 @@ class CudaEngine:
     def _moving(self, until: int) -> NDArray[np.bool_]:
         moving: NDArray[np.bool_] = self._fetch("status") == ACTIVE
         return moving & (self._fetch("step") < until)
+
+    def _train(
+        self, until: int, base: int, loss: Float32, norm: Float32, tick: Tick | None
+    ) -> None:
+        """Launches until all stand at `until` or a stop comes; fills loss and norm [M, steps]."""
+        before, ticked = self._fetch("step"), time.monotonic()
+        for rows in self._turns():
+            while not self._stop and (window := self._window(rows, until)) is not None:
+                columns = slice(window.start - base, window.stop - base)
+                loss[rows, columns], norm[rows, columns] = self._run(rows, window)
+                if tick is not None and time.monotonic() - ticked >= TICK:
+                    tick(int((self._fetch("step") - before).sum()))
+                    ticked = time.monotonic()
 
     def _window(self, rows: slice, until: int) -> range | None:
         """The steps of the next launch of these rows."""
@@ -235,12 +258,12 @@ class CudaEngine:
             for _ in range(2)
         )
         members = {name: tensor[rows] for name, tensor in self._members.items()}
-        addresses, options = _addresses(self._shared), self._specs[0].optimizer
+        options = self._specs[0].optimizer
         self._driver.train(
             self._network,
-            {**{name: addresses[name] for name in ("pairs", "combos")}, **self._sizes},
+            self._stream.record(),
             {
-                **{name: at for name, at in addresses.items() if name not in ("pairs", "combos")},
+                **_addresses(self._shared),
                 **{name: getattr(options, name) for name in ("beta1", "beta2", "eps", "momentum")},
                 "kind": KINDS[options.kind],
                 "nesterov": int(options.nesterov),
@@ -255,8 +278,7 @@ class CudaEngine:
         return loss, norm
 
     def _copied(self, array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
-        made = self._driver.zeros(array.shape, dtype)
-        return made.copy_(torch.from_numpy(np.array(array)))  # a copy, which may be written
+        return drivers.copied(self._driver, array, dtype)
 
     def _put(self, name: str, named: Named) -> None:
         flat = np.zeros((len(self._specs), self._flat.size), np.float32)
@@ -268,6 +290,30 @@ class CudaEngine:
 
     def _fetch(self, name: str) -> NDArray[Any]:
         return _array(self._members[name])
+
+
+class _Fed:
+    """The engine as HostBatches drives it, chunk by chunk; `progress` are step and status [M]."""
+
+    def __init__(
+        self, engine: CudaEngine, step: NDArray[np.int64], status: NDArray[np.uint8]
+    ) -> None:
+        self._engine, self.progress = engine, (step, status)
+
+    def feed(self, record: Record, /) -> None:
+        self._engine._fed.feed(record)
+        self._engine._write("slots", record["slots"])
+
+    def advance(
+        self, until: int, base: int, loss: Float32, norm: Float32, tick: Tick | None, /
+    ) -> bool:
+        self._engine._train(until, base, loss, norm, tick)
+        step, status = self.progress
+        step[:], status[:] = self._engine._fetch("step"), self._engine._fetch("status")
+        return bool(self._engine._moving(until).any())
+
+    def request_stop(self) -> None:
+        self._engine._stop = True
 
 
 def _addresses(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from compfast.config import WEIGHT_DECAYS, MemberSpec
 from compfast.errors import UsageError
+from compfast.tasks import make_task
+
+LENGTH = "the length of the task's sequences"  # that of a task, not a field
 
 # Fields that csrc/cuda takes as they come: numbers of the launch, or nothing to the kernel.
 FREE = frozenset(
     {
-        *("task.anchors", "task.shifts", "task.item_low", "task.item_high", "task.overridden"),
-        *("task.unseen", "task.key_modulus", "task.data", "task.fixed_total"),
-        *("task.fixed_train_weight", "model.norm_eps", "model.rms_eps", "model.buckets"),
+        *("model.norm_eps", "model.rms_eps", "model.buckets"),
         *("optimizer.lr", "optimizer.weight_decay", "optimizer.clip", "optimizer.beta1"),
         *("optimizer.beta2", "optimizer.eps", "optimizer.schedule", "optimizer.warmup"),
         *("optimizer.start", "optimizer.points"),
@@ -27,9 +28,9 @@ FREE = frozenset(
 )
 
 
-# What all of them have.
+# What all of them have. Of a task nothing counts but its length: what else goes into a network and
+# is asked of it stands in the model's fields.
 COMMON: dict[str, Any] = {
-    "task.name": "anchor",
     "model.family": "transformer",
     "training.precision": "fp32",
     "model.norm": "pre",
@@ -65,7 +66,7 @@ def sizes(shape: Mapping[str, Any]) -> dict[str, int]:
         "model.d_v": head,
         "model.d_ff": shape["d_ff"],
         "model.vocab_size": shape["vocabulary"],
-        "task.seq_len": shape["positions"],
+        LENGTH: shape["positions"],
         "model.max_positions": shape["positions"],
     }
 
@@ -100,6 +101,8 @@ def find_network(specs: Sequence[MemberSpec], shapes: Sequence[Mapping[str, Any]
 
 
 def _given(spec: MemberSpec, path: str) -> Any:
+    if path == LENGTH:
+        return make_task(spec.task).length
     section, _, name = path.partition(".")
     return getattr(getattr(spec, section), name)
 
