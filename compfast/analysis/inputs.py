@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from compfast.config import MemberSpec, ModelConfig
 from compfast.errors import UsageError
 from compfast.runs.reading import Run
+from compfast.tasks import make_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +46,7 @@ def as_tensor(inputs: NDArray[Any]) -> Tensor:
 
 def checked_inputs(inputs: NDArray[Any], spec: MemberSpec) -> NDArray[Any]:
     """As the member's networks read them: float32 vectors [N, T, width], or token ids [N, T]."""
-    given, model = np.asarray(inputs), spec.model
-    assert isinstance(model, ModelConfig)
-    width, positions = model.input_width or 0, model.max_positions or 0
+    given, (width, positions, vocabulary) = np.asarray(inputs), _read(spec)
     fits = given.ndim == (3 if width else 2) and given.size > 0
     fits = fits and (given.shape[2] == width if width else given.dtype.kind in "iu")
     if not fits or given.dtype.kind not in "fiu" or given.shape[1] > positions:
@@ -58,7 +57,7 @@ def checked_inputs(inputs: NDArray[Any], spec: MemberSpec) -> NDArray[Any]:
         )
     if width:
         return given.astype(np.float32)
-    low, high, vocabulary = int(given.min()), int(given.max()), model.vocab_size or 0
+    low, high = int(given.min()), int(given.max())
     if low < 0 or high >= vocabulary:
         raise UsageError(
             f"inputs go from {low} to {high}; member {spec.member} knows 0 to {vocabulary - 1}"
@@ -70,8 +69,16 @@ def checked_inputs(inputs: NDArray[Any], spec: MemberSpec) -> NDArray[Any]:
 def at_once(spec: MemberSpec, inputs: NDArray[Any]) -> int:
     """Sequences that a pass takes; a function of the member's shape, never of the machine."""
     model, length = spec.model, int(inputs.shape[1])
-    assert isinstance(model, ModelConfig)
+    if not isinstance(model, ModelConfig):  # of another family nothing more is known
+        return max(1, _ROOM // (_COPIES * length * _read(spec)[2]))
     widest = max(model.d_model, model.d_ff or 0, model.vocab_size or 0)
     values = (model.d_v or 0) if model.value_path != "none" else 0
     most: int = max(1, _ROOM // (_COPIES * length * ((model.heads + values) * length + widest)))
     return most
+
+
+def _read(spec: MemberSpec) -> tuple[int, int, int]:
+    """Numbers a position (0: tokens), positions at most, and token ids (or numbers out)."""
+    model, ports = spec.model, make_task(spec.task).ports
+    positions = getattr(model, "max_positions", None) or ports.length
+    return ports.width, positions, getattr(model, "vocab_size", None) or ports.vocabulary

@@ -31,7 +31,8 @@ class Attention(nn.Module):
                       names the deep value network, its code does not have it.
 
     v_h is a value, or relu of it (value_activation). `keep` [T, T] multiplies the weights of a
-    training step (dropout); None: nothing is dropped.
+    training step (dropout); None: nothing is dropped. Weights [B, H, T, T] pass through the
+    submodule `pattern`, which does nothing: a hook there sees them, or gives others.
     """
 
     keep: Tensor | None = None
@@ -50,11 +51,13 @@ class Attention(nn.Module):
         self.deep = _Matrix(model.heads * d_v, d_v, made) if self.path == "deep" else None
         relative = model.position == "relative"
         self.relative = _Matrix(model.heads, known(model.buckets), made) if relative else None
+        self.pattern = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split(project(x)) for project in (self.query, self.key, self.value))
         v = torch.relu(v) if self.bent else v
         weights = self._weights(q @ k.transpose(-2, -1) / math.sqrt(self.d_k))  # [B, H, T, T]
+        weights = self.pattern(weights)
         if self.keep is not None:
             weights = weights * self.keep
         if self.path == "none":

@@ -19,8 +19,8 @@ from compfast.config import EvaluationConfig, TaskSection
 from compfast.config.section import at_most, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks.anchored import AnchoredExam
 from compfast.tasks.base import Int32
-from compfast.tasks.scoring import AnswerExam
 from compfast.tasks.table import TableDraws, TableTask
 
 _MOST = 2**16  # positions, anchors, modulus
@@ -102,7 +102,7 @@ class AffineTask(TableTask[AffineConfig]):
         )
         self.table = TableDraws(tokens, self._answer(pair, key), shuffled=True)
 
-    def exam(self, evaluation: EvaluationConfig) -> AnswerExam:
+    def exam(self, evaluation: EvaluationConfig) -> AnchoredExam:
         """Trained pairs with test-side keys; unseen pairs with train-side keys.
 
         `symmetric` is the trained answer of the swapped pair; -1 where that is not trained.
@@ -116,12 +116,14 @@ class AffineTask(TableTask[AffineConfig]):
         known = np.array([(j, i) in trained for i, j in held.tolist()])
         symmetric = np.where(known, self._answer(held[:, ::-1], keys), -1).astype(np.int32)
         answers = {"inferential": self._answer(held, keys), "symmetric": symmetric}
-        return AnswerExam(
+        return AnchoredExam(
             np.concatenate([first, second]),
             slice(0, seen),
             slice(seen, seen + unseen),
             self._answer(pair, key),
             answers if known.any() else {"inferential": answers["inferential"]},
+            anchors=tuple(range(self._anchors)),
+            zero=self._anchors,
         )
 
     def _drawn(

@@ -19,8 +19,8 @@ from compfast.config.presets import PRESETS
 from compfast.config.section import MOST, at_most, choice, positive, require, require_together
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks.anchored import AnchoredExam
 from compfast.tasks.base import Int32, Settings, Task
-from compfast.tasks.scoring import AnswerExam
 
 Int64 = NDArray[np.int64]
 
@@ -200,7 +200,7 @@ class AnchorTask(Task[AnchorConfig]):
         tokens, targets = self._sequences(words, self.train_pairs[pair], self.train_combos)
         return tokens, targets
 
-    def exam(self, evaluation: EvaluationConfig) -> AnswerExam:
+    def exam(self, evaluation: EvaluationConfig) -> AnchoredExam:
         """The exam of `evaluation.eval_seed`.
 
         With unseen pairs these are judged, with train-side keys: `inferential` is the composite
@@ -231,7 +231,7 @@ class AnchorTask(Task[AnchorConfig]):
 
     def _exam(
         self, evaluation: EvaluationConfig, seen_pairs: Int32, judged: Int32, combos: Int32
-    ) -> AnswerExam:
+    ) -> AnchoredExam:
         """Rows (a1, a2, shift) asked as they were trained, and rows judged by every candidate."""
         seen, unseen = evaluation.seen_items, evaluation.unseen_items
         words = self._step_words(evaluation.eval_seed, philox.EVAL, SEEN, 0, seen)
@@ -248,7 +248,8 @@ class AnchorTask(Task[AnchorConfig]):
             shift = np.array([s or 0 for s in shifts], dtype=np.int32)[pair]
             answers[name] = np.where(known, keys + shift, -1).astype(np.int32)
         splits = slice(0, seen), slice(seen, seen + unseen)
-        return AnswerExam(np.concatenate((seen_tokens, tokens)), *splits, targets, answers)
+        inputs, own = np.concatenate((seen_tokens, tokens)), self.config.anchors
+        return AnchoredExam(inputs, *splits, targets, answers, own)
 
     def _rivals(self, judged: Int32) -> dict[str, list[int | None]]:
         """Other candidates' shifts of each judged pair; None where one has no answer."""
