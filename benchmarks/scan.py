@@ -43,6 +43,7 @@ GRADIENTS = 2e-5  # of the largest of a tensor, or of what counts where that is 
 ROUNDING = 1e-3  # of the largest gradient
 CHECKED = 24  # sequences of the gradients' check
 POOL = 4  # batches drawn for the plain peers
+PROFILED = 6  # steps
 COUNTED = 50  # batches whose padding is counted
 COMPUTES = {  # peer -> which of Padding's positions
     "native": "used",
@@ -159,9 +160,6 @@ def measure(case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
         }
         for row in turns.rows(times, gates, about)
     ]
-
-
-PROFILED = 6  # steps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
