@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -15,13 +16,17 @@ import pytest
 import torch
 from cuda_members import TRAININGS, config, members, take_tiny, ten_steps
 from ensembles import same_bits, start
+from host_tasks import HostTask
 from small_runs import assert_same_run, interrupted_at, resumed
 from test_cuda_protocol import INDEPENDENCE, PROTOCOL, Check, named
 
 import compfast
 from compfast.config import MemberSpec
 from compfast.engines import cuda_devices
+from compfast.engines.cuda.streams import HostStream
+from compfast.engines.host_batches import HostBatches
 from compfast.errors import UsageError
+from compfast.tasks import make_task
 
 _cuda = pytest.importorskip("compfast._cuda", reason="the build found no CUDA compiler")
 
@@ -122,6 +127,24 @@ def test_a_run_and_its_resumption(tmp_path: Path) -> None:
     assert_same_run(resumed(tmp_path / "part"), whole)
 
 
+def from_the_host(patch: pytest.MonkeyPatch, specs: list[MemberSpec]) -> Any:
+    """An engine whose anchor task draws in Python, in buffers of a few steps."""
+    task = HostTask(make_task(specs[0].task))
+    sized = functools.partial(HostBatches, room=40_000)
+    with patch.context() as inside:
+        inside.setattr("compfast.engines.cuda.engine.make_task", lambda _: task)
+        inside.setattr("compfast.engines.cuda.engine.HostBatches", sized)
+        return start("cuda", specs)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device")
+def test_batches_of_the_host_have_the_kernel_s_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, fed = start("cuda", many(5)), from_the_host(monkeypatch, many(5))
+    assert fed.advance(STEPS).loss.tobytes() == drawn.advance(STEPS).loss.tobytes()
+    same_bits(fed.state(), drawn.state(), range(5), range(5))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_launch_is_refused_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, native_extension: None
@@ -135,3 +158,16 @@ def test_without_a_gpu_the_launch_is_refused_in_a_sentence(
     )
     with pytest.raises(UsageError, match=r"^engine cuda cannot run here \(no CUDA device: "):
         start("cuda", members(2))
+    with pytest.raises(UsageError, match=r"^engine cuda cannot run here \(no CUDA device: "):
+        from_the_host(monkeypatch, members(2))
+    right = HostStream.record
+    for wrong, sentence in (
+        ({"first": 1}, "steps 0 to 1 are asked for; the buffer holds 1 from 1 on"),
+        ({"steps": 0}, "steps 0 to 1 are asked for; the buffer holds 0 from 0 on"),
+        ({"kind": "table"}, "kind is 'table'; a stream is anchor or host"),
+        ({"tokens": 0}, "tokens is no address"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(HostStream, "record", lambda own, wrong=wrong: {**right(own), **wrong})
+            with pytest.raises(ValueError, match=sentence):
+                from_the_host(monkeypatch, members(2))

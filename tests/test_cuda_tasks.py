@@ -22,6 +22,7 @@ import compfast
 from compfast.config import EvaluationConfig, MemberSpec, settings
 from compfast.engines import host_batches
 from compfast.engines.base import FROZEN
+from compfast.engines.cuda.streams import HostStream
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
 from compfast.tasks import make_task
@@ -141,6 +142,18 @@ def test_what_is_no_batch_is_one_sentence(make: Make) -> None:
     with pytest.raises(UsageError, match=sentence):
         engine.advance(STEPS)
     assert engine.state().step.tolist() == [3]
+
+
+def test_the_fake_notices_steps_beside_the_buffer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = HostStream.record
+    for wrong, complaint in (({"steps": 0}, "ends after"), ({"first": 1}, "begins before")):
+        engine, _ = make([0])
+        with monkeypatch.context() as patch:
+            patch.setattr(HostStream, "record", lambda own, wrong=wrong: {**right(own), **wrong})
+            with pytest.raises(AssertionError, match=complaint):
+                engine.advance(1)
 
 
 def other(task: dict[str, Any], model: dict[str, Any] | None = None) -> list[MemberSpec]:
