@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compfast.config import ModelConfig, Ports
 from compfast.engines.arithmetic import op_flops, step_flops, step_traffic
-from compfast.engines.layout import NativePlan
+from compfast.engines.native_plan import NativePlan
 from compfast.models.families import model_plan, resolve
 from compfast.models.plan import Plan, View
 from compfast.models.transformer import Transformer

@@ -16,7 +16,7 @@ from vector_checks import check_alone, check_forward_and_gradients, check_ten_st
 
 from compfast.config import Config, settings
 from compfast.engines.arithmetic import op_flops
-from compfast.engines.layout import NativePlan
+from compfast.engines.native_plan import NativePlan
 from compfast.engines.triton.refusals import check_plan
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError

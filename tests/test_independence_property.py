@@ -24,7 +24,7 @@ from small_runs import small_config
 from compfast import _native
 from compfast.config import MemberSpec
 from compfast.engines import make_engine
-from compfast.engines.layout import NativePlan
+from compfast.engines.native_plan import NativePlan
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 

@@ -17,7 +17,7 @@ from ragged_task import FILLER, LENGTH, RAGGED, RaggedConfig, ragged_specs, sequ
 from torch import float32
 
 from compfast.config import MemberSpec, ModelConfig, Ports
-from compfast.engines import layout
+from compfast.engines import native_plan
 from compfast.engines.lengths import Padding, asked_lengths, ends_early, padding
 from compfast.engines.native import NativeEngine
 from compfast.errors import UsageError
@@ -98,7 +98,7 @@ def test_what_stands_behind_the_last_target_is_not_computed() -> None:
     loss, grads = made.gradients(*sequences((0, 9, 50, 33, 1)))
     assert np.isfinite(loss).all()
     assert all(np.isfinite(gradient).all() for gradient in grads.values())
-    with mock.patch.object(layout, "ends_early", return_value=False):  # the control
+    with mock.patch.object(native_plan, "ends_early", return_value=False):  # the control
         whole = start("native", specs)
     whole.load(state)
     assert np.isnan(whole.gradients(*sequences((0, 9, 50, 33, 1)))[0]).all()
@@ -117,7 +117,7 @@ def test_eager_cuts_a_batch_behind_its_last_target() -> None:
 @pytest.mark.parametrize("name", RAGGED)
 def test_full_sequences_have_the_bits_of_whole_ones(name: str) -> None:
     specs = ragged_specs(task=RaggedConfig(ends="full"), **RAGGED[name])
-    with mock.patch.object(layout, "ends_early", return_value=False):
+    with mock.patch.object(native_plan, "ends_early", return_value=False):
         whole = start("native", specs)
     made = start("native", specs)
     assert (made.plan.ragged, whole.plan.ragged) == (True, False)
@@ -194,7 +194,7 @@ def test_whose_sequences_end_early(length: int, model: dict[str, Any], early: bo
 
 def test_memory_of_a_worker_has_where_sequences_begin() -> None:
     made = start("native", ragged_specs())
-    with mock.patch.object(layout, "ends_early", return_value=False):
+    with mock.patch.object(native_plan, "ends_early", return_value=False):
         whole = start("native", ragged_specs())
     starts = 4 * (made.plan.microbatch * LENGTH + 1)
     saved = made.plan.workspace_size - whole.plan.workspace_size  # 16 numbers a row instead of 2
@@ -218,7 +218,7 @@ def test_a_plan_whose_positions_read_later_ones_is_not_ragged() -> None:
         dataclasses.replace(s, model=dataclasses.replace(s.model, causal=False)) for s in specs
     ]
     with (
-        mock.patch.object(layout, "ends_early", return_value=True),
+        mock.patch.object(native_plan, "ends_early", return_value=True),
         pytest.raises(UsageError, match="a position reads those behind it"),
     ):
         start("native", causal)

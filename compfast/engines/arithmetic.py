@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from compfast.engines.flat import pad
-from compfast.engines.layout import NativePlan, saved_row
+from compfast.engines.layout import saved_row
+from compfast.engines.native_plan import NativePlan
 from compfast.models.plan import Op, Plan
 
 FLOAT = 4  # bytes

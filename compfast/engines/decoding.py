@@ -7,7 +7,7 @@ from typing import Any
 from compfast.config import ModelSection, Prompts
 from compfast.engines.base import Int32, Int64
 from compfast.engines.flat import FlatLayout
-from compfast.engines.layout import NativePlan
+from compfast.engines.layout import PlanRecords
 from compfast.models.families import model_plan
 from compfast.models.params import parameter_table
 from compfast.models.relative import distance_buckets
@@ -16,20 +16,17 @@ from compfast.models.unpruned import apart, every_position
 ROWS = 64  # sequences under way at most
 
 
-class DecodingPlan(NativePlan):
+class DecodingPlan(PlanRecords):
     """The records of csrc/decode.h: a row is one token of one sequence.
 
     Its tensors lie where `flat` has them, whatever the plan that members train by.
     """
 
     def __init__(self, model: ModelSection, flat: FlatLayout, precision: str) -> None:
-        self.model, self.positions = model, 1
-        self.batch = self.microbatch = ROWS
-        self.bf16 = precision == "bf16"
-        self.flat = flat
         widths = {t.name: t.shape[0] for t in parameter_table(model) if t.matrix}
-        self.plan = apart(every_position(model_plan(model, absorb=False)), widths)
-        self.ops = self._records()
+        plan = apart(every_position(model_plan(model, absorb=False)), widths)
+        super().__init__(model, plan, flat, positions=1, batch=ROWS, precision=precision)
+        self.lay_out(ROWS)
 
     def record(self) -> dict[str, Any]:
         return {**super().record(), "masked": 0, "loss_all": 0}

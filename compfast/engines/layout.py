@@ -1,7 +1,6 @@
 """Where everything of a plan lies in one worker's workspace.
 
-Offsets count floats; rows are padded as in the flat vector (flat.py). The microbatch is a function
-of the member's shape alone (the activations of a microbatch should fit a nominal 1 MiB L2).
+Offsets count floats; rows are padded as in the flat vector (flat.py).
 """
 
 from __future__ import annotations
@@ -11,17 +10,13 @@ from typing import Any
 import numpy as np
 
 from compfast.config import ModelSection
+from compfast.engines.arena import Arena
 from compfast.engines.base import Int32
 from compfast.engines.flat import PAD, FlatLayout, pad
-from compfast.engines.lengths import WHOLE, ends_early
+from compfast.engines.lengths import WHOLE
 from compfast.models.dropout import threshold
-from compfast.models.families import model_plan
-from compfast.models.plan import Op, View
+from compfast.models.plan import Op, Plan, View
 from compfast.models.relative import distance_buckets
-
-ACTIVATION_BYTES = 1024 * 1024
-PARAMETER_BYTES = 2 * 1024 * 1024
-MICROBATCHES = (64, 32, 16, 8, 4, 2, 1)  # sequences
 
 _KINDS = {
     "embed": 0,
@@ -53,60 +48,31 @@ def saved_row(positions: int) -> int:
     return WHOLE if positions <= WHOLE else 2
 
 
-class _Arena:
-    """Hands out aligned stretches of the workspace, reusing what has been given back."""
+class PlanRecords:
+    """The records that csrc/plan.h expects, of one plan over a flat vector that has its tensors."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self.free: list[tuple[int, int]] = []
-
-    def take(self, floats: int) -> int:
-        floats = pad(floats) + PAD  # a whole vector may be read past the last column
-        for index, (offset, length) in enumerate(self.free):
-            if length >= floats:
-                self.free[index] = (offset + floats, length - floats)
-                return offset
-        self.size += floats
-        return self.size - floats
-
-    def give_back(self, offset: int, floats: int) -> None:
-        spans = sorted([*self.free, (offset, pad(floats) + PAD)])
-        self.free = []
-        for start, length in spans:
-            if self.free and sum(self.free[-1]) == start:
-                self.free[-1] = (self.free[-1][0], self.free[-1][1] + length)
-            elif length:
-                self.free.append((start, length))
-
-
-class NativePlan:
-    """The records that csrc/plan.h expects, for one model, batch size and sequence length."""
+    microbatch: int
+    ops: list[dict[str, Any]]
 
     def __init__(
-        self, model: ModelSection, positions: int, batch: int, decay: str, precision: str = "fp32"
+        self,
+        model: ModelSection,
+        plan: Plan,
+        flat: FlatLayout,
+        *,
+        positions: int,
+        batch: int,
+        precision: str,
+        ragged: bool = False,
     ) -> None:
-        self.model, self.positions, self.batch = model, positions, batch
+        self.model, self.plan, self.flat = model, plan, flat
+        self.positions, self.batch, self.ragged = positions, batch, ragged
         self.bf16 = precision == "bf16"
-        # bf16 keeps the products that eager rounds: each key and value is one of its own.
-        self.plan = model_plan(model, absorb=not self.bf16)
-        self.flat = FlatLayout(model, self.plan, decay)
-        # Training takes each sequence up to its last target, one behind the other (csrc/batch.h).
-        self.ragged = ends_early(self.plan, positions)
-        for sequences in self._microbatches():
-            self.microbatch = sequences
-            records = self._records()
-            if 4 * self.workspace_size <= ACTIVATION_BYTES:
-                break
-        self.microbatch = min(self.microbatch, batch)
-        self.ops = records
 
-    def _microbatches(self) -> list[int]:
-        """What may be tried, in order: from 64 rows on, of vectors from 128, and where the
-        parameters of each pass come from far away, as many as 640 rows."""
-        t, least = self.positions, 128 if self._width else 64
-        if 4 * self.flat.size > PARAMETER_BYTES:
-            return [next((n for n in MICROBATCHES if n * t <= 640), 1)]
-        return [n for n in MICROBATCHES if n <= 16 and n * t >= least] or [16]
+    def lay_out(self, sequences: int) -> None:
+        """Make the records of microbatches of so many sequences."""
+        self.microbatch = sequences
+        self.ops = self._records()
 
     @property
     def worker_bytes(self) -> int:
@@ -160,7 +126,7 @@ class NativePlan:
         return self.microbatch * self._rows(buffer) * pad(self.plan.buffer(buffer).width)
 
     def _records(self) -> list[dict[str, Any]]:
-        arena = _Arena()
+        arena = Arena()
         values = {b.name: arena.take(self._floats(b.name)) for b in self.plan.buffers}
         slopes = {
             op.output.buffer: arena.take(self._floats(op.output.buffer))
@@ -239,7 +205,7 @@ class NativePlan:
             "mode": mode,
         }
 
-    def _gradients(self, arena: _Arena) -> tuple[dict[str, int], list[list[int]]]:
+    def _gradients(self, arena: Arena) -> tuple[dict[str, int], list[list[int]]]:
         """Place the gradient buffers over their lifetimes; say how each op meets each."""
         grads: dict[str, int] = {}
         modes: list[list[int]] = [[] for _ in self.plan.ops]

@@ -34,7 +34,7 @@ from compfast.engines.cores import usable_cores
 from compfast.engines.decays import weight_decays
 from compfast.engines.decoding import Decoder
 from compfast.engines.host_batches import HostBatches
-from compfast.engines.layout import NativePlan
+from compfast.engines.native_plan import NativePlan
 from compfast.engines.profile import Profile
 from compfast.ensembles.room import has_room, require_room
 from compfast.ensembles.schedule import Tables

@@ -16,8 +16,8 @@ from pathlib import Path
 from compfast import _native
 from compfast.config import MemberSpec
 from compfast.engines.arithmetic import Traffic, op_flops, step_flops, step_traffic
-from compfast.engines.layout import NativePlan
 from compfast.engines.native import NativeEngine
+from compfast.engines.native_plan import NativePlan
 from compfast.engines.profile import Profile
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import CompfastError, UsageError

@@ -249,7 +249,7 @@ class AnchorTask(Task[AnchorConfig]):
             answers[name] = np.where(known, keys + shift, -1).astype(np.int32)
         splits = slice(0, seen), slice(seen, seen + unseen)
         inputs, own = np.concatenate((seen_tokens, tokens)), self.config.anchors
-        return AnchoredExam(inputs, *splits, targets, answers, own)
+        return AnchoredExam(inputs, *splits, targets, answers, anchors=own)
 
     def _rivals(self, judged: Int32) -> dict[str, list[int | None]]:
         """Other candidates' shifts of each judged pair; None where one has no answer."""
