@@ -24,6 +24,7 @@ MEASURED = ("registers", "spills", "stack", "shared", "tensor")
 PLAIN = (
     *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "logistic."),
     *("embedding._forward", "mixed_sums.", "select.", "squared_error.", "dropout."),
+    *("generated.", "vectors.", "masked_cross_entropy."),
 )
 
 PRESETS = ("paper", "tiny", "replica")

@@ -12,7 +12,10 @@ from ensembles import start
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_INTERPRET=1", "ignore::RuntimeWarning")
 
 
-@pytest.mark.parametrize("model", [{"layers": 1}, {"tied_head": True, "position": "none"}])
+TIED = {"tied_head": True, "position": "none"}
+
+
+@pytest.mark.parametrize("model", [{"layers": 1}, pytest.param(TIED, marks=pytest.mark.slow)])
 def test_forward_and_every_gradient(model: dict[str, Any]) -> None:
     test_masked_loss.test_forward_and_every_gradient("triton", model, 3)
 
