@@ -29,15 +29,14 @@ def _measured(d: int, heads: int, tokens: int = 9) -> Config:
 # an op, the others fused layers.
 PRESETS = ("tiny", "replica", "paper")
 CHAINS = ("markov", "markov-paper")  # without norms, one logit; norms without shifts, T 1024
-# Networks of vectors: fuzzy-paper's whole step, others of the papers' without the linear kernels,
-# whose tiles are the same; of the presets that run in minutes, of a bottleneck and of networks that
-# no preset is, the kernels that networks of tokens have not.
-WHOLE = ("fuzzy-paper",)
-NARROWER = ("sraven-paper", "hyperteacher-paper")
+# Networks of vectors: steps at the papers' sizes but for the linear kernels, whose tiles of 64
+# columns are those of "paper" and "t128"; of the presets that run in minutes, of a bottleneck and
+# of networks that no preset is, the kernels that networks of tokens have not.
+PAPERS = ("fuzzy-paper", "sraven-paper", "hyperteacher-paper")
 SMALL = ("fuzzy", "sraven", "hyperteacher")
 BOTTLENECK = "hyperteacher-bottleneck-paper"
-DEEP = "deep"  # fuzzy-paper with the last value path, dropped weights and activated values
-WIDE = "wide"  # fuzzy-paper with heads of 16, whose value path has products of 16 columns
+DEEP = "deep"  # fuzzy-paper with the last value path and dropped weights
+WIDE = "wide"  # the same with heads of 16, whose value path has products of 16 columns
 OWN = (
     *("mixed_attention.", "mixed_backward.", "mixed_sums.", "select.", "squared_error."),
     *("dropout.", "generated.", "vectors.", "rows._multiply"),
@@ -46,7 +45,7 @@ OWN = (
 
 def keeps(shape: str, kernel: str) -> bool:
     """Whether the table has this kernel of this shape."""
-    if shape in NARROWER:
+    if shape in PAPERS:
         return not kernel.startswith("linear.")
     return kernel.startswith(OWN) or shape not in (*SMALL, BOTTLENECK, DEEP, WIDE)
 
@@ -62,11 +61,9 @@ SHAPES: dict[str, Config] = {
     "d128": _measured(128, heads=4),
     "t128": _measured(128, heads=2, tokens=128),
     "long": _measured(128, heads=2, tokens=144),
-    **{name: from_dict(preset(name)) for name in (*CHAINS, *WHOLE, *NARROWER, *SMALL, BOTTLENECK)},
-    DEEP: _changed(
-        "fuzzy-paper", value_path="deep", attention_dropout=0.1, value_activation="relu"
-    ),
-    WIDE: _changed("fuzzy-paper", d_k=16, d_v=16),
+    **{name: from_dict(preset(name)) for name in (*CHAINS, *PAPERS, *SMALL, BOTTLENECK)},
+    DEEP: _changed("fuzzy-paper", value_path="deep", attention_dropout=0.1),
+    WIDE: _changed("fuzzy-paper", d_k=16, d_v=16, value_activation="relu"),
 }
 SGD = "d64"  # the shape that is also trained by SGD, which no preset is
 BIAS = "bias"  # attention with a relative position bias, which no preset has

@@ -54,8 +54,8 @@ def test_ten_steps(name: str, small: Callable[..., None]) -> None:
 def test_members_train_as_on_engine_native() -> None:
     """Batches from the host, a hidden query, steps and moments."""
     specs = fewer("one_unit", members=1, batch=2)
-    losses = [start(engine, specs).advance(2).loss for engine in ("triton", "native")]
-    np.testing.assert_allclose(*losses, rtol=2e-5)
+    found, wanted = (start(engine, specs).advance(2).loss for engine in ("triton", "native"))
+    np.testing.assert_allclose(found, wanted, rtol=2e-5)
 
 
 @pytest.mark.slow

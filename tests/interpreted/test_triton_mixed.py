@@ -153,7 +153,7 @@ def test_every_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", cases(list(WIDE), ["heads_apart", "wide_values", "heads_together"])
+    "name", cases(list(WIDE), ["heads_apart", "wide_values", "heads_together", "path"])
 )
 def test_tiles_of_tensor_cores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(WIDE[name], monkeypatch, "bf16")

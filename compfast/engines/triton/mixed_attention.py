@@ -35,7 +35,6 @@ from compfast.engines.triton.mixed_weights import (
 
 TILE = 4096  # weights of a tile
 LARGEST = 8192  # of a tile of as few query rows as there can be
-LARGEST_PATH = 16384  # of a value path on tensor cores: 16 heads and query rows, 64 keys
 
 
 @triton.jit
@@ -200,9 +199,12 @@ def _tile(
 
 
 def _path_tile(heads: int, length: int) -> tuple[int, int, int, bool] | None:
-    """The tile of a value path on tensor cores, as `_tile`; None where it is too large."""
+    """The tile of a value path on tensor cores, as `_tile`; None where it is too large.
+
+    With 64 keys of 16 heads sm_100 spills in bf16 mode.
+    """
     together, keys = power(heads), power(length)
-    return (together, LEAST, keys, True) if together * LEAST * keys <= LARGEST_PATH else None
+    return (together, LEAST, keys, True) if together * LEAST * keys <= LARGEST else None
 
 
 def constants_of(
