@@ -38,79 +38,23 @@ from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
 
 from benchmarks import sass
-from compfast.config import (
-    Config,
-    MemberSpec,
-    ModelConfig,
-    OptimizerConfig,
-    TrainingConfig,
-)
-from compfast.config.settings import from_dict
-from compfast.engines.triton import attention, attention_bias
-from compfast.engines.triton.launch import Launch, Rows
+from benchmarks.triton_shapes import ALL, SGD, SHAPES, extra_launches, keeps
+from compfast.config import MemberSpec
+from compfast.engines.triton.launch import Launch
 from compfast.engines.triton.step import Members, Step, flat_layout
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import make_tables
-from compfast.tasks import preset
-from compfast.tasks.anchor import AnchorConfig
 
 TABLE = Path(__file__).with_name("triton_resources.csv")
 ARCHITECTURES = (80, 90, 100)
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-def _measured(d: int, heads: int, tokens: int = 9) -> Config:
-    return Config(
-        task=AnchorConfig(seq_len=tokens),
-        model=ModelConfig(d_model=d, heads=heads),
-        optimizer=OptimizerConfig(),
-        training=TrainingConfig(),
-    )
-
-
-# The presets, and networks of the form that benchmarks/ measures. "paper", "t128", "long" and
-# "markov-paper", whose attention is tiled (in fp32 from 129 positions), and "markov" run one launch
-# an op, the others fused layers.
-PRESETS = ("tiny", "replica", "paper")
-CHAINS = ("markov", "markov-paper")  # without norms, one logit; norms without shifts, T 1024
-# Networks of vectors, and one with the last value path and dropped weights: the kernels that
-# networks of tokens have not.
-VECTORS = (
-    *("fuzzy", "fuzzy-paper", "sraven", "sraven-paper", "hyperteacher", "hyperteacher-paper"),
-)
-DEEP = "deep"
-OWN = (
-    "mixed_attention.",
-    "mixed_backward.",
-    "mixed_sums.",
-    "select.",
-    "squared_error.",
-    "dropout.",
-)
-
-
-def _deep(config: Config) -> Config:
-    model = dataclasses.replace(config.model, value_path="deep", attention_dropout=0.1)
-    return dataclasses.replace(config, model=model)
-
-
-SHAPES: dict[str, Config] = {
-    **{name: from_dict(preset(name)) for name in PRESETS},
-    "d64": _measured(64, heads=2),
-    "d128": _measured(128, heads=4),
-    "t128": _measured(128, heads=2, tokens=128),
-    "long": _measured(128, heads=2, tokens=144),
-    **{name: from_dict(preset(name)) for name in CHAINS},
-    **{name: from_dict(preset(name)) for name in VECTORS},
-    DEEP: _deep(from_dict(preset("fuzzy-paper"))),
-}
-BIAS = "bias"  # attention with a relative position bias, which no preset has
-SGD = "d64"  # the shape that is also trained by SGD, which no preset is
-# products that the optimiser, the sampling and the gathers have none of
-ALL = (*SHAPES, BIAS)
+# the optimiser, the sampling and the gathers have no products
 _PLAIN = (
     *("adamw.", "sgd.", "anchor.", "rows.", "layer_norm.", "cross_entropy.", "logistic."),
     *("embedding._forward", "mixed_sums.", "select.", "squared_error.", "dropout."),
+    *("generated.", "vectors.", "masked_cross_entropy."),
 )
 
 
@@ -152,18 +96,16 @@ def step_launches(shape: str, precision: str) -> list[Launch]:
 
 
 def all_launches(shape: str, precision: str) -> list[Launch]:
-    """Those of a training step and of an evaluation, or of attention with a bias."""
-    if shape == BIAS:
-        return bias_launches(precision)
+    """Those of a training step and of an evaluation, or of what no preset has."""
+    if shape not in SHAPES:
+        return extra_launches(shape, precision)
     spec = spec_of(shape, precision)
     step = step_of(spec)
     launches = [*step.launches, *step.program.forward]
     if shape == SGD:
         sgd = dataclasses.replace(spec.optimizer, kind="sgd", momentum=0.9, nesterov=True)
         launches.append(step_of(dataclasses.replace(spec, optimizer=sgd)).launches[-1])
-    if shape in VECTORS or shape == DEEP:
-        launches = [launch for launch in launches if _name(launch).startswith(OWN)]
-    return launches
+    return [launch for launch in launches if keeps(shape, _name(launch))]
 
 
 def step_of(spec: MemberSpec) -> Step:
@@ -171,25 +113,6 @@ def step_of(spec: MemberSpec) -> Step:
     flat = flat_layout(spec)
     members = Members.zeros(1, flat.size, torch.device("meta"))
     return Step([spec], flat, make_tables([spec]), members)
-
-
-def bias_launches(precision: str, sequences: int = 128, length: int = 9) -> list[Launch]:
-    """Attention and the gradient of its bias, two heads of 32, every query and only the last."""
-
-    def rows(each: int) -> Rows:
-        return Rows(torch.empty((1, sequences * each, 64), device="meta"), 64, each)
-
-    live = torch.empty(1, dtype=torch.int32, device="meta")
-    bias = torch.empty((1, 2 * (2 * length - 1)), device="meta")
-    d_bias = torch.empty((1, 4, 2 * (2 * length - 1)), device="meta")
-    how: dict[str, Any] = {"heads": 2, "causal": True, "precision": precision}
-    made = []
-    for each in (length, 1):
-        q, k, v, o = rows(each), rows(length), rows(length), rows(each)
-        made.append(attention.forward(q, k, v, o, live, bias=bias, **how))
-        made.append(attention.backward(o, q, k, v, q, k, v, live, bias=bias, **how))
-        made.append(attention_bias.bias_gradient(o, q, k, v, bias, d_bias, live, **how))
-    return made
 
 
 def distinct(launches: Iterable[Launch]) -> Iterator[tuple[str, int, Launch]]:

@@ -86,11 +86,15 @@ def assert_within_budget(
 
 
 def reference(
-    model: ModelConfig, members: Sequence[Mapping[str, Array]], tokens: Array, targets: Array
+    model: ModelConfig,
+    members: Sequence[Mapping[str, Array]],
+    tokens: Array,
+    targets: Array,
+    orders_of_eager: int = ORDERS,
 ) -> Reference:
     """What an engine's results on tokens [B, T], targets [B] are compared with."""
     rng = np.random.default_rng(0)
-    orders = [_Order(model, len(tokens), rng) for _ in range(ORDERS - 1)]
+    orders = [_Order(model, len(tokens), rng) for _ in range(orders_of_eager - 1)]
     exact = [evaluate(model, params, tokens, targets) for params in members]
     errors = dict.fromkeys(_by_name(exact[0]), 0.0)
     for params, wanted in zip(members, exact, strict=True):

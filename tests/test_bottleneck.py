@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
@@ -17,7 +16,6 @@ from vector_checks import check_alone, check_forward_and_gradients, check_ten_st
 from compfast.config import Config, settings
 from compfast.engines.arithmetic import op_flops
 from compfast.engines.native_plan import NativePlan
-from compfast.engines.triton.refusals import check_plan
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
 from compfast.models.bottleneck_config import BottleneckConfig
@@ -141,13 +139,6 @@ def test_the_plan_keeps_one_row_and_counts_the_generated_layer() -> None:
     assert op_flops(plan, first, 12, 3) == (2 * 3 * 12 * 17 * 32,) * 2  # no gradient of the task's
     record = NativePlan(model, 12, 13, "arrays").record()
     assert [o["blank"] for o in record["ops"] if o["kind"] == 7] == [0]
-
-
-def test_engines_without_the_op_refuse_it_by_name() -> None:
-    plan = model_plan(specs_of("usual")[0].model)
-    kept = tuple(op for op in plan.ops if op.kind in ("generated", "loss"))
-    with pytest.raises(UsageError, match="triton has no op generated; engines native and eager"):
-        check_plan(dataclasses.replace(plan, ops=kept), 12)
 
 
 def test_what_a_bottleneck_cannot_be() -> None:

@@ -51,6 +51,8 @@ WIDE = {  # on tensor cores where there are any
     "wide_values": Mixed("softmax", "none", t=17, heads=3, d_k=5, d_v=16, dropout=True),
     "heads_together": Mixed("rms_head", "none", t=17, heads=2, d_k=16, d_v=17),
     "wide_path": Mixed("rms_head", "relu", t=35, heads=2, d_k=17, d_v=3, m=1, b=1),
+    "path": Mixed("softmax", "relu", t=17, heads=3, d_k=2, d_v=18, m=1, dropout=True),
+    "path_and_keys": Mixed("rms_head", "linear", t=19, heads=2, d_k=16, d_v=33, causal=True),
 }
 
 
@@ -151,7 +153,7 @@ def test_every_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", cases(list(WIDE), ["heads_apart", "wide_values", "heads_together"])
+    "name", cases(list(WIDE), ["heads_apart", "wide_values", "heads_together", "path"])
 )
 def test_tiles_of_tensor_cores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(WIDE[name], monkeypatch, "bf16")

@@ -22,6 +22,13 @@ from compfast.errors import UsageError
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
+# more tiles of what the others do, which three runs of take too long
+LARGE = (
+    *("attention_tiled", "attention_tiled_last_query", "attention_bias_query_tiles"),
+    "linear_many_tiles",
+)
+
+
 @pytest.fixture(params=sorted(KERNELS))
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     return KERNELS[request.param]
@@ -40,6 +47,11 @@ def test_forward_and_every_gradient(kernel: Kernel) -> None:
         assert_within_budget(name, got.numpy(), exact[name].numpy(), error, band)
 
 
+@pytest.mark.parametrize(
+    "kernel",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in KERNELS],
+    indirect=True,
+)
 def test_alone_and_beside_a_nan_a_member_has_the_same_bits(kernel: Kernel) -> None:
     inputs, dy = draw(kernel.case)
     together = kernel.run(inputs, dy)

@@ -4,8 +4,9 @@ Q [M, B EACH, H d_k], K [M, B T, H d_k], V [M, B T, H d_v], O [M, B EACH, H d_v]
 side, EACH is T or the last rows that are asked. Equations: csrc/attention_mixed.h; weights:
 mixed_weights.py. One program holds one (member, sequence, block of query rows) with all heads'
 weights in registers, [H, Q, K]; where heads do not meet, a group of them. What the generated
-network makes of pairs of positions is walked column by column, [Q, K] at a time, so that
-[T, T, d_v] is never there. Nothing is saved: mixed_backward.py computes it again.
+network makes of pairs of positions is walked column by column, [Q, K] at a time, or 16 at a time
+on tensor cores (mixed_paths.py), so that [T, T, d_v] is never whole. Nothing is saved:
+mixed_backward.py computes it again.
 Source: Schug et al. 2024, arXiv 2406.05816.
 """
 
@@ -21,6 +22,7 @@ import triton.language as tl
 
 from compfast.engines.triton.common import ATTENTION, LEAST, power, product
 from compfast.engines.triton.launch import Launch, Rows
+from compfast.engines.triton.mixed_paths import forward_columns
 from compfast.engines.triton.mixed_weights import (
     column,
     columns,
@@ -80,6 +82,7 @@ def _forward(
     RELATIVE: tl.constexpr, KEEP: tl.constexpr, TILES: tl.constexpr, H_ROWS: tl.constexpr,
     Q_ROWS: tl.constexpr, K_ROWS: tl.constexpr, DOT_K: tl.constexpr, DOT_V: tl.constexpr,
     INNER_K: tl.constexpr, INNER_V: tl.constexpr, PRECISION: tl.constexpr,
+    DOT_PATH: tl.constexpr, INNER_PATH: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(2).to(tl.int64)
     if tl.load(live + m) == 0:
@@ -103,6 +106,12 @@ def _forward(
         for start in range(0, D_V, INNER_V):
             out = product(kept, columns(v, k_at, h, start, k_in, LDV, D_V, INNER_V), PRECISION)
             put_columns(o, out, q_at, h, start, q_in, False, LDO, D_V, INNER_V)
+    elif DOT_PATH:
+        for start in range(0, D_V, INNER_PATH):
+            forward_columns(
+                kept, v, o, q_at, k_at, h, q_in, k_in, start,
+                LDV, LDO, D_V, PATH, INNER_PATH, PRECISION,
+            )  # fmt: skip
     else:
         for c in range(D_V):
             if PATH == "none":
@@ -133,7 +142,8 @@ def forward(
     """`given`: relative and deep, views into [M, P], buckets, and keep; None where there is none.
     `how` as in `constants_of`.
     """
-    constants = constants_of(q, k, v, o, given, **how)
+    constants = constants_of(q, k, v, o, given, **how, paths=True)
+    constants["INNER_PATH"] = LEAST
     pointers = {"q": q.pointer, "k": k.pointer, "v": v.pointer, "o": o.pointer}
     pointers |= pointers_of(given, live)
     grid = (k.count // k.each * constants["TILES"], groups(constants), len(live))
@@ -188,6 +198,15 @@ def _tile(
     return together, max(1, min(queries, TILE // (together * keys))), keys, False
 
 
+def _path_tile(heads: int, length: int) -> tuple[int, int, int, bool] | None:
+    """The tile of a value path on tensor cores, as `_tile`; None where it is too large.
+
+    With 64 keys of 16 heads sm_100 spills in bf16 mode.
+    """
+    together, keys = power(heads), power(length)
+    return (together, LEAST, keys, True) if together * LEAST * keys <= LARGEST else None
+
+
 def constants_of(
     q: Rows,
     k: Rows,
@@ -202,19 +221,25 @@ def constants_of(
     epsilon: float,
     ld: tuple[int, int],
     precision: str,
+    paths: bool = False,
 ) -> dict[str, Any]:
-    """What the kernels here and in mixed_backward.py know; `ld`: of relative and deep."""
+    """What the kernels here and in mixed_backward.py know; `ld`: of relative and deep; `paths`:
+    whether a value path may be on tensor cores."""
     d_k, d_v = q.width // heads, v.width // heads
     # fp32 has no tensor cores, and fewer query rows than 16 would be padded
     able = precision != "fp32" and q.each >= LEAST
     wide = able and d_k >= LEAST, able and d_v >= LEAST and path == "none"
-    h_rows, q_rows, k_rows, dot = _tile(heads, k.each, q.each, wide, _apart(scores, path))
+    tile = None
+    if paths and able and d_v >= LEAST and path in ("linear", "relu"):
+        tile = _path_tile(heads, k.each)
+    along = {"DOT_PATH": tile is not None} if paths else {}
+    h_rows, q_rows, k_rows, dot = tile or _tile(heads, k.each, q.each, wide, _apart(scores, path))
     table = next((x for x in (given["relative"], given["deep"]) if x is not None), None)
     keep = given["keep"]
     sizes: dict[str, Any] = {"T": k.each, "EACH": q.each, "HEADS": heads, "D_K": d_k, "D_V": d_v}
     for name, rows in zip("QKVO", (q, k, v, o), strict=True):
         sizes |= {f"S{name}": rows.stride, f"LD{name}": rows.ld}
-    dots = {"DOT_K": dot and wide[0], "DOT_V": dot and wide[1]}
+    dots = {"DOT_K": dot and wide[0], "DOT_V": dot and wide[1], **along}
     return {
         **sizes,
         "SP": 0 if table is None else table.stride(0),

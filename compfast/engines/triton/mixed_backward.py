@@ -3,6 +3,11 @@
 One program owns one (member, sequence), or a group of its heads, and passes over its query rows
 in order; keys' and values' gradients are added up in memory, block after block. What a sequence
 adds to the relative bias and to a deep path's second layer is left for mixed_sums.py. No atomics.
+
+A value path's gradients are column by column in every precision: on tensor cores (the products of
+mixed_paths.py turned round) a program holds weights, their gradient, u and its gradient of 16
+columns at once, and with 8 heads and 32 keys spills 117 values on sm_90 and about 200 on sm_80 and
+sm_100, with 16 warps more.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ added to by earlier ones; where a residual is consumed last, its gradient is its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,9 @@ import torch
 
 from compfast.engines.flat import FlatLayout, pad
 from compfast.engines.triton import (
-    attention,
-    attention_tiled,
     cross_entropy,
     embedding,
+    generated,
     layer_norm,
     linear,
     logistic,
@@ -24,10 +24,13 @@ from compfast.engines.triton import (
     rows,
     select,
     squared_error,
+    vectors,
 )
 from compfast.engines.triton.launch import Launch, Rows
 from compfast.engines.triton.mixed import MixedOp, generalised
 from compfast.engines.triton.parts import parts_of
+from compfast.engines.triton.plain import PlainOp
+from compfast.engines.triton.readers import ATTENTION, check_slopes, need_sole_consumer
 from compfast.models.plan import Op, Plan, View
 
 LOSSES: dict[str, Any] = {
@@ -35,12 +38,11 @@ LOSSES: dict[str, Any] = {
     "logistic": logistic,
     "squared_error": squared_error,
 }
-_ATTENTION = ("attention", "mixed_attention")
 
 
-def _how(op: Op) -> dict[str, Any]:
-    """What attention's kernels want of an op; they know d_k from their views."""
-    return {name: op.attributes[name] for name in ("heads", "causal")}
+def _query(op: Op) -> dict[str, Any]:
+    """Which of the task's numbers a generated layer reads."""
+    return {name: op.attributes[name] for name in ("columns", "query")}
 
 
 class Program:
@@ -70,8 +72,9 @@ class Program:
         self.batch, self.length = batch, length
         self.precision = precision
         members, device = len(params), params.device
-        made = (op.output for op in plan.ops if op.kind == "vectors")
-        self.vectors = next((view.buffer for view in made if view), None)
+        read = next((op for op in plan.ops if op.kind == "vectors"), None)
+        self.vectors = read.output.buffer if read is not None and read.output else None
+        self._blank = None if read is None else read.attributes.get("blank")
         loss = plan.ops[-1].attributes.get("loss") or "cross_entropy"
         self.tokens = torch.zeros(
             (members, batch, length, *self._width),
@@ -94,22 +97,17 @@ class Program:
         )  # the padding between runs stays zero
         self.values = {b.name: self._buffer(b.name) for b in plan.buffers}
         self.keep = self._masks()
-        self.mixed = {
-            op.output.buffer: self._mixed(op)
+        self.attentions = {
+            op.output.buffer: self._attention(op)
             for op in plan.ops
-            if op.output is not None and op.kind == "mixed_attention"
+            if op.output is not None and op.kind in ATTENTION
         }
         self.slopes = {
             op.output.buffer: self._buffer(op.output.buffer)
             for op in plan.ops
             if op.output is not None and op.attributes.get("activation")
         }
-        long = length > attention.ON_CHIP[precision]
-        self.sums = {
-            op.output.buffer: self._rows(op.output.buffer, op.attributes["heads"])
-            for op in plan.ops
-            if op.output is not None and op.kind == "attention" and long
-        }
+        check_slopes(plan, self.slopes)
         self.d_values: dict[str, Rows] = {}
         self.logits = self.values[plan.ops[-1].inputs[0].buffer]
         self.loss = masked_cross_entropy if masked else LOSSES[loss]
@@ -123,9 +121,10 @@ class Program:
 
     def workspace(self) -> list[torch.Tensor]:
         """Every buffer whose contents before a step do not matter."""
-        named = (self.values, self.slopes, self.sums, self.d_values)
-        made = [r.tensor for part in named for n, r in part.items() if n != self.vectors]
-        sums = [s for op in self.mixed.values() for s in op.sums.values() if s is not None]
+        named = (self.values, self.slopes, self.d_values)
+        own = None if self._blank is not None else self.vectors  # that is the task's
+        made = [r.tensor for part in named for n, r in part.items() if n != own]
+        sums = [s for op in self.attentions.values() for s in op.sums.values() if s is not None]
         return [self.losses, *made, *sums, *([] if self.keep is None else [self.keep])]
 
     def drop_nothing(self) -> None:
@@ -145,7 +144,11 @@ class Program:
         shape = (len(self.params), layers, self.length * self.length)
         return torch.ones(shape, dtype=torch.float32, device=self.params.device)
 
-    def _mixed(self, op: Op) -> MixedOp:
+    def _attention(self, op: Op) -> MixedOp | PlainOp:
+        if op.kind == "attention":
+            assert op.output is not None
+            room = functools.partial(self._rows, op.output.buffer)
+            return PlainOp(op, room, self.length, self.precision)
         keep = None if self.keep is None else self.keep[:, op.attributes["layer"]]
         return MixedOp(op, self.flat, self.params, keep, self.length, self.precision)
 
@@ -154,10 +157,15 @@ class Program:
 
     def _rows(self, name: str, width: int) -> Rows:
         each = self.length if self.plan.buffer(name).rows == "all" else self.plan.asked
-        if name == self.vectors:  # the task's own, as they come
-            return Rows(self.tokens.flatten(1, 2), width, each)
+        if name == self.vectors and self._blank is None:  # the task's own, as they come
+            return self._given()
         shape = (len(self.params), self.batch * each, pad(width))
         return Rows(torch.empty(shape, dtype=torch.float32, device=self.params.device), width, each)
+
+    def _given(self) -> Rows:
+        """The task's vectors, [C, B T, width]."""
+        (width,) = self._width
+        return Rows(self.tokens.flatten(1, 2), width, self.length)
 
     def _view(self, view: View, of: dict[str, Rows]) -> Rows:
         whole = of[view.buffer]
@@ -181,8 +189,9 @@ class Program:
         y = self._view(op.output, self.values)
         inputs = [self._view(view, self.values) for view in op.inputs]
         if op.kind == "vectors":
-            return
-        if op.kind == "embed":
+            if self._blank is not None:
+                yield vectors.forward(self._given(), y, self.live, blank=self._blank)
+        elif op.kind == "embed":
             token, *position = (self._parameter(name, self.params) for name in op.weights)
             ld = self.flat.placed[op.weights[0]].ld
             first = op.attributes.get("first", 0)
@@ -209,17 +218,19 @@ class Program:
                 activation=op.attributes.get("activation") or "none",
                 precision=self.precision,
             )
-        elif op.kind == "mixed_attention":
-            q, k, v = inputs
-            yield self.mixed[op.output.buffer].forward(q, k, v, y, self.live)
+        elif op.kind == "generated":
+            yield generated.forward(
+                inputs[0],
+                self._given(),
+                y,
+                self.slopes.get(op.output.buffer),
+                self.live,
+                activation=op.attributes.get("activation") or "none",
+                **_query(op),
+            )
         else:
             q, k, v = inputs
-            how = {**_how(op), "precision": self.precision}
-            sums = self.sums.get(op.output.buffer)
-            if sums is None:
-                yield attention.forward(q, k, v, y, self.live, **how)
-            else:
-                yield attention_tiled.forward(q, k, v, y, sums, self.live, **how)
+            yield self.attentions[op.output.buffer].forward(q, k, v, y, self.live)
 
     def _backward(self, op: Op) -> Iterator[Launch]:
         if op.output is None:
@@ -240,25 +251,24 @@ class Program:
             yield from self._norm_backward(op)
         elif op.kind == "linear":
             yield from self._linear_backward(op)
+        elif op.kind == "generated":
+            need_sole_consumer(self.plan, op, 1)
+            dy, (dw, _, _) = self._view(op.output, self.d_values), self._gradient_of(op, 0)
+            yield generated.backward(dy, self._given(), dw, self.live, **_query(op))
         else:
-            self._need_sole_consumer(op)
-            q, k, v = (self._view(view, self.values) for view in op.inputs)
-            dq, dk, dv = (self._gradient_of(op, i)[0] for i in range(3))
-            do = self._view(op.output, self.d_values)
-            if op.kind == "mixed_attention":
-                yield from self.mixed[op.output.buffer].backward(
-                    do, (q, k, v), (dq, dk, dv), self.gradients, self.live
-                )
-                return
-            how = {**_how(op), "precision": self.precision}
-            sums = self.sums.get(op.output.buffer)
-            if sums is None:
-                yield attention.backward(do, q, k, v, dq, dk, dv, self.live, **how)
-            else:
-                o = self._view(op.output, self.values)
-                yield from attention_tiled.backward(
-                    do, o, sums, q, k, v, dq, dk, dv, self.live, **how
-                )
+            yield from self._attention_backward(op)
+
+    def _attention_backward(self, op: Op) -> Iterator[Launch]:
+        assert op.output is not None
+        need_sole_consumer(self.plan, op)
+        q, k, v = (self._view(view, self.values) for view in op.inputs)
+        dq, dk, dv = (self._gradient_of(op, i)[0] for i in range(3))
+        do = self._view(op.output, self.d_values)
+        attention = self.attentions[op.output.buffer]
+        yield from attention.backward(do, (q, k, v), (dq, dk, dv), self.gradients, self.live)
+        values = op.inputs[2]
+        if values.buffer in self.slopes:
+            yield rows.multiply(dv, self._view(values, self.slopes), self.live)
 
     def _gradient_of(self, op: Op, index: int) -> tuple[Rows, bool, bool]:
         """(d loss/d input, whether this op adds to it, whether it must be zeroed first)."""
@@ -268,7 +278,7 @@ class Program:
             self.d_values[view.buffer] = self._buffer(view.buffer)
         gradient = self._view(view, self.d_values)
         partial = op.output is not None and self.values[op.output.buffer].each < gradient.each
-        sparse = first and partial and op.kind not in _ATTENTION
+        sparse = first and partial and op.kind not in ATTENTION
         return gradient, not first or sparse, sparse
 
     def _norm_backward(self, op: Op) -> Iterator[Launch]:
@@ -293,7 +303,7 @@ class Program:
         dy = self._view(op.output, self.d_values)
         source = op.inputs[0].buffer
         if source in self.slopes:
-            self._need_sole_consumer(op, 1)
+            need_sole_consumer(self.plan, op, 1)
         d_weight, d_bias, ld = self._weights(op, self.gradients)
         add = op.weights[0] in self.used
         self.used.update(op.weights)
@@ -354,9 +364,3 @@ class Program:
             precision=self.precision,
             first=op.attributes.get("first", 0),
         )
-
-    def _need_sole_consumer(self, op: Op, inputs: int = 3) -> None:
-        """These kernels write their inputs' gradients, so nobody else may add to them."""
-        for view in op.inputs[:inputs]:
-            readers = [o for o in self.plan.ops for v in o.inputs if v.buffer == view.buffer]
-            assert {id(o) for o in readers} == {id(op)}, f"{view.buffer} has another reader"

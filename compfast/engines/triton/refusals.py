@@ -8,17 +8,17 @@ from compfast.errors import UsageError
 from compfast.models.plan import Op, Plan
 
 KINDS = frozenset(
-    {"embed", "vectors", "select", "norm", "linear", "attention", "mixed_attention", "loss"}
+    {
+        *("embed", "vectors", "select", "norm", "linear", "attention", "mixed_attention"),
+        *("generated", "loss"),
+    }
 )
 
 
 def check_plan(plan: Plan, length: int) -> None:
     """Raise UsageError for an op that there is no kernel for, naming engines that have it."""
-    bent = {op.output.buffer for op in plan.ops if op.output and op.attributes.get("activation")}
     for op in generalised(plan).ops:
         lacking = _lacking(op, length)
-        if op.kind in ("attention", "mixed_attention") and bent & {v.buffer for v in op.inputs}:
-            lacking = "attention over activated values (model.value_activation)"
         if lacking is not None:
             raise UsageError(f"engine triton has no {lacking}; engines native and eager have it")
 

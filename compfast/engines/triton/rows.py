@@ -1,4 +1,4 @@
-"""Two small helpers of gradient buffers [M, N, D]: fill with zeros, add rows."""
+"""Small helpers of gradient buffers [M, N, D]: fill with zeros, add rows, multiply by slopes."""
 
 from __future__ import annotations
 
@@ -46,6 +46,30 @@ def _add(
     tl.store(x + at, value, mask=n < N)
 
 
+@triton.jit
+def _multiply(
+    x,  # [M, N, LDX]
+    factor,  # [M, N, LDF]
+    live,
+    COUNT: tl.constexpr,  # N D
+    D: tl.constexpr,
+    SX: tl.constexpr,
+    LDX: tl.constexpr,
+    SF: tl.constexpr,
+    LDF: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    m = tl.program_id(1).to(tl.int64)
+    if tl.load(live + m) == 0:
+        return
+    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    n, d = i // D, i % D
+    at = m * SX + n * LDX + d
+    value = tl.load(x + at, mask=i < COUNT, other=0.0)
+    value *= tl.load(factor + m * SF + n * LDF + d, mask=i < COUNT, other=0.0)
+    tl.store(x + at, value, mask=i < COUNT)
+
+
 def zero(x: Rows, live: torch.Tensor) -> Launch:
     """The whole buffer, all columns."""
     grid = (triton.cdiv(x.stride, _SIZE), len(live))
@@ -70,3 +94,19 @@ def add(source: Rows, x: Rows, live: torch.Tensor) -> Launch:
     grid = (triton.cdiv(source.count * source.width, _SIZE), len(live))
     pointers = {"source": source.pointer, "x": x.pointer, "live": live}
     return Launch(_add, grid, pointers, constants)
+
+
+def multiply(x: Rows, factor: Rows, live: torch.Tensor) -> Launch:
+    """x *= factor, number by number: a gradient by an activation's slope."""
+    count = x.count * x.width
+    constants = {
+        "COUNT": count,
+        "D": x.width,
+        "SX": x.stride,
+        "LDX": x.ld,
+        "SF": factor.stride,
+        "LDF": factor.ld,
+        "SIZE": _SIZE,
+    }
+    pointers = {"x": x.pointer, "factor": factor.pointer, "live": live}
+    return Launch(_multiply, (triton.cdiv(count, _SIZE), len(live)), pointers, constants)
