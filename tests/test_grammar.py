@@ -18,6 +18,7 @@ from compfast.tasks.grammar import canonical, parse
 from compfast.tasks.phrases import Change, Language
 from compfast.tasks.scan_grammars import grammar_field, grammar_of
 
+
 def language(rules: dict[str, list[str]], start: str = "C") -> Language:
     return Language(parse(canonical("task.grammar", {"start": start, "rules": rules})))
 
