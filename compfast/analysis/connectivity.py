@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,11 +166,17 @@ def connectivity_effort(
         count = sum(one.model == model for one, _ in todo)
         parts.append((count * points * (1 + align), timed(lines.prepared(pair, step))))
         if align:
-            weights = [run.params(spec.member, step) for spec in pair]
-            align_once = functools.partial(aligned, known[model], *weights)
-            parts.append((count, timed(functools.partial(lambda once: once, align_once))))
+            parts.append(
+                (count, timed(functools.partial(_prepared, run, known[model], pair, step)))
+            )
     what = "losses of a batch and alignments" if align else "losses of a batch"
     return effort_of(what, parts, len(todo))
+
+
+def _prepared(run: Run, symmetries: Symmetries, pair: Pair, step: int | None) -> Callable[[], Any]:
+    """An alignment, for `timed`."""
+    weights = [run.params(spec.member, step) for spec in pair]
+    return lambda: aligned(symmetries, *weights)
 
 
 def _symmetries(pairs: Sequence[Pair]) -> dict[Any, Symmetries]:

@@ -232,7 +232,7 @@ def _as_it_was() -> Iterator[None]:
     bars, and warnings of what `sampled` sees itself, go nowhere."""
     import torch
 
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     own, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 (that is what it seeds)
     try:
         with (

@@ -113,8 +113,9 @@ def barriers(lines: pl.DataFrame) -> pl.DataFrame:
 
 def between(first: Weights, last: Weights, at: float) -> dict[str, Float64]:
     """first + at (last - first) by name, float64; the ends are the weights themselves."""
-    if at == 1:
-        return {name: np.asarray(last[name], np.float64) for name in first}
+    if at in (0, 1):
+        end = last if at else first
+        return {name: np.asarray(end[name], np.float64) for name in first}
     found = {}
     for name, array in first.items():
         begin = np.asarray(array, np.float64)

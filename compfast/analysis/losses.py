@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from compfast.analysis.inputs import at_once
 from compfast.config import MemberSpec
+from compfast.config.section import MOST
 from compfast.errors import UsageError
 from compfast.models.families import family_of
 from compfast.models.params import parameter_table
@@ -45,8 +46,8 @@ def fixed_batch(specs: Sequence[MemberSpec], items: int | None = None) -> Batch:
     """
     task, size = make_task(specs[0].task), items
     try:
-        if items is not None and items < 1:
-            raise UsageError("it must be at least 1")
+        if items is not None and not 1 <= items <= MOST:
+            raise UsageError(f"it must be in 1..{MOST}")
         task.check_batch(size := items or ITEMS)
     except UsageError as error:
         if items is not None:

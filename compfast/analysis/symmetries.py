@@ -114,7 +114,8 @@ class Symmetries:
             flat: Int64 = (heads[:, None] * inner.shape[1] + inner).ravel()
             return flat
         if name == "mixed":  # what all heads' values make together
-            return orders[f"{layer}.v"][0]
+            first: Int64 = orders[f"{layer}.v"][0]
+            return first
         if name == "net":
             columns = known(self.model.query_width)  # type: ignore[attr-defined]
             rows: Int64 = (orders["hidden"][:, None] * columns + np.arange(columns)).ravel()
