@@ -79,7 +79,9 @@ def _analyse(given: argparse.Namespace, output: Output) -> None:
     with _shown(output) as progress:
         paths = analyse(run, what, _steps(run, given.steps), given.out, progress)
     for path in paths:
-        output.say(str(path))
+        if path.suffix == ".png":
+            output.say(str(path))
+    output.say(f"{len(paths)} files are in {paths[0].parent}")
 
 
 def _steps(run: Run, text: str | None) -> list[int] | None:
@@ -122,7 +124,8 @@ class _Lines(Progress):
         now = time.monotonic()
         if self._done >= self._total or now - self._last >= _LINE_SECONDS:
             self._last = now
-            self._output.say(f"{self._name}: {self._done} of {self._total}")
+            many = f": {self._done} of {self._total}" if self._total > 1 else ""
+            self._output.say(f"{self._name}{many}")
 
     def takes(self, name: str, seconds: float) -> None:
         self._output.say(_sentence(name, seconds))

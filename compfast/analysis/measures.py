@@ -1,8 +1,8 @@
 """The measures that `compfast analyse` knows by name, and that other code may add to.
 
-A measure gives a long table (compfast.analysis.long) of a run at some steps. A cheap one is taken of
-all members at once; a costly one takes members, too, so that its progress can be shown, and what it
-gives of one must not depend on which others are asked for. One line adds a measure:
+A measure gives a long table (compfast.analysis.long) of a run at some steps. A cheap one is taken
+of all members at once; a costly one takes members, too, so that its progress can be shown, and what
+it gives of one must not depend on which others are asked for. One line adds a measure:
 
     MEASURES["mine"] = Measure("what it says", my_table, shown=("my_number",))
 """
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from compfast.analysis.condensation import condensation
-from compfast.analysis.embeddings import embeddings
 from compfast.analysis.flow import EDGES, SCORES, information_flow
 from compfast.analysis.inputs import attends
 from compfast.analysis.long import joined, melted
+from compfast.analysis.neurons import condensation
 from compfast.analysis.place_probes import probe_places
-from compfast.analysis.ranks import ranks, spectra
+from compfast.analysis.singular import ranks, spectra
 from compfast.analysis.snapshots import kept_as
+from compfast.analysis.tokens import embeddings
 from compfast.analysis.weights import distances, norms
 from compfast.config import ModelConfig
 from compfast.errors import UsageError

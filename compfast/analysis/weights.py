@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.analysis.long import joined, part, stacks, tensors_of
-from compfast.analysis.ranks import spectrum
+from compfast.analysis.singular import spectrum
 from compfast.analysis.snapshots import checked_steps
 from compfast.errors import UsageError
 from compfast.runs.reading import Run

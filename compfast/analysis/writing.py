@@ -13,10 +13,10 @@ import polars as pl
 from compfast.analysis import figures
 from compfast.analysis.long import joined
 from compfast.analysis.measures import Measure, chosen_measures
+from compfast.analysis.moments import at_transition, transitions
 from compfast.analysis.prediction import predict
 from compfast.analysis.relations import associations, by_level
 from compfast.analysis.snapshots import checked_steps
-from compfast.analysis.transitions import at_transition, transitions
 from compfast.config.paths import user_path
 from compfast.engines.cores import usable_cores
 from compfast.errors import UsageError

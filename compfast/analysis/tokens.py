@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,13 +107,18 @@ def order(table: NDArray[Any], numbers: Float64, components: int = COMPONENTS) -
     one, other = np.triu_indices(len(table), 1)
     apart = np.sqrt(np.square(centred[one] - centred[other]).sum(axis=1))
     found = {}
-    shuffled = numbers[philox.feistel(_SHUFFLE, 0, np.arange(len(numbers)), len(numbers))]
+    shuffled = numbers[_turned(len(numbers))]
     for before, own in zip(whole, (numbers, shuffled), strict=True):
         deviation = own - own.mean()
         explained = np.square(scores.T @ deviation).sum()
         found[f"{before}order_r2"] = _ratio(explained, np.square(deviation).sum())
         found[f"{before}order_distance"] = _correlation(apart, np.abs(own[one] - own[other]))
     return found
+
+
+@functools.lru_cache(maxsize=8)
+def _turned(count: int) -> Int64:
+    return philox.feistel(_SHUFFLE, 0, np.arange(count), count)
 
 
 def _correlation(x: Float64, y: Float64) -> float:
