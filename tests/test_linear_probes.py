@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compfast.analysis import linear_probes as probes
-from compfast.analysis.probes import _scores, cosines_of
+from compfast.analysis.probes import cosines_of, scores_of
 
 Array = NDArray[Any]
 
@@ -66,7 +66,7 @@ def test_a_planted_label_is_found_and_a_shuffled_one_is_not(kind: Any) -> None:
     x, labels = _drawn(600, 4), _drawn(600, 3, seed=1) > 0
     labels[:, 0] = x @ [2, 0, -1, 0] > 0
     labels[400:, 2] = True
-    scores = _scores(kind, x, labels.astype(float), slice(0, 400), slice(400, 600), 1.0)
+    scores = scores_of(kind, x, labels.astype(float), slice(0, 400), slice(400, 600), 1.0)
     found, control = scores[0], scores[len(scores) // 2]
     if kind == "ridge":
         assert found[0] > 0.55  # a line through a step
@@ -81,7 +81,7 @@ def test_a_planted_label_is_found_and_a_shuffled_one_is_not(kind: Any) -> None:
     broken = x.copy()
     broken[500, 0] = np.inf
     assert np.isnan(
-        _scores(kind, broken, labels.astype(float), slice(0, 400), slice(400, 600), 1.0)
+        scores_of(kind, broken, labels.astype(float), slice(0, 400), slice(400, 600), 1.0)
     ).all()
 
 

@@ -27,7 +27,15 @@ ROOMS = (
     ("report", "analysis", "export"),
     ("cluster",),
     ("cli",),
-    ("ensemble", "doctor", "merging", "report.__main__", "__init__", "__main__"),
+    (
+        "ensemble",
+        "doctor",
+        "merging",
+        "report.__main__",
+        "analysis.__main__",
+        "__init__",
+        "__main__",
+    ),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 

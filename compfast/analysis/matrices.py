@@ -36,7 +36,7 @@ def rank_one_energy(run: Run, tensors: Sequence[str] | None = None) -> pl.DataFr
     is 0 or not finite is null. Raises UsageError for a run without snapshots, and for a name
     that no matrix of any member has.
     """
-    steps, chosen = snapshots_of(run), _chosen(run, tensors)
+    steps, chosen = snapshots_of(run), chosen_matrices(run, tensors)
     parts = [pl.DataFrame(schema=_SCHEMA)]
     for group, (specs, names) in enumerate(zip(run.groups, chosen, strict=True)):
         members = [spec.member for spec in specs]
@@ -65,8 +65,8 @@ def energies(stack: NDArray[Any]) -> Float64:
     return found
 
 
-def _chosen(run: Run, tensors: Sequence[str] | None) -> list[list[str]]:
-    """The matrices of each group to look at."""
+def chosen_matrices(run: Run, tensors: Sequence[str] | None) -> list[list[str]]:
+    """The matrices of each group to look at, None: all. See `rank_one_energy` for their names."""
     own = [[t.name for t in parameter_table(specs[0].model) if t.matrix] for specs in run.groups]
     every = list(dict.fromkeys(name for names in own for name in names))
     if not every:

@@ -18,6 +18,7 @@ from compfast.tasks import Exam, labels_of
 
 Float64 = NDArray[np.float64]
 Kind = Literal["ridge", "logistic"]
+Rows = slice | NDArray[np.int64]
 
 SCORES: dict[str, tuple[str, ...]] = {"ridge": ("r2",), "logistic": ("f1", "accuracy")}
 _SHUFFLE = 0  # seed of the control's permutation, the same for all members
@@ -52,29 +53,26 @@ def probe(
     divides each feature by its standard deviation over the fitted items, where it has one.
     Raises UsageError as `latent_codes` does, and for a label, kind, split or l2 that there is not.
     """
-    if kind not in SCORES:
-        raise UsageError(f"kind is {kind!r}; it must be ridge or logistic")
-    if not 0 < l2 < np.inf:
-        raise UsageError(f"l2 is {l2}; it must be above 0")
+    check_kind(kind, l2)
     found = latent_codes(run, step=step, keys=keys, what=what, task=task)
     rows: list[tuple[Any, ...]] = []
     for codes in found:
-        labels = _labels(codes.exam, label)
+        labels = label_of(codes.exam, label)
         if kind == "logistic" and labels.dtype.kind != "b":
             raise UsageError("a logistic probe needs labels that are true or false; use ridge")
-        train, test = (_split(codes.exam, name) for name in (fitted, scored))
+        train, test = (split_of(codes.exam, name) for name in (fitted, scored))
         numbers = labels.astype(np.float64)
         if not all(np.isfinite(numbers[part]).all() for part in (train, test)):
             raise UsageError(f"some items of {fitted} or {scored} have no such label")
         for member, values in zip(codes.members, codes.values, strict=True):
             for layer, features in _features(values, together):
-                x = _scaled(features, train) if scaled else features
-                columns = _scores(kind, x, numbers, train, test, l2)
+                x = scaled_by(features, train) if scaled else features
+                columns = scores_of(kind, x, numbers, train, test, l2)
                 rows += [
                     (member, layer, place, *numbers_of)
                     for place, numbers_of in enumerate(zip(*columns, strict=True))
                 ]
-    names = [*SCORES[kind], *(f"shuffled_{name}" for name in SCORES[kind])]
+    names = columns_of(kind)
     schema = {"member": pl.Int64, "layer": pl.Int64, "place": pl.Int64}
     table = pl.DataFrame(rows, {**schema, **dict.fromkeys(names, pl.Float64)}, orient="row")
     return table.with_columns(pl.col(names).fill_nan(None)).sort("member", "layer", "place")
@@ -98,7 +96,7 @@ def code_similarity(
     """
     parts = []
     for codes in latent_codes(run, step=step, keys=keys, what=what, task=task):
-        labels = _labels(codes.exam, label)
+        labels = label_of(codes.exam, label)
         if labels.dtype.kind != "b":
             raise UsageError("similarity needs labels that are true or false")
         for member, values in zip(codes.members, codes.values, strict=True):
@@ -113,6 +111,14 @@ def code_similarity(
     return table.with_columns(pl.col("similarity").fill_nan(None))
 
 
+def check_kind(kind: str, l2: float) -> None:
+    """Raise UsageError for a kind of probe, or a weight, that there is not."""
+    if kind not in SCORES:
+        raise UsageError(f"kind is {kind!r}; it must be ridge or logistic")
+    if not 0 < l2 < np.inf:
+        raise UsageError(f"l2 is {l2}; it must be above 0")
+
+
 def cosines_of(features: Float64, labels: NDArray[np.bool_]) -> Float64:
     """Cosines [L, L] of the mean features [n, F] by label [n, L]; NaN where there is none."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -122,14 +128,14 @@ def cosines_of(features: Float64, labels: NDArray[np.bool_]) -> Float64:
     return cosines
 
 
-def _scores(
-    kind: Kind, x: Float64, labels: Float64, train: slice, test: slice, l2: float
+def scores_of(
+    kind: Kind, x: Float64, labels: Float64, train: Rows, test: Rows, l2: float
 ) -> list[Float64]:
     """Columns [L] of the table: the scores, then those of the control."""
     count = labels.shape[1]
     if not np.isfinite(x[train]).all() or not np.isfinite(x[test]).all():
         return [np.full(count, np.nan)] * (2 * len(SCORES[kind]))
-    fit, items = (ridge if kind == "ridge" else logistic), train.stop - train.start
+    fit, items = (ridge if kind == "ridge" else logistic), len(labels[train])
     varies = [np.ptp(labels[part], axis=0) > 0 for part in (train, test)]
     shuffled = philox.feistel(_SHUFFLE, 0, np.arange(items), items)
     columns: list[Float64] = []
@@ -153,13 +159,18 @@ def _features(values: NDArray[np.float32], together: bool) -> list[tuple[int | N
     return [(layer, np.ascontiguousarray(wide[:, layer])) for layer in range(wide.shape[1])]
 
 
-def _scaled(features: Float64, train: slice) -> Float64:
+def scaled_by(features: Float64, train: Rows) -> Float64:
     with np.errstate(invalid="ignore"):  # of codes that are not finite
         spread = features[train].std(axis=0)
         return features / np.where(spread > 0, spread, 1.0)
 
 
-def _labels(exam: Exam, label: str | None) -> NDArray[Any]:
+def columns_of(kind: Kind) -> list[str]:
+    """The scores' names, then those of the control."""
+    return [*SCORES[kind], *(f"shuffled_{name}" for name in SCORES[kind])]
+
+
+def label_of(exam: Exam, label: str | None) -> NDArray[Any]:
     known = labels_of(exam)
     if not known:
         raise UsageError("the exam of this task has no labels, so a probe has nothing to look for")
@@ -170,7 +181,7 @@ def _labels(exam: Exam, label: str | None) -> NDArray[Any]:
     return known[label]
 
 
-def _split(exam: Exam, name: str) -> slice:
+def split_of(exam: Exam, name: str) -> slice:
     if name not in exam.splits:
         raise UsageError(f"{name!r} is no split of the exam; it has {', '.join(exam.splits)}")
     return exam.splits[name]
