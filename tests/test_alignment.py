@@ -181,6 +181,7 @@ def test_a_member_and_its_copy_in_another_order(
         return symmetries.reordered(weights, _shuffled(symmetries, 5))
 
     monkeypatch.setattr("planted.planted", copied)
+    monkeypatch.setattr("planted.KINDS", ("inferential", "copy"))
     run = planted_run(tmp_path / "run", ["inferential", "inferential", "copy", "drawn"], items=20)
     told = analysis.connectivity(run, pairs=[(0, 1), (0, 2), (2, 3)], items=32, points=5)
     assert told.select("member", "other", "step", "path").rows() == [
