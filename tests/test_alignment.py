@@ -35,6 +35,8 @@ TEACHER = {"name": "hyperteacher"}
 SIZES = {"layers": 2, "d_model": 12, "heads": 3, "d_k": 5, "d_v": 4, "d_ff": 11}
 FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pre": (TOKENS, {"activation": "relu"}),
+    # Of so many, the units as they are lead nowhere; the stream has to come first.
+    "many": (TOKENS, {"layers": 6, "d_model": 32, "heads": 4, "d_k": 8, "d_v": 8, "d_ff": 64}),
     "post": (TOKENS, {"norm": "post", "norm_bias": False}),
     "none": (TOKENS, {"norm": "none", "attention": "linear", "attention_bias": False}),
     "free": (TOKENS, {"attention": "none", "ffn_bias": False}),
