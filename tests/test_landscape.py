@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 import compfast
 from compfast import analysis
 from compfast.analysis import curvature, effort, losses
+from compfast.config.settings import from_dict
+from compfast.ensembles.groups import member_groups
 from compfast.errors import UsageError
 from compfast.runs.reading import Run
 from compfast.tasks import make_task
@@ -116,6 +118,29 @@ def test_a_member_is_the_same_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -
     parts = analysis.sharpness(run, members=[2], **options)
     for name in ("eigenvalue1", "trace", "loss", "gradient_norm"):
         assert parts[name][0] == pytest.approx(alone[name][0], rel=1e-4)
+
+
+def test_the_batch_is_drawn_from_each_data_seed_at_the_reserved_step(run: Run) -> None:
+    one, two = run.groups[0]
+    task = make_task(one.task)
+    assert losses.fixed_batch([one]).inputs.shape == (256, 4)
+    both = losses.fixed_batch([one, two, one], 8)
+    for rows, spec in ((slice(8), one), (slice(8, 16), two)):
+        tokens, targets = task.batch(spec.data_seed, 2**31 - 1, 8)
+        np.testing.assert_array_equal(both.inputs[rows], tokens)
+        np.testing.assert_array_equal(both.targets[rows], targets)
+    assert len(both.inputs) == 16
+
+
+@pytest.mark.edge(
+    "more sequences than a task's table has", "refused; by default the training's batch"
+)
+def test_a_small_table_gives_the_training_s_batch() -> None:
+    config = {"task": {"name": "modular", "modulus": 7}, "training": {"batch_size": 5}}
+    spec = member_groups(from_dict(config))[0][0]
+    assert len(losses.fixed_batch([spec]).inputs) == 5
+    with pytest.raises(UsageError, match=r"items is 49; .* and must hold at least one batch"):
+        losses.fixed_batch([spec], 49)
 
 
 def test_lanczos_of_matrices_that_are_known() -> None:
