@@ -252,3 +252,18 @@ def test_a_measure_is_cheap_or_costly() -> None:
     with pytest.raises(UsageError, match="either"):
         Measure("neither")
     assert {"analyse", "probe_places", "predict"} <= set(analysis.__all__)
+
+
+def test_the_landscape_s_measures_are_its_functions(run: Run) -> None:
+    sharp = MEASURES["sharpness"].costly
+    path = MEASURES["path"].costly
+    assert sharp is not None
+    assert path is not None
+    own = analysis.sharpness(run, members=[1])
+    found = sharp(run, [0, 1], [1]).filter(step=1)
+    assert dict(found.schema) == SCHEMA
+    for name in ("eigenvalue1", "trace", "gradient_norm", "loss"):
+        assert found.filter(measure=name)["value"].to_list() == own[name].to_list()
+    line = analysis.barriers(analysis.loss_line(run, members=[1]))
+    assert path(run, [0, 1], [1])["value"].to_list() == line["barrier"].to_list()
+    assert path(run, [0], [1]).is_empty()  # there is no line from the initial weights to themselves

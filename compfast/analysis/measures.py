@@ -14,8 +14,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from compfast.analysis.connectivity import loss_line, loss_line_effort
 from compfast.analysis.flow import EDGES, SCORES, information_flow
 from compfast.analysis.inputs import attends
+from compfast.analysis.landscape import sharpness, sharpness_effort
+from compfast.analysis.lines import barriers
 from compfast.analysis.long import joined, melted
 from compfast.analysis.neurons import condensation
 from compfast.analysis.place_probes import probe_places
@@ -104,6 +107,31 @@ def probes(run: Run, steps: Sequence[int], members: Sequence[int]) -> pl.DataFra
     return joined(parts)
 
 
+def curvature(run: Run, steps: Sequence[int], members: Sequence[int]) -> pl.DataFrame:
+    """`compfast.analysis.sharpness` as a long table."""
+    names = ["eigenvalue1", "trace", "gradient_norm", "loss"]
+    tables = ((step, sharpness(run, kept_as(run, step), members)) for step in steps)
+    return joined([_at(table, step, names) for step, table in tables])
+
+
+def descent(run: Run, steps: Sequence[int], members: Sequence[int]) -> pl.DataFrame:
+    """The barrier on the straight line from the initial weights, as a long table.
+
+    `path_barrier` is what `compfast.analysis.barriers` says of `loss_line`; the initial weights
+    have none. Raises UsageError for a run without snapshot 0.
+    """
+    lines = ((step, loss_line(run, kept_as(run, step), members)) for step in steps if step)
+    named = {"barrier": "path_barrier"}
+    return joined(
+        [_at(barriers(line).rename(named), step, list(named.values())) for step, line in lines]
+    )
+
+
+def _at(table: pl.DataFrame, step: int, names: Sequence[str]) -> pl.DataFrame:
+    """The long table of one step's."""
+    return melted(table.with_columns(step=pl.lit(step, pl.Int64)), names)
+
+
 MEASURES: dict[str, Measure] = {
     "norms": Measure("norms of all tensors", norms, shown=("norm", "spectral_norm")),
     "distances": Measure(
@@ -136,5 +164,17 @@ MEASURES: dict[str, Measure] = {
         "how well key, position and anchors are read from the residual stream at the last token",
         costly=probes,
         shown=tuple(f"r2_{label}" for label in _LABELS),
+    ),
+    "sharpness": Measure(
+        "the Hessian of the training loss: its largest eigenvalue, its trace",
+        costly=curvature,
+        shown=("eigenvalue1", "trace"),
+        seconds=lambda run, steps: len(steps) * sharpness_effort(run).seconds,
+    ),
+    "path": Measure(
+        "the barrier of the loss on the straight line from the initial weights, snapshot 0",
+        costly=descent,
+        shown=("path_barrier",),
+        seconds=lambda run, steps: len(steps) * loss_line_effort(run).seconds,
     ),
 }
