@@ -254,6 +254,7 @@ def test_a_measure_is_cheap_or_costly() -> None:
     assert {"analyse", "probe_places", "predict"} <= set(analysis.__all__)
 
 
+@pytest.mark.slow
 def test_the_landscape_s_measures_are_its_functions(run: Run) -> None:
     sharp = MEASURES["sharpness"].costly
     path = MEASURES["path"].costly
