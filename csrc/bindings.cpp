@@ -308,10 +308,12 @@ py::tuple py_task_batch(const py::dict& stream, uint64_t seed, int64_t step, int
     inputs = filled(Array<int32_t>({n, t}), to.tokens);
   if (p.numbers)
     targets = filled(Array<float>({n, asked, (py::ssize_t)p.vocabulary}), to.answers);
-  else if (p.width)
+  else if (p.width || p.masked)
     targets = filled(Array<int32_t>({n, asked}), to.targets);
-  else
+  else {
+    require_between("targets of a sequence", asked, 1, 1);
     targets = filled(Array<int32_t>(n), to.targets);
+  }
   draw(s.record, seed, member, step, batch, 0, batch, to);
   return py::make_tuple(inputs, targets);
 }
