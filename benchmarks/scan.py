@@ -2,13 +2,16 @@
 
 One thread, on one CPU that the whole process is held to; CPU time of the process (wall time tells
 what else ran), all peers in turns in one run. Beside each peer stands the share of the positions it
-computes that lie behind their sequence's last target.
+computes that lie behind their sequence's last target; beside native, what the exams of a run of
+preset `scan`'s length would take, told by networks that never end an answer.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +21,8 @@ import torch
 from rich.console import Console
 
 from benchmarks import machine, turns
-from benchmarks.commands import CommandsConfig
 from benchmarks.fleet import ROOT
-from benchmarks.peers.commands import Batch, Loop
+from benchmarks.peers.masked import Batch, Loop
 from benchmarks.vectors import one_cpu
 from compfast.config import Config, MemberSpec, ModelConfig, OptimizerConfig, TrainingConfig
 from compfast.engines.eager import EagerEngine
@@ -29,9 +31,10 @@ from compfast.engines.native import NativeEngine
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import Tables, make_tables
 from compfast.errors import CompfastError
-from compfast.tasks import make_task
+from compfast.tasks import make_task, preset, prompts_of
+from compfast.tasks.scan import ScanConfig
 
-TASK = CommandsConfig()  # any task under a mask, e.g. compfast.tasks.scan.ScanConfig()
+TASK = ScanConfig(split="simple")  # any task under a mask
 RESULTS = ROOT / "benchmarks" / "results" / "scan.csv"
 SETTINGS: Mapping[str, Mapping[str, Any]] = {  # name -> [model]
     "d128": {"d_model": 128, "layers": 3, "heads": 4},
@@ -53,7 +56,7 @@ COMPUTES = {  # peer -> which of Padding's positions
 }
 COLUMNS = (
     *("date", "commit", "cpu", "load", "setting", "task", "d", "layers", "d_ff", "tokens"),
-    *("batch", "members", *turns.COLUMNS, "padding", "draw_share", "versions"),
+    *("batch", "members", *turns.COLUMNS, "padding", "draw_share", "exam_share", "versions"),
 )
 
 
@@ -123,6 +126,21 @@ def loss_difference(case: Case, name: str, losses: Sequence[torch.Tensor]) -> fl
     return turns.loss_difference(name, torch.stack(list(losses), 1).numpy(), reference, TOLERANCE)
 
 
+def exam_share(case: Case, step_seconds: float) -> float:
+    """CPU time of all exams of a run of preset `scan`'s length over that of its steps.
+
+    The network is untrained: hardly an answer ends before the longest there is.
+    """
+    spec = case.specs[0]
+    exam = make_task(spec.task).exam(spec.evaluation)
+    engine = case.engine()
+    begun = time.process_time()
+    engine.generate(prompts_of(exam), [0])
+    spent = time.process_time() - begun
+    training = preset("scan")["training"]
+    return spent / (float(training["eval_every"]) * step_seconds)
+
+
 def measure(case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """A row a peer, native first; raises GateError before anything is timed."""
     gates = {"native": gradient_difference(case)}
@@ -140,6 +158,7 @@ def measure(case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
         runs[name] = _cycled(peer, batches[:POOL])
     times = turns.in_turns(runs, len(case.specs), rounds, seconds)
     draw = turns.draw_share(case.engine(), PROFILED)
+    exams = exam_share(case, statistics.median(times["native"].cpu) / 1e3)
     model, found = case.specs[0].model, case.padding()
     about = {
         "setting": case.name,
@@ -156,6 +175,7 @@ def measure(case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
             **row,
             "padding": round(found.waste(getattr(found, COMPUTES[row["peer"]])), 4),
             "draw_share": round(draw, 4) if row["peer"] == "native" else None,
+            "exam_share": round(exams, 4) if row["peer"] == "native" else None,
             "versions": machine.versions(("compfast", "numpy", "torch")),
         }
         for row in turns.rows(times, gates, about)
@@ -184,7 +204,8 @@ def _one(case: Case, given: argparse.Namespace, console: Console) -> None:
     rows = measure(case, given.rounds, given.seconds)
     size = f"{case.name}: d {rows[0]['d']}, L {rows[0]['layers']}, {rows[0]['tokens']} tokens"
     waste = ", ".join(f"{row['peer']} {row['padding']:.1%}" for row in rows)
-    more = f"positions of no use: {waste}; drawing is {rows[0]['draw_share']:.2%} of native's step"
+    drawing, exams = (f"{rows[0][share]:.2%}" for share in ("draw_share", "exam_share"))
+    more = f"positions of no use: {waste}; drawing is {drawing} of native's step, exams {exams}"
     console.print(
         turns.peer_table(f"{size}, batch {case.batch_size}, 1 thread", more, rows),
         turns.profile_table(case.engine(), f"{size}: where a step goes", PROFILED),
