@@ -281,3 +281,15 @@ def test_distances_need_the_beginning(tmp_path: Path, fast_disk: None) -> None:
     with pytest.raises(UsageError, match="no snapshot of step 0"):
         weights.distances(late)
     assert weights.norms(late)["step"].unique().sort().to_list() == [10, 20]
+
+
+def test_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "analysis.md").read_text()
+    code = page[page.index("## What members are made of") :]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code[code.index("```python") + 9 : code.index("```\n\n- `transitions")], names)
+    assert names["at_04"]["gamma"].unique().sort().to_list() == [0.4, 0.8]
+    assert names["found"]["label"].unique().sort().to_list() == ["key", "pair"]

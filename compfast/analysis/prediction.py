@@ -43,7 +43,8 @@ def predict(
     A row a (step, from), `from` being `commonest` (the commonest verdict of the other folds),
     `gamma`, `measures` or `both`. A model is one linear regression (or logistic regression) a
     verdict, with weight `l2`, of which the largest has it; features are standardised inside the
-    fold and a missing one is its mean there. Gamma's features are a broken line with a knot at each
+    fold, where a missing one is its mean, and divided by the root of how many there are of their
+    kind, gamma's or measures'. Gamma's features are a broken line with a knot at each
     gamma (at 32 quantiles where there are more), so that alone it can tell any rule by gamma.
     `accuracy` is the share of members told right, with `low` and `high` from folds resampled with
     replacement (95 %); `over_gamma` the difference to gamma's, `over_low` and `over_high` from the
@@ -82,12 +83,11 @@ class _Trial:
         self.labels, self.fit, self.l2 = len(labels), fit, l2
         self.fold = folds_of(members[by].to_numpy(), folds)
         gamma = broken_line(members["gamma"].to_numpy())
-        nothing = np.empty((len(self.label), 0))
-        self.features = {
-            "commonest": nothing,
-            "gamma": gamma,
-            "measures": numbers,
-            "both": np.concatenate([gamma, numbers], axis=1),
+        self.features: dict[str, list[Float64]] = {
+            "commonest": [],
+            "gamma": [gamma],
+            "measures": [numbers],
+            "both": [gamma, numbers],
         }
 
     def table(self) -> pl.DataFrame:
@@ -117,16 +117,20 @@ class _Trial:
         schema = {"from": pl.String, "n": pl.Int64, "folds": pl.Int64, **numbers}
         return pl.DataFrame(rows, schema, orient="row")
 
-    def _told(self, features: Float64, said: Int64) -> Int64:
+    def _told(self, kinds: list[Float64], said: Int64) -> Int64:
         """The verdict of each member, [orders, n], by models that have not seen its fold."""
         told = np.empty_like(said)
         for fold in np.unique(self.fold):
             test = self.fold == fold
-            x = standardised(features, ~test)
             targets = (said[:, ~test, None] == np.arange(self.labels)).astype(np.float64)
             # [orders, n, labels] -> a column an order and label
             columns = targets.transpose(1, 0, 2).reshape(targets.shape[1], -1)
-            if x.shape[1]:
+            if kinds:
+                # Of each kind the variance is 1 in all, so that many numbers do not drown gamma.
+                parts = [standardised(own, ~test) / np.sqrt(own.shape[1]) for own in kinds]
+                x = np.concatenate(parts, axis=1)
+                if x.shape[1] > (~test).sum():  # the best weights lie in the span of the rows
+                    x = x @ np.linalg.svd(x[~test], full_matrices=False)[2].T
                 weights, intercept = self.fit(x[~test], columns, self.l2)
                 scores = x[test] @ weights + intercept
             else:

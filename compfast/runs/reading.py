@@ -120,8 +120,9 @@ class Run:
         one member, [n, N, max_new] of several.
 
         `prompts` are lists of tokens, or an array [N, P]. After `end` a row holds -1. `step`: a
-        snapshot's parameters in place of the newest; `engine`: another one than the run's. A row
-        depends on its member and its prompt alone. Raises UsageError for members, prompts and
+        snapshot's parameters in place of the newest; `engine`: another one than the run's. On
+        native a row depends on its member and its prompt alone; elsewhere how many prompts there
+        are may change how products are rounded. Raises UsageError for members, prompts and
         steps that are not there, for networks that cannot go on from a prompt, and for engines
         that cannot here.
         """
