@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PANELS, _COLUMNS = 9, 3
 _DPI = 130
+_TICKS = 6  # steps that are named where there are no more
 _PAINTS = {"commonest": "#c4c4c4", "gamma": "#e69f00", "measures": "#0072b2", "both": "#009e73"}
 
 
@@ -67,21 +68,28 @@ def predictions(table: pl.DataFrame) -> bytes:
     with plotting.settings():
         figure = _blank(4.6, 3.2)
         axes = figure.subplots()
-        for name, colour in _PAINTS.items():
+        steps = table["step"].to_numpy()
+        aside = 0.012 * max(np.ptp(steps), 1)  # equal numbers stand beside each other
+        for place, (name, colour) in enumerate(_PAINTS.items()):
             own = table.filter(pl.col("from") == name).sort("step")
             if not len(own):
                 continue
-            x, y = own["step"].to_numpy(), own["accuracy"].to_numpy()
-            axes.fill_between(x, own["low"], own["high"], color=colour, alpha=0.18, linewidth=0)
-            axes.plot(x, y, marker="o", ms=3.5, color=colour, label=name)
+            x, y = own["step"].to_numpy() + place * aside, own["accuracy"].to_numpy()
+            reach = np.stack([y - own["low"].to_numpy(), own["high"].to_numpy() - y])
+            axes.errorbar(
+                x, y, np.maximum(reach, 0), marker="o", ms=3.5, capsize=2, color=colour, label=name
+            )
             if name == "measures":
-                axes.plot(x, own["shuffled"], ls=":", color=colour, label="verdicts shuffled")
+                shuffled = own["shuffled"]
+                axes.plot(x, shuffled, ":x", ms=3.5, color=colour, label="verdicts shuffled")
         axes.set(xlabel="step of the weights", ylabel="verdicts told", ylim=(-0.03, 1.03))
+        if len(taken := np.unique(steps)) <= _TICKS:
+            axes.set_xticks(taken, [str(step) for step in taken])
         figure.legend(loc="outside right upper")
         said = (
             f"Final verdicts of {table['n'][0]} members told from what they were at a step,"
             f" cross-validated in {table['folds'][0]} folds of whole seeds; intervals: folds"
-            " resampled, 95 %. Dotted: verdicts in other orders, the control."
+            " resampled, 95 %. Crosses: verdicts in other orders, the control."
         )
         _caption(figure, said, 6.0)
         return plotting.png(figure, _DPI)
