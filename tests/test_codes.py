@@ -199,7 +199,7 @@ def test_labels_say_what_items_are_made_of() -> None:
 def test_the_page_s_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
 ) -> None:
-    _, example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    _, example, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(example, names)

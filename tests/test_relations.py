@@ -166,9 +166,9 @@ def test_what_a_seed_shares_is_not_told_across_folds() -> None:
     table = _table(**{f"s{i}": column for i, column in enumerate(np.eye(24)[seed].T)})
     found = predict(table, members).filter(pl.col("from") == "measures").row(0, named=True)
     assert found["accuracy"] < 0.65
-    fold = folds_of(MEMBERS["seed"].to_numpy(), 10)
-    for seed in SEEDS:
-        assert len(np.unique(fold[MEMBERS["seed"].to_numpy() == seed])) == 1
+    fold = folds_of(seed, 10)
+    for number in SEEDS:
+        assert len(np.unique(fold[seed == number])) == 1
     assert np.bincount(fold).tolist() == [9] * 4 + [6] * 6
 
 
