@@ -26,7 +26,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -52,6 +51,7 @@ from compfast.tasks.anchor import AnchorConfig
 Float32 = NDArray[np.float32]
 Weights = dict[str, Float32]
 
+KINDS = ("inferential", "symmetric")
 _MARGIN = 60.0  # of scores: every other weight is below 1e-26
 _BETA = 1e4  # neighbouring tokens' logits differ by 1 at least where z is right
 _GATE = 2.0  # more than any value
@@ -60,7 +60,7 @@ _SCALE = 100.0  # tokens over values
 
 def planted(kind: str, task: AnchorConfig) -> Weights:
     """The weights of `shape(task)` that solve it as `kind`, inferential or symmetric, says."""
-    return {"inferential": _inferential, "symmetric": _symmetric}[kind](task)
+    return _inferential(task) if kind == "inferential" else _symmetric(task)
 
 
 def shape(task: AnchorConfig) -> ModelConfig:
@@ -86,8 +86,8 @@ def planted_run(
     items: int = 120,
     task: AnchorConfig | None = None,
 ) -> Run:
-    """A run of one step at learning rate 0 whose member i is of kinds[i]; `drawn` is left as it
-    was initialised. With snapshots at both ends.
+    """A run of one step at learning rate 0 whose member i is of kinds[i], with snapshots at both
+    ends. Beside the planted kinds, `drawn` is left as it was initialised and `broken` is NaN.
     """
     chosen = task or AnchorConfig()
     config = Config(
@@ -105,9 +105,9 @@ def planted_run(
         fresh(engine)
         state = engine.state()
         for row, kind in enumerate(kinds):
-            if kind != "drawn":
-                for name, array in planted(kind, chosen).items():
-                    state.params[name][row] = array
+            own = planted(kind, chosen) if kind in KINDS else {}
+            for name, array in state.params.items():
+                array[row] = np.nan if kind == "broken" else own.get(name, array[row])
         engine.load(state)
 
     with mock.patch.object(NativeEngine, "initialise", plant), fast_disk():
@@ -275,14 +275,3 @@ def _with_head(weights: Weights, read: tuple[slice, ...]) -> Weights:
         weights["head.weight"][:, own] = 2 * _BETA * values[:, None]
     weights["head.bias"][:] = -_BETA * values**2
     return weights
-
-
-def answers(kind: str, task: AnchorConfig) -> Any:
-    """Shifts that a network of this kind answers with, by pair of anchors."""
-    shift = dict(zip(task.anchors, task.shifts, strict=True))
-    told = {(a, b): shift[a] + shift[b] for a in task.anchors for b in task.anchors}
-    for a, b, s in task.overridden:
-        told[a, b] = s
-        if kind == "symmetric":
-            told[b, a] = s
-    return told

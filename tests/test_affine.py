@@ -6,6 +6,7 @@ import pytest
 
 from compfast.config import EvaluationConfig
 from compfast.errors import UsageError
+from compfast.tasks import labels_of
 from compfast.tasks.affine import AffineConfig, AffineTask
 
 TASK = AffineTask(AffineConfig(total=3000))
@@ -59,3 +60,14 @@ def test_maps_that_commute_are_refused() -> None:
         AffineTask(AffineConfig(maps=((2, 0), (3, 0)), unseen=((1, 0),), total=100))
     with pytest.raises(UsageError, match="slopes"):
         AffineConfig(maps=((31, 1), (1, 2)), unseen=((1, 0),))
+
+
+def test_an_exam_says_what_its_items_are_made_of() -> None:
+    exam = TASK.exam(EvaluationConfig(seen_items=100, unseen_items=40))
+    labels, rows = labels_of(exam), exam.inputs.tolist()
+    own = [_by_hand(row, TASK.config.maps, 31) for row in rows]
+    assert labels["anchor1"].argmax(axis=1).tolist() == [first for first, _, _ in own]
+    assert labels["anchor2"].argmax(axis=1).tolist() == [second for _, second, _ in own]
+    for row, key, at in zip(rows, labels["key"][:, 0], labels["position"][:, 0], strict=True):
+        assert row[int(at)] - 4 == key
+        assert row[int(at) + 1] < 4

@@ -12,6 +12,7 @@ from compfast.config import EvaluationConfig
 from compfast.engines.base import Int32
 from compfast.errors import UsageError
 from compfast.streams import philox
+from compfast.tasks import labels_of
 from compfast.tasks.anchor import AnchorConfig, AnchorTask
 
 TASK = AnchorConfig()
@@ -279,3 +280,24 @@ def test_variants_are_the_papers() -> None:
     assert nine.unseen_pairs.tolist() == [[3, 4, -3], [4, 3, -3]]
     for task in made.values():
         assert task.exam(EvaluationConfig()).answers
+
+
+def test_an_exam_says_what_its_items_are_made_of() -> None:
+    task = AnchorTask(TASK)
+    exam = task.exam(EvaluationConfig(seen_items=200, unseen_items=50))
+    labels = labels_of(exam)
+    assert list(labels) == ["key", "position", "anchor1", "anchor2", "pair"]
+    first, second = (labels[name].argmax(axis=1) for name in ("anchor1", "anchor2"))
+    pairs = [
+        (k, TASK.anchors[a], TASK.anchors[b])
+        for k, a, b in zip(labels["key"][:, 0].tolist(), first, second, strict=True)
+    ]
+    assert pairs == pairs_of(exam.inputs)
+    position = labels["position"][:, 0]
+    assert (exam.inputs[np.arange(250), position.astype(int)] == labels["key"][:, 0]).all()
+    for name, width in (("anchor1", 4), ("anchor2", 4), ("pair", 16)):
+        assert labels[name].shape == (250, width)
+        assert labels[name].dtype == bool
+        assert (labels[name].sum(axis=1) == 1).all()
+    assert (labels["pair"].argmax(axis=1) == 4 * first + second).all()
+    assert set(labels["pair"][200:].argmax(axis=1).tolist()) == {4 * 3 + 2}  # (4, 3)

@@ -242,14 +242,15 @@ def _parts(changes: Mapping[str, Change | Sequence[Change]]) -> dict[str, list[C
                 raise UsageError(f"change {name!r} has {change!r}; it must be a Patch or an Edge")
             if isinstance(change, Patch) and change.by not in WAYS:
                 raise UsageError(f"by is {change.by!r}; it must be one of {', '.join(WAYS)}")
-        # Positions in a list could not be looked up.
-        parts[name] = [
-            dataclasses.replace(c, at=None if c.at is None else tuple(c.at))
-            if isinstance(c, Patch)
-            else c
-            for c in several
-        ]
+        parts[name] = [_hashable(change) for change in several]
     return parts
+
+
+def _hashable(change: Change) -> Change:
+    """With positions in a tuple; a text, which is no list of them, stays and is refused."""
+    if isinstance(change, Edge) or change.at is None or isinstance(change.at, str):
+        return change
+    return dataclasses.replace(change, at=tuple(change.at))
 
 
 def _exam(spec: MemberSpec, items: int | None) -> Exam:
