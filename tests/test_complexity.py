@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -294,18 +293,3 @@ def test_the_page_runs(
     exec(code[code.index("```python") + 9 : code.index("```\n\n- `transitions")], names)
     assert names["at_04"]["gamma"].unique().sort().to_list() == [0.4, 0.8]
     assert names["found"]["label"].unique().sort().to_list() == ["key", "pair"]
-
-
-@pytest.mark.slow
-def test_the_page_s_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
-) -> None:
-    page = Path(__file__).parents[1] / "docs" / "analysis.md"
-    section = page.read_text().split("\n## What members are made of\n")[1]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert found is not None
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(found[1], names)
-    assert set(names["at_04"]["gamma"]) == {0.4, 0.8}
-    assert set(names["found"]["label"]) == {"key", "pair"}

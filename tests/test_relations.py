@@ -99,8 +99,8 @@ def test_planted_associations_are_found() -> None:
 
 def test_noise_and_the_control_are_associated_with_nothing() -> None:
     """Of 95 % intervals some nineteen in twenty hold what says nothing."""
-    noise = {f"n{i}": _noise(100 + i) for i in range(40)}
-    planted = {f"v{i}": IS_IT + 0.1 * _noise(200 + i) for i in range(40)}
+    noise = {f"n{i}": _noise(100 + i) for i in range(25)}
+    planted = {f"v{i}": IS_IT + 0.1 * _noise(200 + i) for i in range(10)}
     found = associations(_table(**noise), MEMBERS)
     control = associations(_table(**planted), MEMBERS, shuffled=True)
     for table, other, nothing in (
@@ -111,7 +111,7 @@ def test_noise_and_the_control_are_associated_with_nothing() -> None:
         own = table.filter(pl.col("with") == other)
         assert own.select((pl.col("low") <= nothing) & (pl.col("high") >= nothing))[
             "low"
-        ].mean() == pytest.approx(0.95, abs=0.11), other
+        ].mean() == pytest.approx(0.95, abs=0.13), other
     own = control.filter(pl.col("with") == "inferential | gamma")
     assert own["estimate"].n_unique() > 1
     assert own["estimate"].is_between(0.2, 0.8).all()
@@ -166,9 +166,9 @@ def test_what_a_seed_shares_is_not_told_across_folds() -> None:
     table = _table(**{f"s{i}": column for i, column in enumerate(np.eye(24)[seed].T)})
     found = predict(table, members).filter(pl.col("from") == "measures").row(0, named=True)
     assert found["accuracy"] < 0.65
-    fold = folds_of(MEMBERS["seed"].to_numpy(), 10)
-    for seed in SEEDS:
-        assert len(np.unique(fold[MEMBERS["seed"].to_numpy() == seed])) == 1
+    fold = folds_of(seed, 10)
+    for number in SEEDS:
+        assert len(np.unique(fold[seed == number])) == 1
     assert np.bincount(fold).tolist() == [9] * 4 + [6] * 6
 
 

@@ -170,7 +170,8 @@ class _Live(Progress):
 
 
 def _sentence(name: str, seconds: float) -> str:
-    return f"{name} takes about {duration(seconds)} on this machine"
+    about = "about " if seconds >= 1 else ""
+    return f"{name} takes {about}{duration(seconds)} on this machine"
 
 
 if __name__ == "__main__":
