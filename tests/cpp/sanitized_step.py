@@ -70,11 +70,10 @@ def exercise(
     rows = np.random.default_rng(1).integers(0, 100, (batch_size + members, length))
     draws = TableDraws(rows, rows[:, 0], shuffled=members > 1)
     chain = MarkovTask(MarkovConfig(chain="random", states=3, order=2, seq_len=length))
-    search = ChainSearchTask(
-        ChainSearchConfig(seq_len=length, chains=1, order=1, named=length % 2 == 0)
-    )
     tasks = {"table": TableTask(draws), "host": HostTask(draws), "chain": chain}
-    tasks["chain_search"] = search
+    if data == "chain_search":  # which has not as many nodes as the longest sequences here
+        named = ChainSearchConfig(seq_len=length, chains=1, order=1, named=length % 2 == 0)
+        tasks["chain_search"] = ChainSearchTask(named)
     task: Any = tasks.get(data) or make_task(specs[0].task)
     with mock.patch.object(native, "make_task", return_value=task):
         engine = native.NativeEngine(specs, make_tables(specs), threads=2)
