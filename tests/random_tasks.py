@@ -19,6 +19,7 @@ from compfast.tasks.hyperteacher import HyperteacherConfig
 from compfast.tasks.identity import IdentityConfig
 from compfast.tasks.markov import MarkovConfig
 from compfast.tasks.modular import ModularConfig
+from compfast.tasks.scan import ScanConfig
 from compfast.tasks.sraven import SravenConfig
 
 VARIANTS = sorted(AnchorTask.variants)
@@ -74,6 +75,12 @@ def tasks() -> st.SearchStrategy[TaskSection]:
             shuffled=st.booleans(),
         ),
         st.builds(AffineConfig, total=st.just(300)),
+        st.builds(
+            ScanConfig,
+            grammar=st.just("small"),
+            split=st.sampled_from(("simple", "length", "primitive")),
+            shuffled=st.booleans(),
+        ),
         searches(),
         chains(),
     )
@@ -107,10 +114,12 @@ def networks(draw: Any) -> tuple[TaskSection, ModelSection]:
         return pair
     task = draw(tasks() if form == "vocabulary" else chains(("binary",)))
     length = make_task(task).length + draw(st.integers(0, 3))
+    masked, causal = make_task(task).masked, make_task(task).causal
     positions = draw(st.sampled_from(("last", "all")))
     if form == "canonical":
         return task, CanonicalConfig(max_positions=length, loss_positions=positions)
-    return task, draw(transformers(length, positions, form))
+    model = draw(transformers(length, "masked" if masked else positions, form))
+    return task, dataclasses.replace(model, causal=True) if causal else model
 
 
 @st.composite
