@@ -1,0 +1,10 @@
+"""Doors to other tools: what a run holds, in the forms that they take.
+
+Reads runs, never trains. docs/doors.md shows how. A door whose package is missing says which.
+"""
+
+from __future__ import annotations
+
+from compfast.export.stacked import StackedModule, stacked_modules
+
+__all__ = ["StackedModule", "stacked_modules"]
