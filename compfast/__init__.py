@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from compfast.export.pretrained import from_pretrained
     from compfast.runs.reading import Run, load
     from compfast.training.callbacks import Callback
     from compfast.training.loop import train
@@ -33,6 +34,7 @@ __all__ = [
     "Run",
     "StorageError",
     "UsageError",
+    "from_pretrained",
     "load",
     "merge",
     "train",
@@ -43,6 +45,7 @@ _HOMES = {
     "Callback": "training.callbacks",
     "Config": "config",
     "Run": "runs.reading",
+    "from_pretrained": "export.pretrained",
     "load": "runs.reading",
     "merge": "cluster.merging",
     "train": "training.loop",

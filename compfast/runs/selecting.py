@@ -1,4 +1,4 @@
-"""Which members a filter means: columns of the members table by value, list, range or expression."""
+"""Which members a filter means: columns by value, list or range, and expressions of polars."""
 
 from __future__ import annotations
 
