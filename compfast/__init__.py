@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compfast.runs.reading import Run, load
     from compfast.training.callbacks import Callback
     from compfast.training.loop import train
+    from compfast.training.outside import from_module
 
 __all__ = [
     "AllDivergedError",
@@ -34,6 +35,7 @@ __all__ = [
     "Run",
     "StorageError",
     "UsageError",
+    "from_module",
     "from_pretrained",
     "load",
     "merge",
@@ -45,6 +47,7 @@ _HOMES = {
     "Callback": "training.callbacks",
     "Config": "config",
     "Run": "runs.reading",
+    "from_module": "training.outside",
     "from_pretrained": "export.pretrained",
     "load": "runs.reading",
     "merge": "cluster.merging",

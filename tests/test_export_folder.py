@@ -112,7 +112,7 @@ def test_a_snapshot_s_card_has_its_own_exam_or_none(run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.edge(
-    "an export into a folder that exists", "refused; replaced only if said, if a member"
+    "an export into a folder that exists", "refused; replaced only if asked, if a member"
 )
 def test_a_folder_that_exists_stays(run: Run, member: Path, tmp_path: Path) -> None:
     before = (member / "config.json").read_bytes()
@@ -183,9 +183,9 @@ def test_damaged_weights_and_foreign_folders_are_said(run: Run, member: Path) ->
     (member / "config.json").write_text("[")
     with pytest.raises(StorageError, match="is not valid JSON"):
         compfast.from_pretrained(member)
-    with pytest.raises(UsageError, match="is a run; compfast.load reads it"):
+    with pytest.raises(UsageError, match=r"is a run; compfast.load reads it"):
         compfast.from_pretrained(run.path)
-    with pytest.raises(UsageError, match="it has no config.json"):
+    with pytest.raises(UsageError, match=r"it has no config.json"):
         compfast.from_pretrained(member / "nowhere")
 
 

@@ -137,9 +137,7 @@ def test_odd_expressions_are_said(run: Run) -> None:
 def test_a_view_refuses_members_that_it_has_not_and_grids(run: Run) -> None:
     view = run.filter(seed=5)
     for call in (view.params, view.model, lambda m: view.generate(m, [[1]], 1)):
-        with pytest.raises(
-            compfast.UsageError, match=r"member 1 is not in this view of .* 0, 3, 6"
-        ):
+        with pytest.raises(compfast.UsageError, match=r"member 1 is not in this view .* 0, 3, 6"):
             call(1)
     for grid in (view.to_xarray, view.to_datatree):
         with pytest.raises(compfast.UsageError, match="is no full grid"):

@@ -34,7 +34,6 @@ def folder(
     jinja2; StorageError where writing fails.
     """
     final = user_path(path)
-    final = final if final.is_absolute() else final.absolute()
     _check_free(final, overwrite)
     weights, described = run.params(member, step), facts(run, member, step)
     page = card(run, described)
