@@ -82,11 +82,14 @@ def _grid(config: Config, path: Path, who: str) -> Labelled:
 
 
 def _plain_texts(data: Any) -> Any:
-    """Texts as NumPy's own strings, which files hold, and "" where there is none."""
-    for name, variable in data.variables.items():
-        if variable.dtype == object:
-            texts = np.array(["" if v is None else str(v) for v in variable.values.ravel()])
-            data[name] = (variable.dims, texts.reshape(variable.shape))
+    """Texts that files can hold: of any length (Zarr's `string`), and "" where there is none."""
+    for name, variable in list(data.variables.items()):
+        if variable.dtype.kind in "OU":
+            # xarray has NaN, or None, where a text is missing.
+            texts = [v if isinstance(v, str) else "" for v in variable.values.ravel().tolist()]
+            plain = np.array(texts, object).reshape(variable.shape)
+            kept = data.assign_coords if name in data.coords else data.assign
+            data = kept({name: (variable.dims, plain)})
     return data
 
 
