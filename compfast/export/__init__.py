@@ -6,7 +6,8 @@ Reads runs, never trains. docs/doors.md shows how. A door whose package is missi
 from __future__ import annotations
 
 from compfast.export.folders import folder
+from compfast.export.graphs import onnx
 from compfast.export.pretrained import from_pretrained
 from compfast.export.stacked import StackedModule, stacked_modules
 
-__all__ = ["StackedModule", "folder", "from_pretrained", "stacked_modules"]
+__all__ = ["StackedModule", "folder", "from_pretrained", "onnx", "stacked_modules"]
