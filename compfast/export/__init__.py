@@ -9,5 +9,15 @@ from compfast.export.folders import folder
 from compfast.export.graphs import onnx
 from compfast.export.pretrained import from_pretrained
 from compfast.export.stacked import StackedModule, stacked_modules
+from compfast.export.trackers import tensorboard, trackio, wandb
 
-__all__ = ["StackedModule", "folder", "from_pretrained", "onnx", "stacked_modules"]
+__all__ = [
+    "StackedModule",
+    "folder",
+    "from_pretrained",
+    "onnx",
+    "stacked_modules",
+    "tensorboard",
+    "trackio",
+    "wandb",
+]
