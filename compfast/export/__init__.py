@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from compfast.export.folders import folder
 from compfast.export.graphs import onnx
+from compfast.export.hub import hub
 from compfast.export.pretrained import from_pretrained
 from compfast.export.stacked import StackedModule, stacked_modules
 from compfast.export.trackers import tensorboard, trackio, wandb
@@ -15,6 +16,7 @@ __all__ = [
     "StackedModule",
     "folder",
     "from_pretrained",
+    "hub",
     "onnx",
     "stacked_modules",
     "tensorboard",

@@ -13,8 +13,10 @@ import polars as pl
 from compfast.config import SECTIONS, SEEDS
 from compfast.config.extras import needed
 from compfast.config.labels import brief
+from compfast.config.settings import to_dict
 from compfast.models.params import parameter_count
 from compfast.runs.reading import Run
+from compfast.solutions import wilson
 
 FORMAT, VERSION = "compfast-member", 1
 
@@ -73,6 +75,35 @@ the label that reaches {{ spec.evaluation.share }} and leads every other answer 
 | {{ name | cell }} | {{ value | cell }} |
 {% endfor %}"""
 
+_RUN_TEMPLATE = """\
+---
+library_name: compfast
+tags:
+- compfast
+- {{ task | json }}
+---
+# {{ total }} members trained side by side on `{{ task }}`, step {{ step }}
+
+| verdict at step {{ newest }} | members | share | 95 % Wilson |
+|---|---|---|---|
+{% for row in rows -%}
+| {{ row | map("cell") | join(" | ") }} |
+{% endfor %}
+What differs between members:
+{% for path, values in axes.items() %}
+- `{{ path }}`: {{ values | length }} values, {{ values[0] | cell }} to {{ values[-1] | cell }}
+{%- endfor %}
+
+`group-GGG/params.safetensors` holds the weights of the members of one shape, tensors `[M, ...]`,
+in the order of `row` in members.parquet. Each step that was kept is a revision, `step-{{ step }}`
+is this one. Folders `member-N` are read by `compfast.from_pretrained`.
+
+| | |
+|---|---|
+{% for name, value in own.items() -%}
+| {{ name | cell }} | {{ value | cell }} |
+{% endfor %}"""
+
 
 def facts(run: Run, member: int, step: int | None) -> dict[str, Any]:
     """A member's whole description as JSON can hold it: its spec, its verdict, where it is from."""
@@ -95,16 +126,10 @@ def facts(run: Run, member: int, step: int | None) -> dict[str, Any]:
 
 def card(run: Run, described: Mapping[str, Any]) -> str:
     """The page of a member that `facts` describes; raises UsageError without jinja2."""
-    jinja2 = needed("jinja2", "a member's card")
-    environment = jinja2.Environment(
-        autoescape=False,  # the page is Markdown: `cell` and `json` do what it needs
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"cell": _cell, "json": json.dumps}
     spec, own = described["spec"], described["run"]
     group, row = run._place(described["member"])
-    text: str = environment.from_string(_TEMPLATE).render(
+    return _filled(
+        _TEMPLATE,
         facts=described,
         spec=spec,
         members=len(run.members),
@@ -114,6 +139,38 @@ def card(run: Run, described: Mapping[str, Any]) -> str:
         | {name: spec[name] for name in SECTIONS if name in spec},
         provenance={**{k: v for k, v in own.items() if k != "versions"}, **own["versions"]},
     )
+
+
+def run_card(run: Run, step: int) -> str:
+    """The page of a whole run, or a view of one, at a step; raises UsageError without jinja2."""
+    total = len(run.members)
+    counts = run.members["verdict"].drop_nulls().value_counts(sort=True)
+    rows = []
+    for verdict, count in counts.iter_rows():
+        low, high = wilson(count, total)
+        rows.append((verdict, count, f"{count / total:.1%}", f"{low:.1%} to {high:.1%}"))
+    config = to_dict(run.config)
+    return _filled(
+        _RUN_TEMPLATE,
+        step=step,
+        newest=run.step,
+        task=run.config.task.name,
+        total=total,
+        rows=rows,
+        axes={**config.get("sweep", {}), **config.get("sample", {})},
+        own={k: run.info.get(k) for k in ("engine", "isa", "commit", "created")},
+    )
+
+
+def _filled(template: str, **values: Any) -> str:
+    jinja2 = needed("jinja2", "a card")
+    environment = jinja2.Environment(
+        autoescape=False,  # the page is Markdown: `cell` and `json` do what it needs
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": _cell, "json": json.dumps}
+    text: str = environment.from_string(template).render(**values)
     return text
 
 

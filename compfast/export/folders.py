@@ -7,6 +7,7 @@ README.md           the same for people
 
 from __future__ import annotations
 
+import hashlib
 from os import PathLike
 from pathlib import Path
 
@@ -35,17 +36,14 @@ def folder(
     """
     final = user_path(path)
     _check_free(final, overwrite)
-    weights, described = run.params(member, step), facts(run, member, step)
-    page = card(run, described)
+    files = member_files(run, member, step)
     durable.make_root(final.parent)
     temporary, old = (final.with_name(f".{word}-{final.name}") for word in ("tmp", "gone"))
     durable.discard(temporary)
     try:
         durable.make_folder(temporary)
-        digest = durable.write_new(temporary / WEIGHTS, tensorfile.chunks(weights))
-        described["weights"] = {"file": WEIGHTS, "sha256": digest.sha256, "bytes": digest.bytes}
-        durable.write_new(temporary / "config.json", [durable.json_bytes(described)])
-        durable.write_new(temporary / "README.md", [page.encode()])
+        for name, content in files.items():
+            durable.write_new(temporary / name, [content])
         if final.exists():
             durable.discard(old)
             with durable.guarded("replace", final):
@@ -58,6 +56,20 @@ def folder(
         raise
     durable.discard(old)
     return final
+
+
+def member_files(run: Run, member: int, step: int | None) -> dict[str, bytes]:
+    """The files of a member's folder, config.json with the digest of the weights."""
+    weights = b"".join(tensorfile.chunks(run.params(member, step)))
+    described = facts(run, member, step)
+    page = card(run, described)
+    digest = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
+    described["weights"] = {"file": WEIGHTS, **digest}
+    return {
+        WEIGHTS: weights,
+        "config.json": durable.json_bytes(described),
+        "README.md": page.encode(),
+    }
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
