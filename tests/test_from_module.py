@@ -50,7 +50,7 @@ def test_a_fresh_module_of_pytorch_s_own_draw_trains(tmp_path: Path) -> None:
     module = Transformer(spec.model).half()
     held = compfast.from_module(module.state_dict(), config, tmp_path / "held")
     own = held.params(0)["embed.token.weight"]
-    assert np.array_equal(own, module.embed.token.weight.detach().float().numpy())
+    assert np.array_equal(own, module.get_parameter("embed.token.weight").detach().float().numpy())
     run = compfast.train({"training": {"steps": 3}}, tmp_path / "child", start_from=held.path)
     assert run.finished
     assert run.config.start.step == 0

@@ -163,6 +163,7 @@ def test_stack_has_the_tensors_of_each_shape(run: Run) -> None:
     assert run.filter(member=8).stack()[0].arrays.keys() == run.params(8).keys()
     with pytest.raises(compfast.UsageError, match=r"'embed.token' is not known"):
         run.stack(["embed.token"])
+    odd: Any
     for odd in ("embed.token.weight", []):
         with pytest.raises(compfast.UsageError, match="names is"):
             run.stack(odd)

@@ -265,7 +265,7 @@ class View(Run):
         return [specs for specs in kept if specs]
 
     @property
-    def checkpoint(self) -> Checkpoint | None:  # type: ignore[override]
+    def checkpoint(self) -> Checkpoint | None:
         return self._whole.checkpoint
 
     @cached_property
@@ -287,7 +287,8 @@ class View(Run):
         places = [self._whole._place(spec.member) for spec in self.groups[group]]
         rows = np.array([row for _, row in places])
         file = self._whole._params_file(places[0][0], step)
-        return tensorfile.read_array(file, name)[rows]
+        stack: Float32 = tensorfile.read_array(file, name)[rows]
+        return stack
 
     def to_xarray(self) -> Any:
         raise UsageError(f"{self!r} is no full grid; to_xarray needs the run itself")

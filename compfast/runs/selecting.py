@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,18 +33,13 @@ def selected(
     for given in expressions:
         if not isinstance(given, pl.Expr):
             raise UsageError(f"filter got {given!r}; it takes polars expressions and column=value")
+    conditions = [*expressions, *wanted]
     try:
-        rows = members.select(
-            functools.reduce(operator.and_, [*expressions, *wanted], pl.lit(True)).alias("kept")
-        )["kept"]
-        if rows.dtype != pl.Boolean:
-            raise UsageError(f"filter got an expression of {rows.dtype}; it must say yes or no")
-        kept = members.filter(rows if len(rows) == len(members) else rows.first())
+        return members.filter(*conditions) if conditions else members
     except pl.exceptions.PolarsError as error:
         raise UsageError(
             f"the members of {path} cannot be filtered so: {str(error).splitlines()[0]}"
         ) from error
-    return kept
 
 
 def _condition(
@@ -59,7 +52,7 @@ def _condition(
         return column.is_null()
     if isinstance(value, tuple):
         return _between(column, name, value, text)
-    plain = value.tolist() if isinstance(value, np.ndarray | np.generic | pl.Series) else value
+    plain = _plain(value)
     listed = isinstance(plain, Sequence | set | frozenset | range) and not isinstance(plain, str)
     wanted = list(plain) if listed else [plain]
     for one in wanted:
@@ -88,3 +81,10 @@ def _between(column: pl.Expr, name: str, value: tuple[Any, ...], text: bool) -> 
     if high is not None:
         inside &= column <= float(high)
     return inside
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and columns as lists, NumPy's numbers as Python's."""
+    if isinstance(value, pl.Series):
+        return value.to_list()
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
