@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from compfast.export.pretrained import from_pretrained
     from compfast.runs.reading import Run, load
     from compfast.training.callbacks import Callback
     from compfast.training.loop import train
+    from compfast.training.outside import from_module
 
 __all__ = [
     "AllDivergedError",
@@ -33,6 +35,8 @@ __all__ = [
     "Run",
     "StorageError",
     "UsageError",
+    "from_module",
+    "from_pretrained",
     "load",
     "merge",
     "train",
@@ -43,6 +47,8 @@ _HOMES = {
     "Callback": "training.callbacks",
     "Config": "config",
     "Run": "runs.reading",
+    "from_module": "training.outside",
+    "from_pretrained": "export.pretrained",
     "load": "runs.reading",
     "merge": "cluster.merging",
     "train": "training.loop",

@@ -5,32 +5,33 @@ Also what config.json says of a run, and which changes a resumption may make to 
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from compfast.config import Config
-from compfast.config.labels import labels
 from compfast.config.paths import user_path
 from compfast.config.settings import from_dict
 from compfast.engines import ENGINES
 from compfast.engines.base import Float32, Int32
 from compfast.ensembles.groups import Groups, member_groups
-from compfast.ensembles.table import column_of
 from compfast.errors import StorageError, UsageError
 from compfast.models.families import family_of
-from compfast.runs import checkpoints, generation
+from compfast.runs import checkpoints, generation, labelled, selecting, stacks
 from compfast.runs.checkpoints import FORMAT, Checkpoint, group_folder
 from compfast.runs.layouts import run_layouts, snapshot_layouts
-from compfast.runs.tables import read_members, read_metrics
+from compfast.runs.stacks import Stack
+from compfast.runs.tables import labels_of, read_members, read_metrics
 from compfast.storage import durable, tensorfile
+
+_PLACE = ("group", "row")
+_SHOWN = 8  # members that a sentence names
 
 
 class Run:
@@ -99,6 +100,43 @@ class Run:
         """
         return tensorfile.read_array(self._params_file(group, step), name)
 
+    def filter(self, *expressions: pl.Expr, **columns: Any) -> View:
+        """Those members for which everything holds, as a run that knows no others.
+
+        `columns` are of the members table: a value, a list of values, a range (lo, hi) with both
+        ends, None for what is missing; `expressions` are of polars. A value that nobody has gives
+        a view of no member. Raises UsageError for columns that there are not, and for verdicts
+        and types that a column cannot have.
+        """
+        kept = selecting.selected(
+            self.members, expressions, columns, labels_of(self.config), self.path
+        )
+        return View(self, kept["member"].to_list())
+
+    def iter(
+        self, *expressions: pl.Expr, step: int | Literal["all"] | None = None, **columns: Any
+    ) -> Iterator[tuple[int, int, Any]]:
+        """(member, step, module) of the members that `filter` would keep, one after the other.
+
+        `step`: a snapshot's; None: the newest weights; "all": every snapshot of a member in turn,
+        then its newest weights where those are later. Raises as `filter`, `model` and `params` do.
+        """
+        chosen = self.filter(*expressions, **columns) if expressions or columns else self
+        steps: list[int | None] = [step] if step != "all" else list(self.snapshots)
+        if step == "all" and self.step not in self.snapshots and self.checkpoint is not None:
+            steps.append(None)
+        for member in chosen.members["member"].to_list():
+            for at in steps:
+                yield member, self.step if at is None else at, chosen.model(member, at)
+
+    def stack(self, names: Sequence[str] | None = None, step: int | None = None) -> list[Stack]:
+        """Tensors [M, *shape] of all members by name, one record a shape; None: all tensors.
+
+        A shape has those of the names that it knows. `step`: a snapshot's; None: the newest.
+        Raises UsageError for a name that no member knows and a step that is not there.
+        """
+        return stacks.stacked(self.groups, names, lambda g, name: self.stacked(g, name, step))
+
     def model(self, member: int, step: int | None = None) -> Any:
         """A member as its family's `nn.Module` in evaluation mode: tokens [B, T] -> logits
         [B, T, V]."""
@@ -149,35 +187,26 @@ class Run:
         ("[[4,3]]", "none"), since an index holds neither. Raises UsageError without xarray, and
         for a shard, which is no full grid.
         """
-        try:
-            xarray = importlib.import_module("xarray")
-        except ImportError:
-            raise UsageError(
-                "to_xarray needs the package xarray, which is not installed: pip install xarray"
-            ) from None
-        if self.config.run.shard[1] > 1:
-            raise UsageError(f"{self.path} is one shard of a sweep; to_xarray needs all of them")
-        axes = {column_of(path): list(values) for path, values in self.config.sweep}
-        drawn = {column_of(path): list(values) for path, values in self.config.sample}
-        if drawn:
-            axes = {"point": list(range(self.config.points)), **axes}
-        shape = tuple(len(values) for values in axes.values())
-        names = [name for name in self.members.columns if name not in {**axes, **drawn}]
-        variables = {n: (tuple(axes), _values(self.members[n]).reshape(shape)) for n in names}
-        coordinates: dict[str, Any] = {
-            name: labels(values) if any(_odd(v) for v in values) else values
-            for name, values in {**axes, **drawn}.items()
-        }
-        coordinates |= {name: ("point", coordinates[name]) for name in drawn}
-        return xarray.Dataset(variables, coords=coordinates, attrs={"run": str(self.path)})
+        return labelled.dataset(self.members, self.config, self.path)
+
+    def to_datatree(self) -> Any:
+        """The run as an `xarray.DataTree`: the members at its root, at /metrics what was logged.
+
+        There the sweep's axes come first, then `step`, all steps at which anybody has a row; who
+        has none there has NaN, or "" for a verdict. Texts are plain, so that the tree can be
+        written (to Zarr, to netCDF). Raises UsageError as `to_xarray` does, and before the first
+        checkpoint.
+        """
+        return labelled.datatree(self.members, self.metrics, self.config, self.path)
 
     def _place(self, member: int) -> tuple[int, int]:
         if member not in self._places:
-            known = sorted(self._places)
-            raise UsageError(
-                f"member {member} is not in {self.path}; it holds {known[0]} to {known[-1]}"
-            )
+            raise UsageError(f"member {member} is not in {self._holds()}")
         return self._places[member]
+
+    def _holds(self) -> str:
+        known = sorted(self._places)
+        return f"{self.path}; it holds {known[0]} to {known[-1]}"
 
     @cached_property
     def _places(self) -> dict[int, tuple[int, int]]:
@@ -210,6 +239,65 @@ class Run:
         return {}
 
 
+class View(Run):
+    """Some members of a run, which keep their numbers; its files are read, none is copied.
+
+    Groups without a member are left out, so that `group` and `row` of its members count among
+    what it has.
+    """
+
+    def __init__(self, run: Run, chosen: Sequence[int]) -> None:
+        super().__init__(run.path, run.config, run.info, run.trust_links)
+        self._whole: Run = run._whole if isinstance(run, View) else run
+        self._chosen = frozenset(chosen)
+
+    def __repr__(self) -> str:
+        whole = len(self._whole.members)
+        return f"View({len(self._chosen)} of {whole} members of {str(self.path)!r})"
+
+    def _holds(self) -> str:
+        known = ", ".join(map(str, sorted(self._chosen)[:_SHOWN])) or "none"
+        more = f" and {len(self._chosen) - _SHOWN} more" if len(self._chosen) > _SHOWN else ""
+        return f"this view of {self.path}; it has {known}{more}"
+
+    @cached_property
+    def groups(self) -> Groups:
+        kept = [[s for s in specs if s.member in self._chosen] for specs in self._whole.groups]
+        return [specs for specs in kept if specs]
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self._whole.checkpoint
+
+    @cached_property
+    def members(self) -> pl.DataFrame:
+        kept = self._whole.members.filter(pl.col("member").is_in(sorted(self._chosen)))
+        places = [self._place(member) for member in kept["member"]]
+        own = [pl.Series(n, [p[i] for p in places], pl.Int64) for i, n in enumerate(_PLACE)]
+        return kept.with_columns(own)
+
+    @cached_property
+    def metrics(self) -> pl.DataFrame:
+        return self._whole.metrics.filter(pl.col("member").is_in(sorted(self._chosen)))
+
+    def params(self, member: int, step: int | None = None) -> dict[str, Float32]:
+        self._place(member)
+        return self._whole.params(member, step)
+
+    def stacked(self, group: int, name: str, step: int | None = None) -> Float32:
+        places = [self._whole._place(spec.member) for spec in self.groups[group]]
+        rows = np.array([row for _, row in places])
+        file = self._whole._params_file(places[0][0], step)
+        stack: Float32 = tensorfile.read_array(file, name)[rows]
+        return stack
+
+    def to_xarray(self) -> Any:
+        raise UsageError(f"{self!r} is no full grid; to_xarray needs the run itself")
+
+    def to_datatree(self) -> Any:
+        raise UsageError(f"{self!r} is no full grid; to_datatree needs the run itself")
+
+
 def load(path: str | PathLike[str], trust_links: bool = False) -> Run:
     """The run in a folder; raises UsageError where there is none, StorageError if unreadable.
 
@@ -240,13 +328,3 @@ def _word(value: Any) -> bool:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str | None) for v in value.values())
-
-
-def _values(column: pl.Series) -> np.ndarray[Any, Any]:
-    array = column.to_numpy()
-    return array.astype(object) if column.dtype == pl.String else array
-
-
-def _odd(value: Any) -> bool:
-    """Whether a value of an axis cannot be looked up in an index."""
-    return value is None or isinstance(value, tuple)

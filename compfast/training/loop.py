@@ -20,7 +20,7 @@ from compfast.config import Config, RunConfig
 from compfast.config.paths import user_path
 from compfast.config.settings import from_dict
 from compfast.engines import make_engine, resolve_engine
-from compfast.engines.base import DIVERGED, Engine
+from compfast.engines.base import DIVERGED, Engine, State
 from compfast.ensembles.groups import Groups, member_groups
 from compfast.ensembles.schedule import Tables, make_tables
 from compfast.errors import AllDivergedError, Interrupted, OutOfMemory, UsageError
@@ -101,6 +101,29 @@ def _train(
         loop = _Loop(folder, config, groups, engines, tables, callbacks)
         loop.begin(taken)
         return loop.run()
+
+
+def hold(config: Config, path: Path, states: Sequence[State], origin: Mapping[str, Any]) -> Run:
+    """A run that stands before its step 0 with these weights, a state a group, as if stopped there.
+
+    `origin` goes into its config.json. Raises what `train` does for a config and a folder.
+    """
+    refuse_used(path)
+    groups = member_groups(config)
+    check_snapshots(config, groups)
+    exams = exams_of(groups)
+    for specs, exam in zip(groups, exams, strict=True):
+        check_exam(specs, exam)
+    name = resolve_engine(config.run.engine, config.run.device)
+    tables = _tables(groups, None)
+    engines = _engines(name, groups, tables, config.run)
+    for engine, state in zip(engines, states, strict=True):
+        engine.load(state)
+    progress = [Progress.fresh(*part) for part in zip(groups, exams, tables, strict=True)]
+    with RunFolder.create(path, {**describe(config, name, engines[0].isa), **origin}) as folder:
+        folder.write_tables(table_arrays(tables))
+        _Loop(folder, config, groups, engines, tables, ()).begin(Taken(-1, progress))
+    return load(path)
 
 
 def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> Run:
