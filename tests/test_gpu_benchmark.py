@@ -51,6 +51,7 @@ def gone(process: int, seconds: float = 10.0) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_what_hangs_crashes_or_raises_costs_no_other_figure(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     gpu_rows.begin(table)

@@ -130,9 +130,12 @@ def test_a_changed_kernel_is_found(tmp_path: Path) -> None:
     assert "has changed since it was compiled" in done.stdout
 
 
-# Every preset, every precision and every architecture once. The rest is compiled by the slow test,
-# and held to that by its digest.
-ONCE = list(zip(PRESETS, PRECISIONS, ARCHITECTURES, strict=True))
+# Every preset, every precision and every architecture once, of which the default preset's is quick. The
+# rest is compiled by the slow tests, and held to that by its digest.
+ONCE = [
+    pytest.param(*case, marks=() if case[0] == "tiny" else pytest.mark.slow)
+    for case in zip(PRESETS, PRECISIONS, ARCHITECTURES, strict=True)
+]
 
 
 @pytest.mark.parametrize(("shape", "precision", "architecture"), ONCE)
