@@ -130,7 +130,7 @@ def test_a_changed_kernel_is_found(tmp_path: Path) -> None:
     assert "has changed since it was compiled" in done.stdout
 
 
-# Every preset, every precision and every architecture once; by default the default preset alone. The
+# Every preset, precision and architecture once; by default the default preset alone. The
 # rest is compiled by the slow tests, and held to that by its digest.
 ONCE = [
     pytest.param(*case, marks=() if case[0] == "tiny" else pytest.mark.slow)
