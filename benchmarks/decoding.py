@@ -29,7 +29,6 @@ from compfast.engines.eager import EagerEngine
 from compfast.engines.native import NativeEngine
 from compfast.ensembles.grid import member_specs
 from compfast.ensembles.schedule import Tables, make_tables
-from compfast.errors import CompfastError
 from compfast.models.transformer import Transformer
 from compfast.tasks.anchor import AnchorConfig
 
@@ -171,14 +170,11 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 when the gate is red, 2 for wrong flags."""
+    """Returns the exit code: see `turns.command`."""
     parser = argparse.ArgumentParser("python -m benchmarks.decoding", description=__doc__)
     turns.add_flags(parser, SETTINGS, RESULTS)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
-        turns.check_flags(given, SETTINGS)
+
+    def run(given: argparse.Namespace, console: Console) -> None:
         for name in given.settings:
             rows = measure(make_decoded(*SETTINGS[name], given.models), given.rounds, given.seconds)
             first = rows[0]
@@ -186,10 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(table(f"{size}, {NEW} tokens each, 1 thread", rows))
             if given.csv is not None:
                 turns.append(given.csv, COLUMNS, rows)
-    except CompfastError as error:
-        print(f"decoding: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return turns.command(parser, arguments, SETTINGS, run)
 
 
 def _repeated(tell: Callable[[], Any]) -> turns.Run:

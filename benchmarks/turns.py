@@ -1,4 +1,4 @@
-"""Peers in turns, in CPU time of the process on one thread: what markov.py and vectors.py share.
+"""Peers in turns, in CPU time of the process on one thread: what cases.py and decoding.py share.
 
 Wall time stands beside it and tells what else ran.
 """
@@ -6,17 +6,20 @@ Wall time stands beside it and tells what else ran.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
@@ -25,7 +28,7 @@ from compfast.config import MemberSpec
 from compfast.engines.base import Float32, Inputs, Targets
 from compfast.engines.eager import EagerEngine
 from compfast.engines.native import NativeEngine
-from compfast.errors import UsageError
+from compfast.errors import CompfastError, UsageError
 from compfast.models.transformer import Transformer
 
 SHARED = ("rounds", "peer", "ms", "ms_low", "ms_high", "wall_ms", "member_steps_s")
@@ -215,6 +218,41 @@ def check_flags(given: argparse.Namespace, settings: Collection[str]) -> None:
     for name in given.settings:
         if name not in settings:
             raise UsageError(f"--settings has {name!r}; allowed: {', '.join(settings)}")
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Holds the process to one of its CPUs, and XLA to the calling thread where it is not yet
+    imported: it makes as many threads as there are CPUs when it begins."""
+    held = os.sched_getaffinity(0)
+    given = os.environ.get("XLA_FLAGS")
+    os.sched_setaffinity(0, {min(held)})
+    os.environ["XLA_FLAGS"] = f"{given or ''} --xla_cpu_multi_thread_eigen=false".strip()
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, held)
+        del os.environ["XLA_FLAGS"]
+        if given is not None:
+            os.environ["XLA_FLAGS"] = given
+
+
+def command(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    settings: Collection[str],
+    run: Callable[[argparse.Namespace, Console], None],
+) -> int:
+    """Parse, check and run on one thread; the exit code: 0, 1 when a gate is red, 2 for flags."""
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        check_flags(given, settings)
+        run(given, Console(width=None if sys.stdout.isatty() else 140))
+    except CompfastError as error:
+        print(f"{parser.prog.rpartition('.')[2]}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def append(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

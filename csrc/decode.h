@@ -103,17 +103,6 @@ inline void decode_step(const PlanRecord& plan, const float* params, const Promp
   }
 }
 
-// Of the largest of row r's logits the first; of a single logit whether it is above 0.
-inline int32_t decode_token(const PlanRecord& plan, const DecodeMemory& m, long r) {
-  const OpRecord& loss = plan.ops[plan.op_count - 1];
-  const float* row = m.values + loss.in[0].value + r * loss.in[0].ld;
-  if (loss.loss == LOSS_LOGISTIC) return row[0] > 0.0f;
-  int32_t top = 0;
-  for (int32_t j = 1; j < plan.ports.vocabulary; j++)
-    if (row[j] > row[top]) top = j;
-  return top;
-}
-
 inline void decode_swap(DecodeSlot& a, DecodeSlot& b) {
   const DecodeSlot kept = a;
   a = b;
@@ -134,6 +123,7 @@ inline void member_generate(const PlanRecord& plan, const Member& member, const 
                             int32_t* told) {
   const float* params = member.params;
   const long each = decode_cache(plan, prompts.length);
+  const OpRecord& loss = plan.ops[plan.op_count - 1];
   int last = -1;
   for (int i = 0; i < plan.op_count; i++)
     if (attends(plan.ops[i])) last = i;
@@ -160,7 +150,8 @@ inline void member_generate(const PlanRecord& plan, const Member& member, const 
       DecodeSlot& slot = m.slots[r];
       const int64_t own = prompts.lengths[slot.prompt], index = ++slot.at - own;
       if (index < 0) continue;
-      const int32_t token = decode_token(plan, m, r);
+      const float* row = m.values + loss.in[0].value + r * loss.in[0].ld;
+      const int32_t token = likeliest(loss, row, plan.ports.vocabulary);
       told[slot.prompt * prompts.max_new + index] = token;
       if (token == prompts.end || index + 1 == prompts.max_new) decode_swap(slot, m.slots[--live]);
     }

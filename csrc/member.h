@@ -153,15 +153,11 @@ inline void member_outputs(const PlanRecord& plan, const Member& member, const W
     for (long i = 0; i < n * asked; i++) {
       const long at = i / asked * z.rows + z.rows - asked + i % asked;
       const float* row = w.values + z.value + at * z.ld;
+      const int64_t place = s * asked + i;
+      if (best) best[place] = likeliest(loss, row, vocabulary);
       const float both[2] = {0.0f, row[0]};
       if (loss.loss == LOSS_LOGISTIC) row = both;
-      const int64_t place = s * asked + i;
       if (out) std::memcpy(out + place * vocabulary, row, vocabulary * sizeof(float));
-      if (!best) continue;
-      int32_t top = 0;
-      for (int32_t j = 1; j < vocabulary; j++)
-        if (row[j] > row[top]) top = j;
-      best[place] = top;
     }
   }
 }

@@ -132,6 +132,15 @@ inline void forward(const PlanRecord& plan, long n, const float* params, const W
   }
 }
 
+// Of the largest of a row of outputs the first; of a single logit whether it is above 0.
+inline int32_t likeliest(const OpRecord& loss, const float* row, int32_t vocabulary) {
+  if (loss.loss == LOSS_LOGISTIC) return row[0] > 0.0f;
+  int32_t top = 0;
+  for (int32_t j = 1; j < vocabulary; j++)
+    if (row[j] > row[top]) top = j;
+  return top;
+}
+
 // Numbers that the mean over the losses of one sequence is taken of.
 inline int64_t terms(const PlanRecord& plan) {
   const OpRecord& op = plan.ops[plan.op_count - 1];

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks import markov
+from benchmarks.cases import UPDATES
 from benchmarks.gate import GateError
-from benchmarks.markov import COLUMNS, UPDATES, Chains, loss_difference, make_chains, plain_peers
+from benchmarks.markov import COLUMNS, Chains, loss_difference, make_chains, plain_peers
 from compfast.config.settings import from_dict
 from compfast.ensembles.grid import member_specs
 from compfast.tasks import preset

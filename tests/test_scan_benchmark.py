@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks import scan
+from benchmarks.cases import UPDATES, Case
 from benchmarks.gate import GateError
-from benchmarks.scan import COLUMNS, COMPUTES, SETTINGS, UPDATES, Case, make_case, plain_peers
+from benchmarks.scan import COLUMNS, COMPUTES, SETTINGS, make_case, padding_of, plain_peers
 
 pytestmark = pytest.mark.usefixtures("native_extension")
 
@@ -44,7 +45,7 @@ def test_gradients_that_are_wrong_stop_the_benchmark(monkeypatch: pytest.MonkeyP
 
 
 def test_padding_of_each_peer_is_counted() -> None:
-    padding = make_case("d128", 1).padding()
+    padding = padding_of(make_case("d128", 1))
     assert padding.used < padding.cut <= padding.whole == scan.COUNTED * scan.BATCH * 58
 
 

@@ -160,7 +160,7 @@ def test_neither_cores_nor_neighbours_nor_a_caller_s_settings_change_a_bit(
         assert a.equals(b.filter(member=4))
     for count in (1, 5):
         cores = Cores(count, "a test")
-        monkeypatch.setattr("compfast.analysis.stacked.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("compfast.analysis.work.usable_cores", lambda cores=cores: cores)
         _same(whole, _every(anchors))
 
 

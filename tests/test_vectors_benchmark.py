@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import vectors
+from benchmarks import turns, vectors
+from benchmarks.cases import UPDATES, Case
 from benchmarks.gate import GateError
 from benchmarks.vectors import (
     COLUMNS,
     SETTINGS,
-    UPDATES,
-    Case,
     gradient_difference,
     loss_difference,
     make_case,
@@ -97,7 +96,7 @@ def test_pythons_share_is_small() -> None:
 
 def test_the_process_is_held_to_one_cpu_for_as_long_as_it_measures() -> None:
     before = os.sched_getaffinity(0), os.environ.get("XLA_FLAGS")
-    with vectors.one_cpu():
+    with turns.one_cpu():
         assert len(os.sched_getaffinity(0)) == 1
         assert "multi_thread_eigen=false" in os.environ["XLA_FLAGS"]
     assert (os.sched_getaffinity(0), os.environ.get("XLA_FLAGS")) == before

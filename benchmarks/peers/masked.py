@@ -8,17 +8,14 @@ to all T positions, else to the longest sequence of each batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.peers.vectors import decaying
+from benchmarks.peers.fused_loop import FusedLoop, Weights
 from compfast.config import ModelConfig, OptimizerConfig
+from compfast.models.sequences import sequence_loss
 
-Weights = Mapping[str, Tensor]  # compfast's names -> [M, *shape]
 Batch = tuple[Tensor, Tensor]  # tokens, targets (-1: nothing is asked): int64 [M, B, T]
 
 
@@ -53,53 +50,18 @@ def _norm(p: Mapping[str, Tensor], name: str, x: Tensor, model: ModelConfig) -> 
     return F.layer_norm(x, x.shape[-1:], weight, bias, model.norm_eps)
 
 
-def masked_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over a sequence's targets, then over sequences."""
-    losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
-    return (losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)).mean()
-
-
-class Loop:
-    """One fused AdamW a member."""
+class Loop(FusedLoop):
+    """The mean of a sequence's targets, then of sequences."""
 
     def __init__(
         self, weights: Weights, model: ModelConfig, options: OptimizerConfig, *, padded: bool
     ) -> None:
-        self._model, self._clip, self._padded = model, options.clip, padded
-        self._params, self._optimizers = list[dict[str, Tensor]](), list[torch.optim.AdamW]()
-        decay = decaying(model, options)
-        for member in range(len(next(iter(weights.values())))):
-            own = {name: w[member].clone().requires_grad_() for name, w in weights.items()}
-            groups: list[dict[str, Any]] = [
-                {"params": [own[n] for n in own if n in decay]},
-                {"params": [own[n] for n in own if n not in decay], "weight_decay": 0.0},
-            ]
-            self._params.append(own)
-            self._optimizers.append(
-                torch.optim.AdamW(
-                    groups,
-                    lr=options.lr,
-                    betas=(options.beta1, options.beta2),
-                    eps=options.eps,
-                    weight_decay=options.weight_decay,
-                    fused=True,
-                )
-            )
+        super().__init__(weights, model, options)
+        self._padded = padded
 
-    def step(self, batch: Batch) -> Tensor:
-        """Train every member one step; losses [M] before it."""
-        losses = []
-        for p, optimizer, tokens, targets in zip(
-            self._params, self._optimizers, *batch, strict=True
-        ):
-            length = tokens.shape[1]
-            if not self._padded:
-                length = int((targets >= 0).any(0).nonzero().max()) + 1
-            optimizer.zero_grad(set_to_none=True)
-            loss = masked_loss(network(p, tokens[:, :length], self._model), targets[:, :length])
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self._clip:
-                clip_grad_norm_(p.values(), self._clip)
-            optimizer.step()
-            losses.append(loss.detach())
-        return torch.stack(losses)
+    def loss(self, p: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        length = inputs.shape[1]
+        if not self._padded:
+            length = int((targets >= 0).any(0).nonzero().max()) + 1
+        tokens, asked = inputs[:, :length], targets[:, :length]
+        return sequence_loss(network(p, tokens, self._model), tokens, asked, "masked")

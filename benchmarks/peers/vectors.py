@@ -14,13 +14,11 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.peers.fused_loop import FusedLoop, Weights
 from compfast.config import ModelConfig, OptimizerConfig
-from compfast.models.params import parameter_table
 from compfast.models.relative import bucket_table
 
-Weights = Mapping[str, Tensor]  # compfast's names -> [M, *shape]
 Batch = tuple[Tensor, Tensor]  # vectors [M, B, T, width]; ids [M, B, k] or numbers [M, B, k, V]
 
 
@@ -109,13 +107,8 @@ def one_hot_buckets(model: ModelConfig, length: int) -> Tensor:
     return F.one_hot(table, model.buckets or 0).float()
 
 
-def decaying(model: ModelConfig, options: OptimizerConfig) -> set[str]:
-    """Names of what the weight decay is for."""
-    return {t.name for t in parameter_table(model) if t.decays(options.decay)}
-
-
-class Loop:
-    """One fused AdamW a member, one member after the other."""
+class Loop(FusedLoop):
+    """The network in PyTorch."""
 
     def __init__(
         self,
@@ -126,42 +119,14 @@ class Loop:
         *,
         pruned: bool,
     ) -> None:
-        self._model, self._clip = model, options.clip
-        self._last = (model.asked or 1) if pruned else 0
+        super().__init__(weights, model, options)
+        self._asked = model.asked or 1
+        self._last = self._asked if pruned else 0
         self._buckets = one_hot_buckets(model, length)
-        self._asked, self._params = model.asked or 1, list[dict[str, Tensor]]()
-        self._optimizers, decay = [], decaying(model, options)
-        for member in range(len(next(iter(weights.values())))):
-            own = {name: w[member].clone().requires_grad_() for name, w in weights.items()}
-            groups: list[dict[str, Any]] = [
-                {"params": [own[n] for n in own if n in decay]},
-                {"params": [own[n] for n in own if n not in decay], "weight_decay": 0.0},
-            ]
-            self._params.append(own)
-            self._optimizers.append(
-                torch.optim.AdamW(
-                    groups,
-                    lr=options.lr,
-                    betas=(options.beta1, options.beta2),
-                    eps=options.eps,
-                    weight_decay=options.weight_decay,
-                    fused=True,
-                )
-            )
 
-    def step(self, batch: Batch) -> Tensor:
-        losses = []
-        for p, optimizer, x, y in zip(self._params, self._optimizers, *batch, strict=True):
-            optimizer.zero_grad(set_to_none=True)
-            outputs = network(TORCH, p, x, self._buckets, self._model, self._last)
-            asked = outputs[:, -self._asked :]
-            if y.is_floating_point():
-                loss = F.mse_loss(asked, y)
-            else:
-                loss = F.cross_entropy(asked.flatten(0, 1), y.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self._clip:
-                clip_grad_norm_(p.values(), self._clip)
-            optimizer.step()
-            losses.append(loss.detach())
-        return torch.stack(losses)
+    def loss(self, p: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = network(TORCH, p, inputs, self._buckets, self._model, self._last)
+        asked = outputs[:, -self._asked :]
+        if targets.is_floating_point():
+            return F.mse_loss(asked, targets)
+        return F.cross_entropy(asked.flatten(0, 1), targets.flatten())

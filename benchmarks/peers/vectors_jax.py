@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from jax import Array
 
-from benchmarks.peers.vectors import Batch, Kit, Weights, decaying, network, one_hot_buckets
+from benchmarks.peers.fused_loop import Weights, decaying
+from benchmarks.peers.vectors import Batch, Kit, network, one_hot_buckets
 from compfast.config import ModelConfig, OptimizerConfig
 
 Params = dict[str, Array]

@@ -11,7 +11,6 @@ nothing else to order (embeddings, norms, head).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.analysis.symmetries import HEADED, Int64, Orders, Symmetries
-from compfast.errors import UsageError
+from compfast.config.extras import needed
 
 Float64 = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
@@ -43,12 +42,7 @@ def aligned(
 
 class _Match:
     def __init__(self, symmetries: Symmetries, a: Weights, b: Weights) -> None:
-        try:
-            self._assign = importlib.import_module("scipy.optimize").linear_sum_assignment
-        except ImportError:
-            raise UsageError(
-                "alignment needs the package scipy, which is not installed: pip install scipy"
-            ) from None
+        self._assign = needed("scipy.optimize", "alignment").linear_sum_assignment
         self.of = symmetries
         self.a, self.b = (
             {name: np.asarray(w[name], np.float64) for name in symmetries.axes} for w in (a, b)

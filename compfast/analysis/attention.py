@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+import collections
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from numpy.typing import NDArray
 
-from compfast.analysis.inputs import as_tensor, at_once, attending_groups, checked_inputs
+from compfast.analysis.inputs import at_once, attending_groups, checked_inputs
 from compfast.analysis.snapshots import snapshots_of
+from compfast.analysis.stacked import Tap, each_member, forward
 from compfast.config import MemberSpec
-from compfast.engines.cores import usable_cores
 from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run
 
@@ -35,20 +35,17 @@ def attention_to_skip(run: Run, tokens: NDArray[Any] | None = None) -> pl.DataFr
     """
     steps = snapshots_of(run)
     groups = attending_groups(run)
-    work: list[tuple[MemberSpec, int, NDArray[Any]]] = []
+    rows: list[_Row] = []
     for specs, exam in zip(groups, exams_of(groups), strict=True):
         read = exam.inputs if tokens is None else checked_inputs(tokens, specs[0])
-        work += [(spec, step, read) for spec in specs for step in steps]
 
-    def measure(spec: MemberSpec, step: int, read: NDArray[Any]) -> list[_Row]:
-        means = layer_ratios(run.model(spec.member, step), read, at_once(spec, read))
-        return [(spec.member, step, layer, mean) for layer, mean in enumerate(means)]
+        def measure(spec: MemberSpec, module: Any, read: NDArray[Any] = read) -> list[float]:
+            return layer_ratios(module, read, at_once(spec, read))
 
-    from compfast.engines.aside import clean_threads, require_exact_products
-
-    with clean_threads(usable_cores().count) as pool:
-        pool.submit(require_exact_products, "attention_to_skip", "").result()
-        rows = [row for found in pool.map(measure, *zip(*work, strict=True)) for row in found]
+        for step in steps:
+            found = each_member(run, specs, measure, step)
+            for spec, means in zip(specs, found, strict=True):
+                rows += [(spec.member, step, layer, mean) for layer, mean in enumerate(means)]
     table = pl.DataFrame(rows, schema=_SCHEMA, orient="row").sort("member", "step", "layer")
     finite = pl.col("ratio").is_finite()
     return table.with_columns(pl.when(finite).then(pl.col("ratio")).alias("ratio"))
@@ -56,27 +53,18 @@ def attention_to_skip(run: Run, tokens: NDArray[Any] | None = None) -> pl.DataFr
 
 def layer_ratios(model: Any, tokens: NDArray[Any], most: int) -> list[float]:
     """Of a compfast.models.transformer.Transformer, its layers in order; nan as it comes."""
-    import torch
-
     sums = [0.0] * len(model.blocks)
     stream: dict[int, Tensor] = {}  # layer -> what its block was given
+    taps: list[tuple[str, Tap]] = []
+    for layer in range(len(model.blocks)):
 
-    def enter(layer: int, block: Any, given: tuple[Tensor, ...]) -> None:
-        stream[layer] = given[0]
+        def enter(value: Tensor, rows: slice, layer: int = layer) -> None:
+            stream[layer] = value
 
-    def attended(layer: int, attention: Any, given: tuple[Tensor, ...], added: Tensor) -> None:
-        x, added = stream.pop(layer).double(), added.double()  # [B, T, D]
-        sums[layer] += float((added.norm(dim=-1) / (x + added).norm(dim=-1)).sum())
+        def attended(value: Tensor, rows: slice, layer: int = layer) -> None:
+            x, added = stream.pop(layer).double(), value.double()  # [B, T, D]
+            sums[layer] += float((added.norm(dim=-1) / (x + added).norm(dim=-1)).sum())
 
-    hooks = []
-    for layer, block in enumerate(model.blocks):
-        hooks.append(block.register_forward_pre_hook(functools.partial(enter, layer)))
-        hooks.append(block.attention.register_forward_hook(functools.partial(attended, layer)))
-    try:
-        with torch.inference_mode():
-            for first in range(0, len(tokens), most):
-                model(as_tensor(tokens[first : first + most]))
-    finally:
-        for hook in hooks:
-            hook.remove()
+        taps += [(f"blocks.{layer}:in", enter), (f"blocks.{layer}.attention", attended)]
+    collections.deque(forward(model, tokens, most, taps), maxlen=0)
     return [total / (tokens.shape[0] * tokens.shape[1]) for total in sums]

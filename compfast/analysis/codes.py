@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compfast.analysis.inputs import as_tensor, at_once, attending_groups, checked_inputs
+from compfast.analysis.inputs import at_once, attending_groups, checked_inputs
+from compfast.analysis.stacked import captured, each_member
 from compfast.config import MemberSpec
-from compfast.engines.cores import usable_cores
 from compfast.errors import UsageError
 from compfast.runs.reading import Run
 from compfast.tasks import Exam, make_task
@@ -67,20 +67,15 @@ def latent_codes(
         given = exams[key].inputs if inputs is None else checked_inputs(inputs, specs[0])
         read.append((given, _places(keys, given.shape[1])))
 
-    def measure(spec: MemberSpec, at: int) -> Float32:
-        given, places = read[at]
-        return item_codes(run.model(spec.member, step), given, places, what, at_once(spec, given))
-
-    from compfast.engines.aside import clean_threads, require_exact_products
-
-    work = [(spec, at) for at, specs in enumerate(groups) for spec in specs]
-    with clean_threads(usable_cores().count) as pool:
-        pool.submit(require_exact_products, "latent_codes", "").result()
-        found = list(pool.map(measure, *zip(*work, strict=True)))
     result = []
-    for specs in groups:
-        values = np.stack(found[: len(specs)])
-        del found[: len(specs)]
+    for specs, (given, places) in zip(groups, read, strict=True):
+
+        def measure(
+            spec: MemberSpec, module: Any, given: NDArray[Any] = given, places: Any = places
+        ) -> Float32:
+            return item_codes(module, given, places, what, at_once(spec, given))
+
+        values = np.stack(list(each_member(run, specs, measure, step)))
         exam = exams[changed_task(specs[0], task or {}), specs[0].evaluation]
         result.append(Codes(tuple(spec.member for spec in specs), values, exam))
     return result
@@ -93,31 +88,16 @@ def item_codes(
 
     A pass takes `most` sequences.
     """
-    import torch
-
-    parts: list[list[torch.Tensor]] = []  # passes, layers
-
-    def attending(attention: Any, given: tuple[torch.Tensor, ...]) -> None:
-        weights = attention.weights(given[0])[:, :, -1, list(places)]  # [B, H, keys]
-        parts[-1].append(weights.transpose(1, 2).flatten(1))
-
-    def leaving(block: Any, given: tuple[torch.Tensor, ...], x: torch.Tensor) -> None:
-        parts[-1].append(x[:, -1].clone())
-
-    if what == "codes":
-        hooks = [block.attention.register_forward_pre_hook(attending) for block in model.blocks]
-    else:
-        hooks = [block.register_forward_hook(leaving) for block in model.blocks]
-    try:
-        with torch.inference_mode():
-            for first in range(0, len(inputs), most):
-                parts.append([])
-                model(as_tensor(inputs[first : first + most]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found: Float32 = torch.cat([torch.stack(part, dim=1) for part in parts]).numpy()
-    return found
+    layers = range(len(model.blocks))
+    behind = ".attention.pattern" if what == "codes" else ""
+    names = [f"blocks.{layer}{behind}" for layer in layers]
+    last = np.full((len(inputs), 1), inputs.shape[1] - 1)
+    found = captured(model, inputs, names, most, last)
+    if what == "stream":
+        return np.stack([found[name][:, 0] for name in names], axis=1)
+    # [N, H, 1, T] -> keys x heads
+    weights = [found[name][:, :, 0, list(places)].transpose(0, 2, 1) for name in names]
+    return np.stack([own.reshape(len(inputs), -1) for own in weights], axis=1)
 
 
 def changed_task(spec: MemberSpec, fields: Mapping[str, Any]) -> Any:

@@ -16,11 +16,12 @@ import numpy as np
 import polars as pl
 
 from compfast.analysis.alignment import aligned
-from compfast.analysis.effort import Effort, Progress, each_work, effort_of, timed
+from compfast.analysis.effort import Effort, effort_of, timed
 from compfast.analysis.lines import Lines, Row, barriers, table_of
 from compfast.analysis.losses import step_of
 from compfast.analysis.stacked import chosen
 from compfast.analysis.symmetries import Symmetries
+from compfast.analysis.work import Tick, each_work
 from compfast.config import MemberSpec
 from compfast.errors import UsageError
 from compfast.runs.reading import Run
@@ -41,7 +42,7 @@ def loss_line(
     items: int | None = None,
     scores: bool = False,
     float64: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> pl.DataFrame:
     """Each member's training loss on the straight line between its weights at two steps.
 
@@ -95,7 +96,7 @@ def lines_between(
     items: int | None = None,
     scores: bool = False,
     float64: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> pl.DataFrame:
     """The training loss on the straight lines between two members' weights.
 
@@ -135,7 +136,7 @@ def connectivity(
     points: int = _POINTS,
     items: int | None = None,
     float64: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> pl.DataFrame:
     """The barriers between two members, straight and aligned: `barriers` of `lines_between`."""
     options: dict[str, Any] = {"items": items, "float64": float64, "progress": progress}

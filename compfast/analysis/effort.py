@@ -1,20 +1,13 @@
-"""Costly measures: one piece of work after the other on every core, and what it will take."""
+"""What costly measures will take, told before they begin."""
 
 from __future__ import annotations
 
-import collections
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from compfast.engines.cores import usable_cores
-
-T = TypeVar("T")
-Item = TypeVar("Item")
-Progress = Callable[[int, int], None]  # called with pieces of work done, and all of them
-
-_AHEAD = 2  # pieces in work for each core
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +35,7 @@ def effort_of(what: str, parts: Sequence[tuple[int, float]], works: int) -> Effo
 
 
 def timed(prepare: Callable[[], Callable[[], Any]]) -> float:
-    """Seconds that the product takes which `prepare` gives, in a thread as those of `each_work`.
+    """Seconds that the product takes which `prepare` gives, in a thread as `each_work`'s.
 
     It is made twice: the first time also pays for what is set up once.
     """
@@ -56,35 +49,6 @@ def timed(prepare: Callable[[], Callable[[], Any]]) -> float:
         return time.perf_counter() - begin
 
     return aside(work)
-
-
-def each_work(
-    work: Callable[[Item], T], items: Sequence[Item], whose: str, progress: Progress | None = None
-) -> Iterator[T]:
-    """`work(item)` of each item in order, as they come, one a core.
-
-    It is called in a thread that has none of the caller's PyTorch settings; `progress` in the
-    caller's. Raises UsageError where this process rounds the operands of products.
-    """
-    from compfast.engines.aside import clean_threads, require_exact_products
-
-    cores = usable_cores().count
-    with clean_threads(cores) as pool:
-        pool.submit(require_exact_products, whose, "").result()
-        waiting = collections.deque(pool.submit(work, item) for item in items[: _AHEAD * cores])
-        rest = iter(items[_AHEAD * cores :])
-        try:
-            for done in range(1, len(items) + 1):
-                found = waiting.popleft().result()
-                for item in rest:
-                    waiting.append(pool.submit(work, item))
-                    break
-                if progress is not None:
-                    progress(done, len(items))
-                yield found
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _spelt(seconds: float) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 
 from compfast.analysis.curvature import hutchinson, lanczos
-from compfast.analysis.effort import Effort, Progress, each_work, effort_of, timed
+from compfast.analysis.effort import Effort, effort_of, timed
 from compfast.analysis.losses import BatchLoss, finite_or_null, fixed_batch, step_of
 from compfast.analysis.stacked import chosen
+from compfast.analysis.work import Tick, each_work
 from compfast.config import MemberSpec
 from compfast.errors import UsageError
 from compfast.models.params import parameter_count
@@ -30,7 +31,7 @@ def sharpness(
     tolerance: float = 1e-4,
     probes: int = 16,
     float64: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> pl.DataFrame:
     """The Hessian of each member's training loss on a fixed batch: its top, and its trace.
 

@@ -24,9 +24,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from compfast.analysis.effort import Effort, Progress, timed
+from compfast.analysis.effort import Effort, timed
 from compfast.analysis.losses import BatchLoss, finite_or_null, fixed_batch, step_of
 from compfast.analysis.stacked import chosen
+from compfast.analysis.work import Tick
 from compfast.config import MemberSpec
 from compfast.errors import UsageError
 from compfast.runs.reading import Run
@@ -57,7 +58,7 @@ def local_learning_coefficient(
     chains: int = 4,
     draws: int = 200,
     burn_in: int = 200,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> pl.DataFrame:
     """devinterp's estimate for each member, of its training loss on a fixed batch of n sequences.
 

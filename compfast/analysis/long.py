@@ -8,7 +8,6 @@ that is not finite is null.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.analysis.snapshots import kept_as
-from compfast.errors import UsageError
+from compfast.config.extras import needed
 from compfast.models.params import parameter_table
 from compfast.runs.reading import Run
 
@@ -123,12 +122,7 @@ def to_xarray(table: pl.DataFrame) -> Any:
 
     Raises UsageError without xarray.
     """
-    try:
-        xarray = importlib.import_module("xarray")
-    except ImportError:
-        raise UsageError(
-            "to_xarray needs the package xarray, which is not installed: pip install xarray"
-        ) from None
+    xarray = needed("xarray", "to_xarray")
     arrays = {}
     for (measure, place), own in table.group_by("measure", "place", maintain_order=True):
         dims = [d for d in ("member", "step", "layer", "index") if own[d].null_count() < len(own)]

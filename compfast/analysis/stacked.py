@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from compfast.analysis.inputs import as_tensor, at_once, attending_groups, checked_inputs
 from compfast.analysis.positions import At, resolved, roles_of, take
+from compfast.analysis.work import each_work
 from compfast.config import MemberSpec, ModelConfig
-from compfast.engines.cores import usable_cores
 from compfast.errors import UsageError
 from compfast.models.families import family_of
 from compfast.runs.layouts import exams_of
@@ -42,7 +42,6 @@ Specs = list[MemberSpec]
 Tap = Callable[["Tensor", slice], "Tensor | None"]
 
 _GIVEN = ":in"
-_AHEAD = 2  # members in work for each core
 _SHOWN = 16  # places that a sentence names
 
 
@@ -136,12 +135,9 @@ def each_member(
 
     It is called in a thread that has none of the caller's PyTorch settings, in inference mode,
     with the family's plain module in evaluation mode. The module is this member's only until
-    `measure` returns: the next one's weights are put into it. Two members a core are in work or
-    waiting to be taken, so that what the caller does not keep needs no memory. Raises UsageError
-    where this process rounds the operands of products, and for a step that there is not.
+    `measure` returns: the next one's weights are put into it. Raises as `each_work` (work.py), and
+    UsageError for a step that there is not.
     """
-    from compfast.engines.aside import clean_threads, require_exact_products
-
     own = threading.local()
 
     def work(spec: MemberSpec) -> T:
@@ -157,16 +153,7 @@ def each_member(
                     own.tensors[name].copy_(torch.from_numpy(array))
             return measure(spec, own.module)
 
-    cores = usable_cores().count
-    with clean_threads(cores) as pool:
-        pool.submit(require_exact_products, "an analysis's", "").result()
-        waiting = collections.deque(pool.submit(work, spec) for spec in specs[: _AHEAD * cores])
-        rest = iter(specs[_AHEAD * cores :])
-        while waiting:
-            done = waiting.popleft().result()
-            if (spec := next(rest, None)) is not None:
-                waiting.append(pool.submit(work, spec))
-            yield done
+    return each_work(work, specs, "an analysis's")
 
 
 def forward(

@@ -36,6 +36,17 @@ class State:
     step: Int64  # [M] optimiser steps done
     status: NDArray[np.uint8]  # [M] ACTIVE, FROZEN or DIVERGED
 
+    @classmethod
+    def fresh(cls, params: Named) -> State:
+        """Members with these parameters of whom no step is done; the moments cannot be written."""
+        first, second = (
+            {name: np.broadcast_to(np.float32(0), array.shape) for name, array in params.items()}
+            for _ in range(2)
+        )
+        count = len(next(iter(params.values())))
+        step, status = np.zeros(count, np.int64), np.full(count, ACTIVE, np.uint8)
+        return cls(params, first, second, step, status)
+
 
 @dataclass(slots=True)
 class Advance:

@@ -129,14 +129,7 @@ class EagerEngine:
             for spec, std in zip(self._specs, self._tables.std, strict=True)
         ]
         params = {t.name: np.stack([draw[t.name] for draw in drawn]) for t in self._table}
-        count = len(self._specs)
-        return State(
-            params=params,
-            exp_avg={name: np.zeros_like(value) for name, value in params.items()},
-            exp_avg_sq={name: np.zeros_like(value) for name, value in params.items()},
-            step=np.zeros(count, np.int64),
-            status=np.full(count, ACTIVE, np.uint8),
-        )
+        return State.fresh(params)
 
     def load(self, state: State) -> None:
         check_state(state, self._specs)

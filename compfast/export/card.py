@@ -107,8 +107,7 @@ is this one. Folders `member-N` are read by `compfast.from_pretrained`.
 
 def facts(run: Run, member: int, step: int | None) -> dict[str, Any]:
     """A member's whole description as JSON can hold it: its spec, its verdict, where it is from."""
-    group, row = run._place(member)
-    spec = run.groups[group][row]
+    spec = run.spec(member)
     fields = {name: dataclasses.asdict(getattr(spec, name)) for name in _SPEC}
     at, scores = _exam(run, member, step)
     kept = ("engine", "isa", "versions", "commit", "created")
@@ -127,13 +126,12 @@ def facts(run: Run, member: int, step: int | None) -> dict[str, Any]:
 def card(run: Run, described: Mapping[str, Any]) -> str:
     """The page of a member that `facts` describes; raises UsageError without jinja2."""
     spec, own = described["spec"], described["run"]
-    group, row = run._place(described["member"])
     return _filled(
         _TEMPLATE,
         facts=described,
         spec=spec,
         members=len(run.members),
-        parameters=parameter_count(run.groups[group][row].model),
+        parameters=parameter_count(run.spec(described["member"]).model),
         scores=described["scores"],
         sections={"seeds": {name: spec[name] for name in SEEDS}}
         | {name: spec[name] for name in SECTIONS if name in spec},

@@ -52,8 +52,7 @@ def onnx(
     if final.exists() and not overwrite:
         raise UsageError(f"{final} exists; give another file, or overwrite=True")
     module, described = run.model(member, step), facts(run, member, step)
-    group, row = run._place(member)
-    inputs = _inputs(run.groups[group][row])
+    inputs = _inputs(run.spec(member))
     proto = _graph(module, inputs, any_length, f"member {member}")
     library.helper.set_model_props(proto, {"compfast": json.dumps(described, allow_nan=False)})
     content: bytes = proto.SerializeToString()

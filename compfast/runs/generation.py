@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compfast.config import MemberSpec, Prompts
 from compfast.engines import make_engine, resolve_engine
-from compfast.engines.base import ACTIVE, Int32, Named, State
+from compfast.engines.base import Int32, Named, State
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
 
@@ -97,13 +97,7 @@ def generate(
         rows = [row for row, (of, _, _) in enumerate(members) if of == group]
         specs = [members[row][1] for row in rows]
         made = make_engine(engine, specs, make_tables(specs), device=device)
-        made.load(_state([members[row][2] for row in rows]))
+        weights = [members[row][2] for row in rows]
+        made.load(State.fresh({n: np.stack([own[n] for own in weights]) for n in weights[0]}))
         told |= zip(rows, made.generate(prompts, range(len(rows))), strict=True)
     return np.stack([told[row] for row in range(len(members))])
-
-
-def _state(weights: Sequence[Named]) -> State:
-    params = {name: np.stack([own[name] for own in weights]) for name in weights[0]}
-    zero = {name: np.broadcast_to(np.float32(0), p.shape) for name, p in params.items()}
-    count = len(weights)
-    return State(params, zero, zero, np.zeros(count, np.int64), np.full(count, ACTIVE, np.uint8))

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from compfast.config import Config
+from compfast.config import Config, MemberSpec
 from compfast.config.paths import user_path
 from compfast.config.settings import from_dict
 from compfast.engines import ENGINES
@@ -137,11 +137,15 @@ class Run:
         """
         return stacks.stacked(self.groups, names, lambda g, name: self.stacked(g, name, step))
 
+    def spec(self, member: int) -> MemberSpec:
+        """All settings of a member; raises UsageError for one that is not there."""
+        group, row = self._place(member)
+        return self.groups[group][row]
+
     def model(self, member: int, step: int | None = None) -> Any:
         """A member as its family's `nn.Module` in evaluation mode: tokens [B, T] -> logits
         [B, T, V]."""
-        group, row = self._place(member)
-        model = self.groups[group][row].model
+        model = self.spec(member).model
         return family_of(model).holding(model, self.params(member, step)).eval()
 
     def generate(

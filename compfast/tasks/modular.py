@@ -18,6 +18,7 @@ from compfast.config.section import check_seed, require
 from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Int32, Scores, Settings
+from compfast.tasks.scoring import some_rows
 from compfast.tasks.table import TableDraws, TableTask
 
 _MOST_MODULUS = 2048  # 4 million pairs
@@ -102,8 +103,14 @@ class ModularTask(TableTask[ModularConfig]):
 
         `eval_seed` chooses which where there are more.
         """
-        seen = _chosen(self.table.tokens, self.table.targets, evaluation.seen_items, evaluation)
-        unseen = _chosen(*self._held_out, evaluation.unseen_items, evaluation)
+        asked = []
+        for (tokens, targets), most in (
+            ((self.table.tokens, self.table.targets), evaluation.seen_items),
+            (self._held_out, evaluation.unseen_items),
+        ):
+            rows = some_rows(len(tokens), most, evaluation.eval_seed)
+            asked.append((tokens[rows], targets[rows]))
+        seen, unseen = asked
         return RuleExam(np.concatenate([seen[0], unseen[0]]), seen[1], unseen[1])
 
 
@@ -132,12 +139,3 @@ class RuleExam:
         seen = (answers[:, self.splits["seen"]] == self.seen_targets).mean(axis=1)
         rule = (answers[:, self.splits["unseen"]] == self.targets).mean(axis=1)
         return Scores(seen, {"generalised": rule, "memorised": 1 - rule}, np.zeros(len(answers)))
-
-
-def _chosen(
-    tokens: Int32, targets: Int32, most: int, evaluation: EvaluationConfig
-) -> tuple[Int32, Int32]:
-    if len(tokens) <= most:
-        return tokens, targets
-    rows = philox.feistel(evaluation.eval_seed, 0, np.arange(most), len(tokens))
-    return tokens[rows], targets[rows]

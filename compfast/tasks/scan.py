@@ -24,6 +24,7 @@ from compfast.tasks.phrases import Int64, Language, Rows, constant, joined
 from compfast.tasks.primitives import Primitive
 from compfast.tasks.scan_exam import CANDIDATES, ScanExam
 from compfast.tasks.scan_grammars import LONGEST, grammar_field, grammar_name, grammar_of
+from compfast.tasks.scoring import some_rows
 from compfast.tasks.table import TableDraws, TableTask
 
 _MOST_REPEATS = 2**24
@@ -144,8 +145,13 @@ class ScanTask(TableTask[ScanConfig]):
 
         `eval_seed` chooses which where there are more.
         """
-        seen = _chosen(self.trained, evaluation.seen_items, evaluation)
-        unseen = _chosen(self.held_out, evaluation.unseen_items, evaluation)
+        seen, unseen = (
+            own[some_rows(len(own), most, evaluation.eval_seed)]
+            for own, most in (
+                (self.trained, evaluation.seen_items),
+                (self.held_out, evaluation.unseen_items),
+            )
+        )
         rows = np.concatenate([seen, unseen])
         right, words = self._told(self.language.answers(rows)), self._prompts(rows)
         return ScanExam(
@@ -237,9 +243,3 @@ class ScanTask(TableTask[ScanConfig]):
 @functools.lru_cache(maxsize=4)
 def _language(grammar: str) -> Language:
     return Language(grammar_of(grammar))
-
-
-def _chosen(rows: Int64, most: int, evaluation: EvaluationConfig) -> Int64:
-    if len(rows) <= most:
-        return rows
-    return rows[philox.feistel(evaluation.eval_seed, 0, np.arange(most), len(rows))]

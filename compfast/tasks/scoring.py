@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from compfast.streams import philox
 from compfast.tasks.base import Int32, Scores
+
+
+def some_rows(count: int, most: int, eval_seed: int) -> NDArray[np.int64]:
+    """Which of `count` items an exam asks: all, or `most` that `eval_seed` chooses."""
+    if count <= most:
+        return np.arange(count)
+    return philox.feistel(eval_seed, 0, np.arange(most), count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

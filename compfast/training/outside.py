@@ -12,7 +12,7 @@ import numpy as np
 from compfast.config import Config, MemberSpec
 from compfast.config.paths import user_path
 from compfast.config.settings import from_dict
-from compfast.engines.base import ACTIVE, Named, State
+from compfast.engines.base import Named, State
 from compfast.ensembles.groups import Groups, member_groups
 from compfast.errors import OutOfMemory, UsageError
 from compfast.models.params import parameter_table
@@ -110,9 +110,7 @@ def _states(groups: Groups, weights: Mapping[int, Named]) -> list[State]:
     for specs in groups:
         names = weights[specs[0].member]
         params = {name: np.stack([weights[s.member][name] for s in specs]) for name in names}
-        first, second = ({n: np.zeros_like(p) for n, p in params.items()} for _ in range(2))
-        step, status = np.zeros(len(specs), np.int64), np.full(len(specs), ACTIVE, np.uint8)
-        states.append(State(params, first, second, step, status))
+        states.append(State.fresh(params))
     return states
 
 

@@ -153,10 +153,7 @@ class CudaEngine:
         """The native engine with the members' weights."""
         if self._stale:
             params = self._flat.unpack(self._fetch("params"))
-            nothing = {n: np.broadcast_to(np.float32(0), p.shape) for n, p in params.items()}
-            count = len(self._specs)
-            fresh = (np.zeros(count, np.int64), np.zeros(count, np.uint8))
-            self._answers.load(State(params, nothing, nothing, *fresh))
+            self._answers.load(State.fresh(params))
             self._stale = False
         return self._answers
 
