@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from compfast.export.pretrained import from_pretrained
     from compfast.runs.reading import Run, load
     from compfast.training.callbacks import Callback
-    from compfast.training.loop import train
     from compfast.training.outside import from_module
+    from compfast.training.runs import train
 
 __all__ = [
     "AllDivergedError",
@@ -51,7 +51,7 @@ _HOMES = {
     "from_pretrained": "export.pretrained",
     "load": "runs.reading",
     "merge": "cluster.merging",
-    "train": "training.loop",
+    "train": "training.runs",
 }
 
 

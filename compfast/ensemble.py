@@ -31,7 +31,7 @@ from compfast.runs.folder import default_out, refuse_used
 from compfast.runs.reading import Run, load
 from compfast.training import interrupts
 from compfast.training.callbacks import Callback
-from compfast.training.loop import train
+from compfast.training.runs import train
 from compfast.training.start import resolved
 
 

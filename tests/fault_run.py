@@ -96,7 +96,7 @@ def diverging_member(folder: Path, random: Random) -> None:
         engine.advance = broken  # type: ignore[method-assign]
         return engine
 
-    with fast_disk(), mock.patch("compfast.training.loop.make_engine", made):
+    with fast_disk(), mock.patch("compfast.training.runs.make_engine", made):
         run = compfast.train(config, folder / "run")
     whole = undisturbed(config)
     row = run.members.row(member, named=True)

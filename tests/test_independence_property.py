@@ -126,7 +126,7 @@ def test_the_run_s_control_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         with with_microbatch(specs):
             return make_engine(name, specs, *more, **options)
 
-    monkeypatch.setattr("compfast.training.loop.make_engine", broken)
+    monkeypatch.setattr("compfast.training.runs.make_engine", broken)
     with pytest.raises(AssertionError):
         quick(60)(given(journeys())(run_property))()
 

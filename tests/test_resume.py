@@ -220,7 +220,7 @@ def test_stored_tables_are_read_and_not_made_again(
     def refuse(specs: Any) -> Any:
         raise AssertionError("tables were computed again")
 
-    monkeypatch.setattr("compfast.training.loop.make_tables", refuse)
+    monkeypatch.setattr("compfast.training.runs.make_tables", refuse)
     assert_same_run(whole, resumed(stopped.path))
 
 
@@ -294,7 +294,7 @@ def test_a_resumed_run_without_checkpoint_starts_at_its_stored_config(
             raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("compfast.training.loop._Loop._save", lambda self: None)
+        patch.setattr("compfast.training.loop.Loop._save", lambda self: None)
         with pytest.raises(Crash):
             compfast.train(small_config(), tmp_path / "run", [Stop()])
     assert numbers(tmp_path / "run") == []

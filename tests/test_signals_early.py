@@ -75,15 +75,15 @@ def test_a_signal_during_the_plan_leaves_nothing(
 @pytest.mark.parametrize(
     "place",
     [
-        "compfast.training.loop.refuse_used",
+        "compfast.training.runs.refuse_used",
         "compfast.storage.durable.Lock",
         "compfast.storage.durable.json_bytes",
         "compfast.storage.durable.rename",
         "compfast.runs.folder.RunFolder._make_rooms",
         "compfast.runs.folder.RunFolder.write_tables",
         "compfast.engines.native.NativeEngine.initialise",
-        "compfast.training.loop._Loop.run",
-        "compfast.training.loop._Loop._advance",
+        "compfast.training.loop.Loop.run",
+        "compfast.training.loop.Loop._advance",
         "compfast.ensemble.show",
     ],
 )

@@ -35,7 +35,7 @@ from compfast.solutions import DIVERGED
 from compfast.storage import durable
 from compfast.training.callbacks import Callback, Outline, as_callbacks
 from compfast.training.interrupts import StopSignals
-from compfast.training.loop import check_snapshots
+from compfast.training.runs import check_snapshots
 from compfast.training.start import resolved
 
 PARTS_A_SLOT = 8  # so that at the end of a sweep about 1/16 of its time is lost to idle slots

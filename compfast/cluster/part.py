@@ -23,7 +23,7 @@ from compfast.runs.parents import find
 from compfast.runs.reading import Run, load
 from compfast.storage import durable
 from compfast.training.callbacks import Callback
-from compfast.training.loop import train
+from compfast.training.runs import train
 
 _REPORT_SECONDS = 0.5  # between two reports of a worker
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -38,6 +39,17 @@ class Taken:
 
     event: int
     progress: list[Progress]
+
+
+class Start(Protocol):
+    """What members begin with that draw nothing."""
+
+    @property
+    def moments_from(self) -> int:
+        """The step from which their moments count."""
+
+    def take(self, engines: Sequence[Engine], groups: Groups, tables: Sequence[Tables]) -> Taken:
+        """Load the members into the engine of each group."""
 
 
 class Inheritance:

@@ -8,159 +8,36 @@ often it was saved and who trains beside it changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from compfast.config import Config, RunConfig
-from compfast.config.paths import user_path
-from compfast.config.settings import from_dict
-from compfast.engines import make_engine, resolve_engine
-from compfast.engines.base import DIVERGED, Engine, State
-from compfast.ensembles.groups import Groups, member_groups
-from compfast.ensembles.schedule import Tables, make_tables
-from compfast.errors import AllDivergedError, Interrupted, OutOfMemory, UsageError
+from compfast.config import Config
+from compfast.engines.base import DIVERGED, Engine
+from compfast.ensembles.groups import Groups
+from compfast.ensembles.schedule import Tables
+from compfast.errors import AllDivergedError, Interrupted
 from compfast.models.params import parameter_count
 from compfast.runs import checkpoints
 from compfast.runs.checkpoints import Files, group_folder
-from compfast.runs.description import describe, resumed_config
-from compfast.runs.folder import RunFolder, default_out, refuse_used
-from compfast.runs.layouts import exams_of, run_layouts, table_arrays
-from compfast.runs.parents import starting
+from compfast.runs.folder import RunFolder
+from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run, load
 from compfast.solutions import DIVERGED as DIVERGED_LABEL
 from compfast.storage import tensorfile
-from compfast.training.callbacks import Callback, Outline, as_callbacks
-from compfast.training.inherited import Inheritance, Taken
+from compfast.training.callbacks import Callback, Outline
+from compfast.training.inherited import Taken
 from compfast.training.interrupts import StopSignals
-from compfast.training.progress import Progress, check_exam, conform, members_of, metrics_schema
-from compfast.training.start import inherited, resolved
-
-
-def train(
-    config: Config | Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
-    callbacks: Callback | Iterable[Callback] | None = (),
-    resume: bool = False,
-    start_from: str | PathLike[str] | None = None,
-) -> Run:
-    """Train an ensemble into the folder `out` (default: runs/TASK-UTC-RANDOM) and load it.
-
-    `config` may be a mapping of sections; `callbacks` one or several objects with any of the
-    hooks of compfast.Callback. Everything given is checked before anything is written.
-    With `resume`, `out` is a run that was stopped: its own config counts, `config` may be left
-    out or change [run] only (threads, cadence of checkpoints, snapshots, report, quiet); a
-    finished run is returned untouched. With `start_from`, RUN or RUN@STEP, members start from
-    those of another run, and a mapping, or no config, changes fields of that run's own config
-    (the section `start` of a config says the same). Raises UsageError for what cannot be trained,
-    StorageError, Interrupted after a signal, OutOfMemory, and AllDivergedError after a complete
-    run in which no member stayed finite.
-    """
-    hooks = as_callbacks(callbacks)
-    path = None if out is None else user_path(out)
-    if not isinstance(config, Config | Mapping | None):
-        raise UsageError(f"config is {config!r}; it must be a compfast.Config or a mapping")
-    if start_from is not None:
-        if resume:
-            raise UsageError("a resumed run knows what it started from; start_from is not needed")
-        config = starting(config, start_from)
-    chosen = from_dict(config) if isinstance(config, Mapping) else config
-    try:
-        return _train(chosen, path, hooks, resume)
-    except MemoryError as error:
-        raise OutOfMemory from error
-
-
-def _train(
-    config: Config | None, out: Path | None, callbacks: Sequence[Callback], resume: bool
-) -> Run:
-    if resume:
-        if out is None:
-            raise UsageError("resume needs the folder of the run to go on with")
-        return _resume(out, config, callbacks)
-    if config is None:
-        raise UsageError("train needs a config; only a resumed run brings its own")
-    path = out if out is not None else default_out(config.task.name)
-    refuse_used(path)
-    config = resolved(config)
-    groups = member_groups(config)
-    check_snapshots(config, groups)
-    for specs, exam in zip(groups, exams_of(groups), strict=True):
-        check_exam(specs, exam)
-    name = resolve_engine(config.run.engine, config.run.device)
-    start = inherited(config)
-    tables = _tables(groups, start)
-    engines = _engines(name, groups, tables, config.run)
-    taken = None if start is None else start.take(engines, groups, tables)
-    with RunFolder.create(path, describe(config, name, engines[0].isa)) as folder:
-        folder.write_tables(table_arrays(tables))
-        loop = _Loop(folder, config, groups, engines, tables, callbacks)
-        loop.begin(taken)
-        return loop.run()
-
-
-def hold(config: Config, path: Path, states: Sequence[State], origin: Mapping[str, Any]) -> Run:
-    """A run that stands before its step 0 with these weights, a state a group, as if stopped there.
-
-    `origin` goes into its config.json. Raises what `train` does for a config and a folder.
-    """
-    refuse_used(path)
-    groups = member_groups(config)
-    check_snapshots(config, groups)
-    exams = exams_of(groups)
-    for specs, exam in zip(groups, exams, strict=True):
-        check_exam(specs, exam)
-    name = resolve_engine(config.run.engine, config.run.device)
-    tables = _tables(groups, None)
-    engines = _engines(name, groups, tables, config.run)
-    for engine, state in zip(engines, states, strict=True):
-        engine.load(state)
-    progress = [Progress.fresh(*part) for part in zip(groups, exams, tables, strict=True)]
-    with RunFolder.create(path, {**describe(config, name, engines[0].isa), **origin}) as folder:
-        folder.write_tables(table_arrays(tables))
-        _Loop(folder, config, groups, engines, tables, ()).begin(Taken(-1, progress))
-    return load(path)
-
-
-def _resume(path: Path, given: Config | None, callbacks: Sequence[Callback]) -> Run:
-    run = load(path)
-    config = resumed_config(run, given)
-    if "cluster" in run.info and not run.finished:
-        raise UsageError(f"{path} was started on a cluster; go on with --cluster ray[:ADDRESS]")
-    groups = member_groups(config)
-    check_snapshots(config, groups)
-    with RunFolder.reopen(path, run_layouts(groups)) as folder:
-        checkpoint = folder.checkpoint
-        if checkpoint is not None and checkpoint.state["finished"]:
-            return load(path)
-        start = inherited(config) if checkpoint is None else None
-        tables = folder.read_tables(groups)
-        if tables is None:
-            tables = _tables(groups, start)
-            folder.write_tables(table_arrays(tables))
-        engines = _engines(run.info["engine"], groups, tables, config.run)
-        if engines[0].isa != run.info["isa"]:
-            where = "go on where it began"
-            if run.info["engine"] == "native":
-                where = f"set COMPFAST_ISA={run.info['isa']}"
-            raise UsageError(
-                f"{path} was trained with {run.info['isa']} instructions, this process would use"
-                f" {engines[0].isa}, which gives other bits; {where}"
-            )
-        loop = _Loop(folder, config, groups, engines, tables, callbacks)
-        if checkpoint is not None:
-            loop.restore(checkpoint)
-        else:
-            loop.begin(None if start is None else start.take(engines, groups, tables))
-        return loop.run(resumed=True)
+from compfast.training.progress import Progress, conform, members_of, metrics_schema
 
 
 @dataclass(slots=True)
-class _Loop:
+class Loop:
+    """One run's members from event to event."""
+
     folder: RunFolder
     config: Config
     groups: Groups
@@ -369,20 +246,3 @@ class _CallbackError(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-def _tables(groups: Groups, start: Inheritance | None) -> list[Tables]:
-    moments_from = 0 if start is None else start.moments_from
-    return [make_tables(specs, moments_from) for specs in groups]
-
-
-def _engines(name: str, groups: Groups, tables: list[Tables], run: RunConfig) -> list[Engine]:
-    pairs = zip(groups, tables, strict=True)
-    return [make_engine(name, s, t, device=run.device, threads=run.threads) for s, t in pairs]
-
-
-def check_snapshots(config: Config, groups: Groups) -> None:
-    steps = max(specs[0].training.steps for specs in groups)
-    late = [step for step in config.run.snapshots if step > steps]
-    if late:
-        raise UsageError(f"run.snapshots has step {late[0]}; training ends at step {steps}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,17 @@ import numpy as np
 from compfast.config import Config, MemberSpec
 from compfast.config.paths import user_path
 from compfast.config.settings import from_dict
-from compfast.engines.base import Named, State
+from compfast.engines.base import Engine, Named, State
 from compfast.ensembles.groups import Groups, member_groups
+from compfast.ensembles.schedule import Tables
 from compfast.errors import OutOfMemory, UsageError
 from compfast.models.params import parameter_table
 from compfast.runs.folder import default_out
-from compfast.runs.reading import Run
-from compfast.training.loop import hold
+from compfast.runs.layouts import exams_of
+from compfast.runs.reading import Run, load
+from compfast.training.inherited import Taken
+from compfast.training.progress import Progress
+from compfast.training.runs import begun
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,9 +65,25 @@ def from_module(
     path = default_out(config.task.name) if out is None else user_path(out)
     origin = {"from_module": {str(m): _digest(weights[m]) for m in members}}
     try:
-        return hold(config, path, _states(groups, weights), origin)
+        with begun(config, path, _Given(weights), origin):
+            return load(path)
     except MemoryError as error:
         raise OutOfMemory from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Members that hold these weights, as if a run had been stopped before its step 0."""
+
+    weights: Mapping[int, Named]
+    moments_from: int = 0
+
+    def take(self, engines: Sequence[Engine], groups: Groups, tables: Sequence[Tables]) -> Taken:
+        for engine, specs in zip(engines, groups, strict=True):
+            own = [self.weights[spec.member] for spec in specs]
+            engine.load(State.fresh({name: np.stack([w[name] for w in own]) for name in own[0]}))
+        parts = zip(groups, exams_of(groups), tables, strict=True)
+        return Taken(-1, [Progress.fresh(*part) for part in parts])
 
 
 def _weights(module: Any, spec: MemberSpec) -> Named:
@@ -103,15 +124,6 @@ def _array(who: str, name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if not np.isfinite(array).all():
         raise UsageError(f"{name} of {who} has numbers that are not finite")
     return array
-
-
-def _states(groups: Groups, weights: Mapping[int, Named]) -> list[State]:
-    states = []
-    for specs in groups:
-        names = weights[specs[0].member]
-        params = {name: np.stack([weights[s.member][name] for s in specs]) for name in names}
-        states.append(State.fresh(params))
-    return states
 
 
 def _digest(weights: Named) -> str:
