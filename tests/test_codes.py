@@ -149,7 +149,7 @@ def test_a_member_s_codes_and_probes_do_not_know_its_neighbours(fuzzy: Run, tmp_
 
 
 def test_probes_read_codes_of_trained_items_and_score_the_others(fuzzy: Run) -> None:
-    table = analysis.probe(fuzzy)
+    table = fuzzy.probe()
     assert table.columns == ["member", "layer", "place", "r2", "shuffled_r2"]
     assert table.select("member", "layer", "place").rows() == [
         (member, layer, place) for member in (0, 1, 3, 4) for layer in (0, 1) for place in range(8)
@@ -162,7 +162,7 @@ def test_probes_read_codes_of_trained_items_and_score_the_others(fuzzy: Run) -> 
     found = table.filter(member=3, layer=1)["r2"].to_numpy()
     np.testing.assert_allclose(found[:6], expected[:6], atol=1e-12)
     assert table.filter(pl.col("place") >= 6)["r2"].null_count() == 2 * 8  # unknown terms
-    whole = analysis.probe(fuzzy, "term", "logistic", together=True, scaled=True)
+    whole = fuzzy.probe("term", "logistic", together=True, scaled=True)
     assert whole.columns[3:] == ["f1", "accuracy", "shuffled_f1", "shuffled_accuracy"]
     assert whole["layer"].null_count() == len(whole) == 4 * 8
 

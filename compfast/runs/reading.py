@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -177,6 +178,13 @@ class Run:
         told = dict(zip(places, generation.generate(read, asked, *where), strict=True))
         lone = np.ndim(members) == 0
         return told[chosen[0]] if lone else np.stack([told[member] for member in chosen])
+
+    def probe(self, label: str | None = None, kind: str = "ridge", **how: Any) -> pl.DataFrame:
+        """`compfast.analysis.probe` of this run, with all that it takes and raises."""
+        # The room of analyses reads runs; it is asked for when somebody probes, not before.
+        analysis = import_module("compfast.analysis")
+        found: pl.DataFrame = analysis.probe(self, label, kind, **how)
+        return found
 
     @property
     def snapshots(self) -> list[int]:
