@@ -98,10 +98,11 @@ def test_the_table_is_whole_and_shows_no_spill() -> None:
     assert found == wanted | {(s, "fp32", a) for s in NARROW for a in ARCHITECTURES}
 
 
+@pytest.mark.parametrize("precision", [_slow("fp32"), _slow("tf32"), "bf16"])
 @pytest.mark.parametrize("architecture", [_slow("80"), "90", _slow("100")])
-def test_the_table_is_of_today_s_kernels(architecture: str) -> None:
-    """All of them, by digest: the same input of the same compiler gives the same figures."""
-    done = run("--check", "--architectures", architecture)
+def test_the_table_is_of_today_s_kernels(architecture: str, precision: str) -> None:
+    """By digest: the same input of the same compiler gives the same figures."""
+    done = run("--check", "--architectures", architecture, "--precisions", precision)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

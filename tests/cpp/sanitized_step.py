@@ -3,9 +3,9 @@ instruction set, a member for each worker and two workers for one member; and ev
 
     LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-        python tests/cpp/sanitized_step.py build/checks/_native*.so
+        python tests/cpp/sanitized_step.py build/checks/_native*.so [ISA ...]
 
-Any finding ends the process; the numbers are checked elsewhere (tests/test_engines.py).
+Instruction sets: those that are named, or all of the extension that this machine runs. Any finding ends the process; the numbers are checked elsewhere (tests/test_engines.py).
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ def main() -> None:
 
     from compfast import _native
 
-    for isa in _native.supported_isas():
+    isas = sys.argv[2:] or _native.supported_isas()
+    for isa in isas:
         os.environ["COMPFAST_ISA"] = isa
         exercise_ops(_native)
         for index, name in enumerate(NAMES):
@@ -204,9 +205,8 @@ def main() -> None:
             sgd: dict[str, Any] = {"kind": "sgd", "momentum": momentum, "nesterov": momentum > 0}
             windows = {"decay_windows": ((0.5, 1.0),), "decay": "matrices", "weight_decay_vo": 0.7}
             exercise("one_layer", 3, 37, "fresh", "fp32", sgd | windows)
-    isas = " ".join(_native.supported_isas())
     networks = sum(map(len, (NAMES, BINARY, BOTTLENECKS, RAGGED)))
-    print(f"sanitized: {networks} architectures, streams, SGD and every op on {isas}")
+    print(f"sanitized: {networks} architectures, streams, SGD and every op on {' '.join(isas)}")
 
 
 if __name__ == "__main__":
