@@ -112,7 +112,7 @@ def test_trackio_keeps_one_run(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     assert found.config["model.d_model"] == 8
 
 
-@pytest.mark.parametrize("door", ["wandb", "trackio", "tensorboard", "onnx"])
+@pytest.mark.parametrize("door", ["wandb", "trackio", "tensorboard", "onnx", "transformer_lens"])
 def test_a_missing_package_is_said_with_the_line_for_pip(
     run: Run, door: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -127,6 +127,7 @@ def test_a_missing_package_is_said_with_the_line_for_pip(
     given: dict[str, tuple[Any, ...]] = {
         "onnx": (0, tmp_path / "one.onnx"),
         "tensorboard": (tmp_path,),
+        "transformer_lens": (0,),
     }
     package = "onnxscript" if door == "onnx" else door
     words = f"needs the package {package}, which is not installed: pip install {package}$"
