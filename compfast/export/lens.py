@@ -16,7 +16,8 @@ ARCHITECTURE = "CompfastTransformer"  # the name of its entry point
 
 _WHO = "export.transformer_lens"
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
-_POSITIONS = {"learned": "standard", "relative": "relative_positional_bias", "none": "none"}
+# Of relative ones, which the scores hold, TransformerLens would centre a table that is not there.
+_POSITIONS = {"learned": "standard", "relative": "none", "none": "none"}
 
 
 def transformer_lens(run: Run, member: int, step: int | None = None) -> Any:
