@@ -270,17 +270,27 @@ def test_the_rest_of_the_bridge_is_usable() -> None:
     ],
 )
 def test_what_its_blocks_cannot_express_is_refused(task: str, model: Any, told: str) -> None:
-    ((spec,),) = member_groups(from_dict({"task": {"name": task}, "model": model}))
+    with pytest.raises(UsageError, match=f"cannot express member 0: {told}"):
+        export.transformer_lens(_only_a_spec({"task": {"name": task}, "model": model}), 0)
+
+
+def _only_a_spec(settings: dict[str, Any]) -> Any:
+    """A run that has nothing of which a bridge could be built."""
+    ((spec,),) = member_groups(from_dict(settings))
 
     class Only:
-        """Of a run, that one spec."""
-
         def spec(self, member: int) -> Any:
             return spec
 
-    run: Any = Only()
-    with pytest.raises(UsageError, match=f"cannot express member 0: {told}"):
-        export.transformer_lens(run, 0)
+    return Only()
+
+
+@pytest.mark.edge("a package of a door that is too old", "one sentence with the line for pip")
+def test_an_old_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.9.0")
+    told = "needs transformer_lens 4.3 or newer, and 3.9.0 is installed: pip install 'transf"
+    with pytest.raises(UsageError, match=told):
+        export.transformer_lens(_only_a_spec({}), 0)
 
 
 @pytest.mark.usefixtures("lens_package")

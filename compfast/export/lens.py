@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 from typing import Any
 
 from compfast.config import MemberSpec, ModelConfig
@@ -14,6 +16,7 @@ from compfast.runs.reading import Run
 
 ARCHITECTURE = "CompfastTransformer"  # the name of its entry point
 
+_OLDEST = (4, 3)
 _WHO = "export.transformer_lens"
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
 # Of relative ones, which the scores hold, TransformerLens would centre a table that is not there.
@@ -26,10 +29,11 @@ def transformer_lens(run: Run, member: int, step: int | None = None) -> Any:
     `step`: a snapshot's weights; None: the newest. It takes token ids and gives the logits of
     `run.model(member)`; hooks have TransformerLens's names, and change what comes behind them.
     Raises UsageError for a member or step that is not there, for one that TransformerLens's
-    blocks cannot express, before anything is built, and without transformer_lens.
+    blocks cannot express, before anything is built, and without transformer_lens 4.3 or newer.
     """
     spec = run.spec(member)
     _check(spec)
+    _check_version()
     needed("transformer_lens", _WHO)
     return _bridge(run.model(member, step), spec.model, f"compfast-member-{member}")
 
@@ -64,6 +68,20 @@ def _check(spec: MemberSpec) -> None:
     for name in ("value_path", "value_activation"):
         if getattr(model, name) != "none":
             raise _refused(spec, f"model.{name} is {getattr(model, name)}", "none")
+
+
+def _check_version() -> None:
+    """Raise UsageError for a release whose bridges are made otherwise."""
+    try:
+        found = importlib.metadata.version("transformer_lens")
+    except importlib.metadata.PackageNotFoundError:
+        return  # `needed` says so
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise UsageError(
+            f"{_WHO} needs transformer_lens {oldest} or newer, and {found} is installed:"
+            f" pip install 'transformer_lens>={oldest}'"
+        )
 
 
 def _config(model: ModelConfig, vocabulary: int) -> dict[str, Any]:
