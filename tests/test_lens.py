@@ -194,7 +194,10 @@ def test_scores_are_those_that_go_into_the_softmax() -> None:
 
 @pytest.mark.usefixtures("lens_package")
 def test_heads_are_told_apart() -> None:
-    _, bridge, tokens = _bridged("own_head_sizes")
+    network, bridge, tokens = _bridged("own_head_sizes")
+    values = network.get_parameter("blocks.1.attention.value.weight")  # [4 x 7, 25]
+    assert torch.equal(bridge.W_V[1, 2], values[14:21].T)
+    assert bridge.W_Q.shape == (2, 4, 25, 5)
     bridge.set_use_attn_result(True)
     logits, cache = bridge.run_with_cache(tokens)
     assert cache["blocks.0.attn.hook_result"].shape == (3, 11, 4, 25)
