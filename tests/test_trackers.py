@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fault_tools
 import numpy as np
@@ -16,7 +18,8 @@ from small_runs import small_config
 
 import compfast
 from compfast import export
-from compfast.errors import UsageError
+from compfast.errors import StorageError, UsageError
+from compfast.export import trackers
 from compfast.export.history import history
 from compfast.runs.reading import Run
 
@@ -77,13 +80,18 @@ def test_tensorboard_has_the_curves_the_figure_and_the_table(run: Run, tmp_path:
         export.tensorboard(run, folder)
 
 
-def test_wandb_offline_is_one_run(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def quiet_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """wandb, whose files are all in the test's folder."""
     library: Any = pytest.importorskip("wandb")
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    return library
+
+
+def test_wandb_offline_is_one_run(run: Run, tmp_path: Path, quiet_wandb: Any) -> None:
     files = Path(export.wandb(run, mode="offline"))
     (own,) = (tmp_path / "wandb").glob("offline-run-*")
     assert files.parent == own
@@ -92,13 +100,33 @@ def test_wandb_offline_is_one_run(
     assert told["columns"] == run.members.columns
     verdicts = [row[told["columns"].index("verdict")] for row in told["data"]]
     assert verdicts == run.members["verdict"].to_list()
-    assert len(list(files.rglob("phase_diagram*.png"))) == 1
-    assert len(list(files.rglob("report*.html"))) == 1
-    library.teardown()  # waits for the process of its own that writes
+    (image,) = files.rglob("phase_diagram*.png")
+    assert image.read_bytes().startswith(b"\x89PNG")
+    (page,) = files.rglob("report*.html")
+    assert page.read_text() == trackers._pictures(run)[1]  # nothing of theirs put into it
+    quiet_wandb.teardown()  # waits for the process of its own that writes
     (log,) = own.glob("*.wandb")
     content = log.read_bytes()
-    assert b"share/underfit" in content
+    for _, numbers in history(run):
+        assert all(json.dumps(value).encode() in content for value in numbers.values())
+    assert content.count(b"share/underfit") >= sum("share/underfit" in n for _, n in history(run))
     assert b"model.d_model" in content
+
+
+@pytest.mark.edge("a project or a mode that W&B refuses", "one sentence that says why")
+def test_what_wandb_refuses_is_said(run: Run, quiet_wandb: Any) -> None:
+    for given, told in (
+        ({"mode": "off"}, "mode is 'off'; it must be online or offline, or None"),
+        ({"mode": "offline", "project": "a/b"}, "W&B begins no run: Invalid project name 'a/b'"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(told)):
+            export.wandb(run, **given)
+    error = quiet_wandb.errors.CommError("no route")
+    with (
+        mock.patch.object(quiet_wandb, "init", side_effect=error),
+        pytest.raises(StorageError, match="W&B cannot be reached: no route"),
+    ):
+        export.wandb(run)
 
 
 def test_trackio_keeps_one_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +138,22 @@ def test_trackio_keeps_one_run(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     (found,) = library.Api().runs("doors")
     assert found.name == "mine"
     assert found.config["model.d_model"] == 8
+    storage: Any = importlib.import_module("trackio.sqlite_storage")
+    *curves, last = storage.SQLiteStorage.get_logs("doors", "mine")
+    own = [{"step": step, **numbers} for step, numbers in history(run)]
+    assert [{n: v for n, v in row.items() if n != "timestamp"} for row in curves] == own
+    assert last["step"] == own[-1]["step"]
+    assert [row["verdict"] for row in last["members"]["_value"]] == run.members["verdict"].to_list()
+    assert (_kept(tmp_path, last["phase_diagram"])).startswith(b"\x89PNG")
+    assert _kept(tmp_path, last["report"]).decode() == trackers._pictures(run)[1]
 
 
-@pytest.mark.parametrize("door", ["wandb", "trackio", "tensorboard", "onnx"])
+def _kept(home: Path, told: dict[str, str]) -> bytes:
+    """A file that trackio has of a value."""
+    return (home / "media" / told["file_path"]).read_bytes()
+
+
+@pytest.mark.parametrize("door", ["wandb", "trackio", "tensorboard", "onnx", "transformer_lens"])
 def test_a_missing_package_is_said_with_the_line_for_pip(
     run: Run, door: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -127,6 +168,7 @@ def test_a_missing_package_is_said_with_the_line_for_pip(
     given: dict[str, tuple[Any, ...]] = {
         "onnx": (0, tmp_path / "one.onnx"),
         "tensorboard": (tmp_path,),
+        "transformer_lens": (0,),
     }
     package = "onnxscript" if door == "onnx" else door
     words = f"needs the package {package}, which is not installed: pip install {package}$"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from compfast.export.folders import folder
 from compfast.export.graphs import onnx
 from compfast.export.hub import hub
+from compfast.export.lens import transformer_lens
 from compfast.export.pretrained import from_pretrained
 from compfast.export.stacked import StackedModule, stacked_modules
 from compfast.export.trackers import tensorboard, trackio, wandb
@@ -21,5 +22,6 @@ __all__ = [
     "stacked_modules",
     "tensorboard",
     "trackio",
+    "transformer_lens",
     "wandb",
 ]

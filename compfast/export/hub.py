@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +17,10 @@ from compfast.runs.checkpoints import group_folder
 from compfast.runs.folder import parquet_bytes
 from compfast.runs.reading import Run
 from compfast.storage import durable, tensorfile
+
+# Of an earlier push, what this one may not write again: members of other shapes, other members.
+_WEIGHTS = re.compile(r"group-\d{3,}/params\.safetensors|member-\d+/[^/]+")
+_TAG = re.compile(r"step-\d+")
 
 
 def hub(
@@ -32,7 +38,8 @@ def hub(
     `group` and `row` in members.parquet, metrics.parquet, config.json and a card. `members` are
     also put into folders member-N, which `compfast.from_pretrained` reads once they are downloaded.
 
-    `private` unless said otherwise. A repository that exists is written to with `overwrite` only.
+    `private` unless said otherwise. A repository that exists is written to with `overwrite` only:
+    weights, members and tags of steps that are not pushed again go, from the newest commit on.
     `api` is a `huggingface_hub.HfApi` with a token or an endpoint of its own. Raises UsageError for
     members that are not there, before the first checkpoint and without huggingface_hub;
     StorageError where the hub refuses or cannot be reached: what was pushed until then stays.
@@ -49,14 +56,26 @@ def hub(
     steps: list[int | None] = [step for step in run.snapshots if step < run.step]
     try:
         told = client.create_repo(repo, private=private, exist_ok=overwrite)
+        there = set(client.list_repo_files(repo)) if overwrite else set()
+        tags = {ref.name for ref in client.list_repo_refs(repo).tags} if overwrite else set()
         for step in [*steps, None]:
             at = run.step if step is None else step
+            files = dict(_files(run, members, step))
+            gone = sorted(filter(_WEIGHTS.fullmatch, there - files.keys()))
             operations = [
-                library.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-                for name, content in _files(run, members, step)
+                *(library.CommitOperationAdd(name, content) for name, content in files.items()),
+                *(library.CommitOperationDelete(name) for name in gone),
             ]
-            client.create_commit(repo, operations, commit_message=f"Step {at}")
-            client.create_tag(repo, tag=f"step-{at}", exist_ok=overwrite)
+            with warnings.catch_warnings():  # tables belong to the weights that they are about
+                warnings.filterwarnings("ignore", "It seems that you are about to commit a data")
+                client.create_commit(repo, operations, commit_message=f"Step {at}")
+            there, tag = set(files), f"step-{at}"
+            if tag in tags:
+                client.delete_tag(repo, tag=tag)
+            client.create_tag(repo, tag=tag)
+            tags.discard(tag)
+        for tag in sorted(filter(_TAG.fullmatch, tags)):
+            client.delete_tag(repo, tag=tag)
     except errors.HFValidationError as error:
         raise UsageError(f"repo is {repo!r}: {error}") from error
     except StorageError:

@@ -1,7 +1,7 @@
 """A finished ensemble in trackers of experiments: one run of theirs, whatever its size.
 
 What they get is the same: the settings, `history`'s curves, the table of members, the phase
-diagram and, where they show HTML, the report's page. They are told once, when all is there: a live
+diagram and, but for TensorBoard, the report's page. They are told once, when all is there: a live
 run a member would be thousands.
 """
 
@@ -25,6 +25,7 @@ from compfast.report.page import page
 from compfast.report.phase import phase_png
 from compfast.runs.reading import Run
 
+_MODES = ("online", "offline")
 _ROWS = 1000  # of the members that TensorBoard, which has no tables, shows as text
 
 
@@ -34,24 +35,34 @@ def wandb(
     """Tell Weights & Biases of a run; the folder of its own files.
 
     `mode` is "online", "offline" or None, what its environment says; `name` is the run folder's
-    where it is not given. Raises UsageError without wandb, and before there is a verdict.
+    where it is not given. Raises UsageError without wandb, before there is a verdict and for what
+    W&B refuses; StorageError where it cannot be reached.
     """
+    if mode not in (None, *_MODES):
+        raise UsageError(f"mode is {mode!r}; it must be {' or '.join(_MODES)}, or None")
     library = needed("wandb", "export.wandb")
     image, html = _pictures(run)
-    told = library.init(
-        project=project,
-        name=name or run.path.name,
-        mode=mode,
-        config=_settings(run),
-        settings=library.Settings(console="off"),  # the process's own output is none of the run's
-    )
+    try:
+        told = library.init(
+            project=project,
+            name=name or run.path.name,
+            mode=mode,
+            config=_settings(run),
+            # The process's own output is none of the run's.
+            settings=library.Settings(console="off"),
+        )
+    except library.errors.CommError as error:
+        raise StorageError(f"W&B cannot be reached: {_first_line(error)}") from error
+    except library.errors.Error as error:
+        raise UsageError(f"W&B begins no run: {_first_line(error)}") from error
     try:
         for step, numbers in history(run):
             told.log(numbers, step=step)
         columns, rows = _table(run)
         table = library.Table(columns=columns, data=rows)
         figure = library.Image(_pixels(image), caption="phase diagram")
-        told.log({"members": table, "phase_diagram": figure, "report": library.Html(html)})
+        report = library.Html(io.StringIO(html), inject=False)  # a link to a style sheet of theirs
+        told.log({"members": table, "phase_diagram": figure, "report": report})
     finally:
         told.finish()
     return str(told.dir)
@@ -64,7 +75,7 @@ def trackio(run: Run, project: str = "compfast", name: str | None = None, **init
     without trackio, and before there is a verdict.
     """
     library = needed("trackio", "export.trackio")
-    image, _ = _pictures(run)
+    image, html = _pictures(run)
     quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
     told = library.init(
         project=project,
@@ -78,7 +89,9 @@ def trackio(run: Run, project: str = "compfast", name: str | None = None, **init
             library.log(numbers, step=step)
         columns, rows = _table(run)
         figure = library.Image(_pixels(image), caption="phase diagram")
-        last = {"members": library.Table(columns=columns, data=rows), "phase_diagram": figure}
+        report = library.Html(io.StringIO(html), inject=False)
+        last = {"members": library.Table(columns=columns, data=rows)}
+        last |= {"phase_diagram": figure, "report": report}
         library.log(last, step=steps[-1][0] if steps else 0)
     finally:
         library.finish()
@@ -109,6 +122,10 @@ def tensorboard(run: Run, folder: str | PathLike[str]) -> Path:
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _lines(settings: dict[str, Any]) -> list[str]:

@@ -73,6 +73,10 @@ class Attention(nn.Module):
         return self._weights(q @ k.transpose(-2, -1) / math.sqrt(self.d_k))
 
     def _weights(self, scores: Tensor) -> Tensor:
+        return self.normalized(self.masked(scores))
+
+    def masked(self, scores: Tensor) -> Tensor:
+        """Scores [B, H, T, T] with the relative bias, what no query may see out of reach."""
         length = scores.shape[-1]
         if self.relative is not None:
             table = bucket_table(length, self.relative.weight.shape[1])
@@ -81,6 +85,10 @@ class Attention(nn.Module):
             future = torch.ones((length, length), dtype=torch.bool, device=scores.device).triu(1)
             outside = -math.inf if self.form == "softmax" else 0.0
             scores = scores.masked_fill(future, outside)
+        return scores
+
+    def normalized(self, scores: Tensor) -> Tensor:
+        """Attention weights [B, H, T, T] of masked scores."""
         if self.form == "softmax":
             return scores.softmax(dim=-1)
         if self.form == "linear":
