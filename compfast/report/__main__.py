@@ -17,18 +17,10 @@ from compfast.training import interrupts
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.report") -> int:
     """Run the command line; returns the exit code. A run that fails leaves the others theirs."""
-    flags = Parser(
-        prog=prog,
-        description="Draw the report of a run again: report/phase_diagram.png and index.html.",
-        epilog="Exit codes: 0 drawn, 2 wrong usage, 3 stopped, 4 storage.",
-        allow_abbrev=False,
-    )
-    flags.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
-    flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
     codes = [0]
     try:
         with interrupts.raising():
-            arguments = flags.parse_args(argv)
+            arguments = parser(prog).parse_args(argv)
             output = Output(arguments.quiet)
             for run in arguments.runs:
                 codes.append(_draw(run, output))
@@ -39,6 +31,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.repo
         complain("stopped; what was drawn is whole, and the same command draws the rest")
         return Interrupted.exit_code
     return next((code for code in codes if code), 0)
+
+
+def parser(prog: str) -> Parser:
+    flags = Parser(
+        prog=prog,
+        description="Draw the report of a run again: report/phase_diagram.png and index.html.",
+        epilog="Exit codes: 0 drawn, 2 wrong usage, 3 stopped, 4 storage.",
+        allow_abbrev=False,
+    )
+    flags.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
+    flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return flags
 
 
 def _draw(run: str, output: Output) -> int:

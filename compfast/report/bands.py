@@ -1,0 +1,194 @@
+"""Bands of what was swept, by the verdict that leads in them: the few rows that a terminal shows.
+
+A band is a stretch of neighbouring gammas (or levels, or bins of a sample) that one verdict leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from compfast.config import Config
+from compfast.config.labels import numbers
+from compfast.ensembles.table import column_of
+from compfast.report import bins, table
+from compfast.solutions import wilson
+
+_HEADER = ["leading", "of members", "share (95 %)"]
+_NAMED = 4  # pooled fields that a remark names
+
+
+@dataclass(frozen=True, slots=True)
+class Banded:
+    """A table of text, what stands beside each row, and what the rows leave out."""
+
+    header: list[str]
+    rows: list[list[str]]
+    others: list[list[str]]  # of each row: the verdicts that do not lead, with their counts
+    remarks: list[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Band:
+    first: int  # place of its first level on the axis
+    last: int
+    counts: NDArray[np.int64]  # [verdicts], in `table.verdict_order`
+    lead: int  # the verdict that most of its members have
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What bands are stretches of: a name, the ends of each place as text, where members stand."""
+
+    name: str
+    starts: list[str]
+    ends: list[str]
+    place: NDArray[np.int64]  # [M]
+    used: str | None = None  # path of the second axis that it is
+
+
+def bands(members: pl.DataFrame, config: Config, most: int) -> Banded:
+    """Rows of a run in bands, at most so many of them, whatever was swept.
+
+    Second axes are told apart from the first on as long as `most` rows allow it; then short bands
+    join their larger neighbour. What was pooled or joined is said. Members without a verdict are
+    left out.
+    """
+    judged = members.filter(pl.col("verdict").is_not_null())
+    labels = table.verdict_order(members)
+    line = _line(judged, config)
+    shown, pooled = _told_apart(config, line, most)
+    where = judged.with_columns(place=pl.Series(line.place, dtype=pl.Int64))
+    cells = [
+        (texts, _bands(own, labels)) for texts, own in table.cells(where, shown) if own.height
+    ]
+    joined = _join([found for _, found in cells], most)
+    header = [*(axis.column for axis in shown), line.name, *_HEADER]
+    named = [(texts, band) for texts, found in cells for band in found]
+    rows = [[*texts, _stretch(line, band), *_numbers(band, labels)] for texts, band in named]
+    others = [_others(band, labels) for _, band in named]
+    return Banded(header, rows, others, _remarks(len(rows), pooled, joined))
+
+
+def _line(members: pl.DataFrame, config: Config) -> _Line:
+    """Bins of a sample, else gamma, else the first second axis that holds numbers."""
+    binning = bins.bins_of(config)
+    if binning is not None:
+        drawn = np.array(bins.values(members, config, binning.path), np.float64)
+        ends = numbers(binning.edges.tolist())
+        return _Line(f"{binning.column} (bin)", ends[:-1], ends[1:], binning.index(drawn))
+    gammas, place = np.unique(members["gamma"].to_numpy(), return_inverse=True)
+    axis = next((a for a in table.second_axes(config) if bins.numeric(a.levels)), None)
+    if len(gammas) > 1 or axis is None:
+        texts = list(table.gamma_texts(members).values())
+        return _Line("gamma", texts, texts, place.astype(np.int64))
+    places = np.argsort(axis.places)  # of a level in the sweep -> of it on the axis
+    found = places[members["member"].to_numpy() // axis.stride % len(axis.levels)]
+    return _Line(axis.column, axis.labels, axis.labels, found, axis.path)
+
+
+def _told_apart(config: Config, line: _Line, most: int) -> tuple[list[table.Axis], list[str]]:
+    """Second axes whose every combination of levels gets rows; what else members differ in."""
+    shown: list[table.Axis] = []
+    pooled: list[str] = []
+    cells = 1
+    binning = bins.bins_of(config)
+    for axis in table.second_axes(config):
+        if axis.path == line.used:
+            continue
+        # members of a bin are pooled, as in the full table
+        if pooled or binning is not None or cells * len(axis.levels) > most:
+            pooled.append(axis.column)
+        else:
+            shown.append(axis)
+            cells *= len(axis.levels)
+    varied = [path for path, column in config.sample if len(set(column)) > 1]
+    binned = binning.path if binning is not None else None
+    drawn = [path for path in varied if path not in (binned, bins.SEED)]
+    return shown, [*(column_of(path) for path in drawn), *pooled]
+
+
+def _bands(members: pl.DataFrame, labels: Sequence[str]) -> list[_Band]:
+    """Bands of members with their `place`, in its order."""
+    verdict, place = members["verdict"].to_numpy(), members["place"].to_numpy()
+    found: list[_Band] = []
+    for at in np.unique(place).tolist():
+        own = verdict[place == at]
+        counts = np.array([(own == label).sum() for label in labels], np.int64)
+        top = np.flatnonzero(counts == counts.max())
+        # where several lead, the band before goes on
+        goes_on = bool(found) and found[-1].lead in top
+        found.append(_Band(at, at, counts, found[-1].lead if goes_on else int(top[0])))
+    return _merged(found)
+
+
+def _merged(found: Sequence[_Band]) -> list[_Band]:
+    """Neighbours that one verdict leads, as one band."""
+    merged: list[_Band] = []
+    for band in found:
+        if merged and merged[-1].lead == band.lead:
+            band = _joined(merged.pop(), band)
+        merged.append(band)
+    return merged
+
+
+def _joined(left: _Band, right: _Band) -> _Band:
+    counts = left.counts + right.counts
+    top = np.flatnonzero(counts == counts.max())
+    larger = max(left, right, key=lambda band: band.counts.sum())
+    lead = larger.lead if larger.lead in top else int(top[0])
+    return _Band(left.first, right.last, counts, lead)
+
+
+def _join(cells: Sequence[list[_Band]], most: int) -> int:
+    """Join the band of fewest members to its larger neighbour until `most` are left, in place.
+
+    Returns of how few members the largest such band was; 0 where all fitted.
+    """
+    largest = 0
+    while sum(map(len, cells)) > most:
+        cell, at = min(
+            ((cell, at) for cell in cells if len(cell) > 1 for at in range(len(cell))),
+            key=lambda found: found[0][found[1]].counts.sum(),
+        )
+        beside = [i for i in (at - 1, at + 1) if 0 <= i < len(cell)]
+        other = max(beside, key=lambda i: cell[i].counts.sum())
+        largest = max(largest, int(cell[at].counts.sum()))
+        low = min(at, other)
+        cell[low : low + 2] = [_joined(*cell[low : low + 2])]
+        cell[:] = _merged(cell)
+    return largest
+
+
+def _stretch(line: _Line, band: _Band) -> str:
+    start, end = line.starts[band.first], line.ends[band.last]
+    return start if start == end else f"{start} to {end}"
+
+
+def _numbers(band: _Band, labels: Sequence[str]) -> list[str]:
+    hits, total = int(band.counts[band.lead]), int(band.counts.sum())
+    low, high = (100 * float(end) for end in wilson(hits, total))
+    share = f"{100 * hits / total:.0f} % ({low:.0f} to {high:.0f})"
+    return [labels[band.lead], f"{hits} of {total}", share]
+
+
+def _others(band: _Band, labels: Sequence[str]) -> list[str]:
+    found = sorted((-int(n), i) for i, n in enumerate(band.counts) if n and i != band.lead)
+    return [f"{labels[i]} {-n}" for n, i in found]
+
+
+def _remarks(rows: int, pooled: Sequence[str], joined: int) -> list[str]:
+    said = []
+    if rows > 1:
+        said.append("bands by leading verdict; Wilson intervals take members as independent")
+    if pooled:
+        further = len(pooled) - _NAMED
+        names = ", ".join(pooled[:_NAMED]) + (f" and {further} more" if further > 0 else "")
+        said.append(f"rows pool the members of every {names}")
+    if joined:
+        said.append(f"bands of up to {joined} members were joined to a neighbour to save rows")
+    return said
