@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from compfast.cli.flags import FIELD_FLAGS, Parser
 from compfast.cli.outcome import outcome
 from compfast.cli.output import deliver
-from compfast.config import Config, field_hint, settings
+from compfast.config import field_hint, settings
 from compfast.config.extras import needed
 from compfast.config.plugins import known_tasks
 from compfast.errors import UsageError
+from compfast.report.style import LOOKS
+from compfast.tasks import preset_names
 
 SHELLS = ("bash", "zsh", "fish")
 _WHERE = {
@@ -32,9 +34,7 @@ _FILES = ("FILE",)
 Commands = Mapping[str, tuple[Parser, str]]
 
 
-def main(
-    argv: Sequence[str] | None, prog: str, commands: Callable[[], Commands]
-) -> int:
+def main(argv: Sequence[str] | None, prog: str, commands: Callable[[], Commands]) -> int:
     """Run the command line; `commands` is asked once it is known that they are needed."""
 
     def body() -> None:
@@ -89,4 +89,8 @@ def _words(action: argparse.Action) -> tuple[str, ...]:
         if flag in FIELD_FLAGS:
             hint = field_hint(FIELD_FLAGS[flag], settings.kinds_of({}))
             return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        if flag == "--style":
+            return tuple(LOOKS)
+        if flag == "--preset":
+            return preset_names()
     return SHELLS if action.dest == "shell" else ()

@@ -151,9 +151,7 @@ def parser(prog: str = PROGRAM) -> Parser:
         " Settings: preset < --config < flags."
         " Exit codes: 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every"
         " member diverged, 1 a bug.",
-        formatter_class=functools.partial(
-            argparse.HelpFormatter, max_help_position=_HELP_COLUMN
-        ),
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=_HELP_COLUMN),
         allow_abbrev=False,
         add_help=False,
     )

@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.config import Config
-from compfast.config.labels import numbers
 from compfast.ensembles.table import column_of
 from compfast.report import bins, table
+from compfast.report.places import Line, line_of
 from compfast.solutions import wilson
 
 _HEADER = ["leading", "of members", "share (95 %)"]
@@ -40,17 +40,6 @@ class _Band:
     lead: int  # the verdict that most of its members have
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What bands are stretches of: a name, the ends of each place as text, where members stand."""
-
-    name: str
-    starts: list[str]
-    ends: list[str]
-    place: NDArray[np.int64]  # [M]
-    used: str | None = None  # path of the second axis that it is
-
-
 def bands(members: pl.DataFrame, config: Config, most: int) -> Banded:
     """Rows of a run in bands, at most so many of them, whatever was swept.
 
@@ -60,12 +49,10 @@ def bands(members: pl.DataFrame, config: Config, most: int) -> Banded:
     """
     judged = members.filter(pl.col("verdict").is_not_null())
     labels = table.verdict_order(members)
-    line = _line(judged, config)
+    line = line_of(judged, config)
     shown, pooled = _told_apart(config, line, most)
     where = judged.with_columns(place=pl.Series(line.place, dtype=pl.Int64))
-    cells = [
-        (texts, _bands(own, labels)) for texts, own in table.cells(where, shown) if own.height
-    ]
+    cells = [(texts, _bands(own, labels)) for texts, own in table.cells(where, shown) if own.height]
     joined = _join([found for _, found in cells], most)
     header = [*(axis.column for axis in shown), line.name, *_HEADER]
     named = [(texts, band) for texts, found in cells for band in found]
@@ -74,31 +61,14 @@ def bands(members: pl.DataFrame, config: Config, most: int) -> Banded:
     return Banded(header, rows, others, _remarks(len(rows), pooled, joined))
 
 
-def _line(members: pl.DataFrame, config: Config) -> _Line:
-    """Bins of a sample, else gamma, else the first second axis that holds numbers."""
-    binning = bins.bins_of(config)
-    if binning is not None:
-        drawn = np.array(bins.values(members, config, binning.path), np.float64)
-        ends = numbers(binning.edges.tolist())
-        return _Line(f"{binning.column} (bin)", ends[:-1], ends[1:], binning.index(drawn))
-    gammas, place = np.unique(members["gamma"].to_numpy(), return_inverse=True)
-    axis = next((a for a in table.second_axes(config) if bins.numeric(a.levels)), None)
-    if len(gammas) > 1 or axis is None:
-        texts = list(table.gamma_texts(members).values())
-        return _Line("gamma", texts, texts, place.astype(np.int64))
-    places = np.argsort(axis.places)  # of a level in the sweep -> of it on the axis
-    found = places[members["member"].to_numpy() // axis.stride % len(axis.levels)]
-    return _Line(axis.column, axis.labels, axis.labels, found, axis.path)
-
-
-def _told_apart(config: Config, line: _Line, most: int) -> tuple[list[table.Axis], list[str]]:
+def _told_apart(config: Config, line: Line, most: int) -> tuple[list[table.Axis], list[str]]:
     """Second axes whose every combination of levels gets rows; what else members differ in."""
     shown: list[table.Axis] = []
     pooled: list[str] = []
     cells = 1
     binning = bins.bins_of(config)
     for axis in table.second_axes(config):
-        if axis.path == line.used:
+        if axis.path == line.path:
             continue
         # members of a bin are pooled, as in the full table
         if pooled or binning is not None or cells * len(axis.levels) > most:
@@ -164,7 +134,7 @@ def _join(cells: Sequence[list[_Band]], most: int) -> int:
     return largest
 
 
-def _stretch(line: _Line, band: _Band) -> str:
+def _stretch(line: Line, band: _Band) -> str:
     start, end = line.starts[band.first], line.ends[band.last]
     return start if start == end else f"{start} to {end}"
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from compfast.config import Config
 from compfast.report import bins, table
+from compfast.report.places import level_index
 
 
 def csv_text(members: pl.DataFrame, config: Config) -> str:
@@ -22,18 +23,14 @@ def csv_text(members: pl.DataFrame, config: Config) -> str:
     """
     binning = bins.bins_of(config)
     axes = () if binning is not None else table.second_axes(config)
-    places = [
-        (pl.col("member") // axis.stride % len(axis.levels)).replace_strict(
-            list(axis.places), list(range(len(axis.levels)))
-        )
-        for axis in axes
-    ]
     keys = [f"place {i}" for i in range(len(axes))]
     pooled = members if binning is None else bins.binned(members, config, binning)
     verdicts = table.verdict_order(members)
     scores = [s for s in ("seen", *table.candidates(members)) if s in members.columns]
     found = (
-        pooled.with_columns(place.alias(key) for place, key in zip(places, keys, strict=True))
+        pooled.with_columns(
+            pl.Series(key, level_index(members, axis)) for key, axis in zip(keys, axes, strict=True)
+        )
         .group_by(*keys, "gamma")
         .agg(
             pl.len().alias("members"),
