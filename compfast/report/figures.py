@@ -20,7 +20,7 @@ FIGURES: Mapping[str, Callable[[RunLike, style.Look], plotting.Picture | None]] 
     "agreement": curves.picture,
     "figure2": figure2.picture,
 }
-_WITHOUT = {"figure2": "one gamma, and no other axis of numbers, has no accuracy against gamma"}
+_WITHOUT = {"figure2": "one gamma, and no other axis of numbers, has no agreement against gamma"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,6 @@ def line_of(members: pl.DataFrame, config: Config) -> Line:
 
 def level_index(members: pl.DataFrame, axis: table.Axis) -> NDArray[np.int64]:
     """The index in `axis.levels` of each member's level [M]."""
-    inverse = np.argsort(axis.places).astype(np.int64)  # of a level's place in the sweep
-    place = members["member"].to_numpy().astype(np.int64) // axis.stride % len(axis.levels)
-    return inverse[place]
+    inverse = np.argsort(axis.places)  # of a level's place in the sweep
+    place = members["member"].to_numpy() // axis.stride % len(axis.levels)
+    return np.asarray(inverse[place], np.int64)
