@@ -48,7 +48,7 @@ def summary(run: Run, wide: int | None, most: int) -> list[str]:
     header, *rows = aligned(found.header, found.rows)
     lines = [f"{header}  others" if any(found.others) else header]
     for row, others in zip(rows, found.others, strict=True):
-        room = None if wide is None else wide - len(row) - 2
+        room = None if wide is None else wide - len(row) - 3
         lines.append(f"{row}  {_listed(others, room)}".rstrip())
     said = list(found.remarks)
     if not second_axes(run.config) and bins_of(run.config) is None:
@@ -64,7 +64,7 @@ def summary(run: Run, wide: int | None, most: int) -> list[str]:
 def _listed(words: Sequence[str], room: int | None) -> str:
     """The words in one line; the last ones give way where there is no room for all."""
     text = ", ".join(words)
-    for kept in range(len(words) - 1, 0, -1):
+    for kept in range(len(words) - 1, -1, -1):
         if room is None or len(text) <= room:
             break
         text = ", ".join((*words[:kept], "..."))

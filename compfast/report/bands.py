@@ -5,6 +5,7 @@ A band is a stretch of neighbouring gammas (or levels, or bins of a sample) that
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from compfast.report.places import Line, line_of
 from compfast.solutions import wilson
 
 _HEADER = ["leading", "of members", "share (95 %)"]
+_MANY = 8  # times the rows: bands that are joined in pairs
+_APART = 2  # second axes that get rows: more would not fit a terminal's width
 _NAMED = 4  # pooled fields that a remark names
 
 
@@ -39,11 +42,15 @@ class _Band:
     counts: NDArray[np.int64]  # [verdicts], in `table.verdict_order`
     lead: int  # the verdict that most of its members have
 
+    @property
+    def members(self) -> int:
+        return int(self.counts.sum())
+
 
 def bands(members: pl.DataFrame, config: Config, most: int) -> Banded:
     """Rows of a run in bands, at most so many of them, whatever was swept.
 
-    Second axes are told apart from the first on as long as `most` rows allow it; then short bands
+    Two second axes are told apart, from the first on, as far as `most` rows allow it; then short bands
     join their larger neighbour. What was pooled or joined is said. Members without a verdict are
     left out.
     """
@@ -71,7 +78,8 @@ def _told_apart(config: Config, line: Line, most: int) -> tuple[list[table.Axis]
         if axis.path == line.path:
             continue
         # members of a bin are pooled, as in the full table
-        if pooled or binning is not None or cells * len(axis.levels) > most:
+        full = len(shown) == _APART or cells * len(axis.levels) > most
+        if pooled or binning is not None or full:
             pooled.append(axis.column)
         else:
             shown.append(axis)
@@ -109,7 +117,7 @@ def _merged(found: Sequence[_Band]) -> list[_Band]:
 def _joined(left: _Band, right: _Band) -> _Band:
     counts = left.counts + right.counts
     top = np.flatnonzero(counts == counts.max())
-    larger = max(left, right, key=lambda band: band.counts.sum())
+    larger = max(left, right, key=lambda band: band.members)
     lead = larger.lead if larger.lead in top else int(top[0])
     return _Band(left.first, right.last, counts, lead)
 
@@ -117,17 +125,24 @@ def _joined(left: _Band, right: _Band) -> _Band:
 def _join(cells: Sequence[list[_Band]], most: int) -> int:
     """Join the band of fewest members to its larger neighbour until `most` are left, in place.
 
-    Returns of how few members the largest such band was; 0 where all fitted.
+    Very many are joined in pairs first. Returns of how few members the largest such band was; 0
+    where all fitted.
     """
     largest = 0
+    for cell in cells:
+        while len(cell) > _MANY * most:
+            pairs = itertools.zip_longest(cell[::2], cell[1::2])
+            largest = max(largest, *(min(x.members, y.members) for x, y in pairs if y is not None))
+            pairs = itertools.zip_longest(cell[::2], cell[1::2])
+            cell[:] = _merged([x if y is None else _joined(x, y) for x, y in pairs])
     while sum(map(len, cells)) > most:
         cell, at = min(
             ((cell, at) for cell in cells if len(cell) > 1 for at in range(len(cell))),
-            key=lambda found: found[0][found[1]].counts.sum(),
+            key=lambda found: found[0][found[1]].members,
         )
         beside = [i for i in (at - 1, at + 1) if 0 <= i < len(cell)]
-        other = max(beside, key=lambda i: cell[i].counts.sum())
-        largest = max(largest, int(cell[at].counts.sum()))
+        other = max(beside, key=lambda i: cell[i].members)
+        largest = max(largest, cell[at].members)
         low = min(at, other)
         cell[low : low + 2] = [_joined(*cell[low : low + 2])]
         cell[:] = _merged(cell)
@@ -140,7 +155,7 @@ def _stretch(line: Line, band: _Band) -> str:
 
 
 def _numbers(band: _Band, labels: Sequence[str]) -> list[str]:
-    hits, total = int(band.counts[band.lead]), int(band.counts.sum())
+    hits, total = int(band.counts[band.lead]), band.members
     low, high = (100 * float(end) for end in wilson(hits, total))
     share = f"{100 * hits / total:.0f} % ({low:.0f} to {high:.0f})"
     return [labels[band.lead], f"{hits} of {total}", share]
