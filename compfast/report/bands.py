@@ -50,9 +50,9 @@ class _Band:
 def bands(members: pl.DataFrame, config: Config, most: int) -> Banded:
     """Rows of a run in bands, at most so many of them, whatever was swept.
 
-    Two second axes are told apart, from the first on, as far as `most` rows allow it; then short bands
-    join their larger neighbour. What was pooled or joined is said. Members without a verdict are
-    left out.
+    Two second axes are told apart, from the first on, as far as `most` rows allow it; then short
+    bands join their larger neighbour. What was pooled or joined is said. Members without a verdict
+    are left out.
     """
     judged = members.filter(pl.col("verdict").is_not_null())
     labels = table.verdict_order(members)

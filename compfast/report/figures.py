@@ -49,28 +49,27 @@ def write_figures(
     durable.make_folder(folder)
     written, captions = Written([], []), []
     for name in FIGURES:
-        said = None
-        for form in plotting.FORMS:
-            found = _drawn(run, name, form, how)
-            if found is None:
-                written.left_out.append(f"no {name}: {_WITHOUT[name]}")
-                break
-            content, said = found
+        found = _drawn(run, name, how)
+        if found is None:
+            written.left_out.append(f"no {name}: {_WITHOUT[name]}")
+            continue
+        contents, said = found
+        for form, content in contents.items():
             written.paths.append(folder / f"{name}.{form}")
             durable.replace_file(written.paths[-1], [content])
-        if said is not None:
-            captions.append(f"{name}: {said}\n")
+        captions.append(f"{name}: {said}\n")
     written.paths.append(folder / "captions.txt")
     durable.replace_file(written.paths[-1], ["\n".join(captions).encode()])
     return written
 
 
-def _drawn(run: RunLike, name: str, form: str, look: style.Look) -> tuple[bytes, str] | None:
-    """A file's bytes and its caption; None where the run has no such figure."""
+def _drawn(run: RunLike, name: str, look: style.Look) -> tuple[dict[str, bytes], str] | None:
+    """A figure in each form, and its caption; None where the run has no such figure."""
     with plotting.settings(look):
         picture = FIGURES[name](run, look)
         if picture is None:
             return None
         figure = picture.captioned() if look.caption else picture.figure
         margin = plotting.MARGIN if look.caption else _MARGIN
-        return plotting.rendered(figure, form, look.dpi, margin), picture.said
+        forms = {form: plotting.rendered(figure, form, look.dpi, margin) for form in plotting.FORMS}
+        return forms, picture.said
