@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from compfast.cli.flags import Parser
 from compfast.cli.output import complain, occupy_descriptors
-from compfast.errors import CompfastError, UsageError
+from compfast.errors import UsageError
 from compfast.training import interrupts
 
 # Command -> the module that is it, the flag that its first word stands for, what it does.
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = flags.parse_args(given[:1]).command
         if command not in COMMANDS:
             raise UsageError(f"the command is {command!r}; it must be one of {', '.join(COMMANDS)}")
-    except CompfastError as error:
+    except UsageError as error:
         complain(str(error))
         return error.exit_code
     module, flag, _ = COMMANDS[command]

@@ -27,7 +27,7 @@ def of(run: MadeRun, most: int = 10) -> Banded:
 
 def stated(found: Banded) -> int:
     """Members that the rows account for."""
-    place = found.header.index("of members")
+    place = found.header.index("members")
     led = sum(int(row[place].split(" of ")[0]) for row in found.rows)
     others = sum(int(word.rsplit(" ", 1)[1]) for words in found.others for word in words)
     assert led + others == sum(int(row[place].split(" of ")[1]) for row in found.rows)
@@ -41,7 +41,7 @@ def with_verdicts(run: MadeRun, verdicts: list[str]) -> MadeRun:
 
 def test_a_row_a_band_with_counts_share_and_interval() -> None:
     found = of(made_run(GAMMAS, 4))
-    assert found.header == ["gamma", "leading", "of members", "share (95 %)"]
+    assert found.header == ["gamma", "leading", "members", "share (95 %)"]
     assert [row[:3] for row in found.rows] == [
         ["0.1 to 0.15", "underfit", "8 of 8"],
         ["0.25 to 0.3", "inferential", "8 of 8"],

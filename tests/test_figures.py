@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -47,7 +48,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run"
     (folder / "report").mkdir(parents=True)
     (folder / "report" / "index.html").write_text("<html>")
-    monkeypatch.setattr(figures.reading, "load", lambda _: made_run([0.3, 0.7], 2))
+    monkeypatch.setattr("compfast.runs.reading.load", lambda _: made_run([0.3, 0.7], 2))
     return folder
 
 
@@ -95,14 +96,15 @@ def test_the_same_run_gives_the_same_bytes_whatever_a_user_set(tmp_path: Path) -
 @pytest.mark.usefixtures("only_curves")
 def test_a_paper_has_its_own_letters_width_and_caption(tmp_path: Path) -> None:
     run = made_run(GAMMAS, 2, depths=(1, 2, 3, 4))
-    widths, captions = {}, {}
+    widths: dict[str, list[float]] = {name: [] for name in style.LOOKS}
+    captions: dict[str, list[str]] = {name: [] for name in style.LOOKS}
     for name, look in style.LOOKS.items():
         for draw in FIGURES.values():
             with plotting.settings(look):
                 drawn = draw(run, look)
             assert drawn is not None
-            widths.setdefault(name, []).append(drawn.figure.get_size_inches()[0])
-            captions.setdefault(name, []).append(drawn.said)
+            widths[name].append(drawn.figure.get_size_inches()[0])
+            captions[name].append(drawn.said)
         write_figures(made_run([0.5], 2), tmp_path / name, name)
     assert max(widths["paper"]) <= (style.LOOKS["paper"].width or 0) < max(widths["plain"])
     assert captions["paper"] == captions["plain"]
@@ -161,7 +163,11 @@ def _series(columns: dict[str, list[float]]) -> dict[str, pl.Series]:
 
 
 def test_figure_2_is_the_paper_s_protocol() -> None:
-    axes = {"optimizer.lr": [3e-4, 1e-4, 2e-4], "model.layers": [3, 2], "init.gamma": GAMMAS}
+    axes: dict[str, list[Any]] = {
+        "optimizer.lr": [3e-4, 1e-4, 2e-4],
+        "model.layers": [3, 2],
+        "init.gamma": GAMMAS,
+    }
     run = scored(swept_run({**axes, "seed": [0, 1, 2]}))
     depth = 3 - run.members["member"].to_numpy() // 15 % 2
     members = run.members.with_columns(layers=depth)
@@ -177,7 +183,11 @@ def test_figure_2_is_the_paper_s_protocol() -> None:
 
 
 def test_what_is_no_learning_rate_is_averaged_and_said() -> None:
-    axes = {"model.layers": [2, 3], "optimizer.weight_decay": [0.1, 0.2], "init.gamma": GAMMAS}
+    axes: dict[str, list[Any]] = {
+        "model.layers": [2, 3],
+        "optimizer.weight_decay": [0.1, 0.2],
+        "init.gamma": GAMMAS,
+    }
     run = scored(swept_run({**axes, "seed": [0, 1]}))
     found = figure2.cells(run.members, run.config)
     assert found is not None

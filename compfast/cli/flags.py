@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from compfast.cli.output import deliver
-from compfast.errors import UsageError
+from compfast.cli.output import complain, deliver
+from compfast.errors import StorageError, UsageError
 
 PROGRAM = "python -m compfast.ensemble"
 
@@ -123,7 +123,10 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are a UsageError of one sentence."""
 
     def print_help(self, file: Any = None) -> None:
-        deliver(self.format_help())
+        try:
+            deliver(self.format_help())
+        except StorageError as error:  # nobody's work is lost with it
+            complain(str(error))
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(self._sentence(message))

@@ -19,7 +19,7 @@ from compfast.report import bins, table
 from compfast.report.places import Line, line_of
 from compfast.solutions import wilson
 
-_HEADER = ["leading", "of members", "share (95 %)"]
+_HEADER = ["leading", "members", "share (95 %)"]
 _MANY = 8  # times the rows: bands that are joined in pairs
 _APART = 2  # second axes that get rows: more would not fit a terminal's width
 _NAMED = 4  # pooled fields that a remark names
