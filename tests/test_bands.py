@@ -168,7 +168,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("wide", [None, 50, 80])
+@pytest.mark.parametrize("wide", [None, 20, 80])
 @pytest.mark.parametrize("name", RUNS)
 def test_at_most_20_lines_of_a_terminal_whatever_was_swept(
     name: str, wide: int | None, monkeypatch: pytest.MonkeyPatch

@@ -150,16 +150,16 @@ def test_every_kind_of_run_has_its_figures(run: MadeRun, left_out: int) -> None:
 
 
 def scored(run: MadeRun, seed: int = 0) -> MadeRun:
-    """The run with scores of its own for every member, one of them missing."""
+    """The run with scores of its own for every member, all of a cell's first seed missing."""
     uniform = np.random.default_rng(seed).uniform
     names = ("seen", "inferential", "symmetric")
     columns = {n: uniform(size=len(run.members)).tolist() for n in names}
-    columns["inferential"][0] = None
-    return dataclasses.replace(run, members=run.members.with_columns(**_series(columns)))
-
-
-def _series(columns: dict[str, list[float]]) -> dict[str, pl.Series]:
-    return {name: pl.Series(values, dtype=pl.Float64) for name, values in columns.items()}
+    first = (pl.col("gamma") == GAMMAS[0]) & (pl.col("seed") == 0)
+    members = run.members.with_columns(
+        pl.when(first).then(None).otherwise(pl.Series(values)).alias(name)
+        for name, values in columns.items()
+    )
+    return dataclasses.replace(run, members=members)
 
 
 def test_figure_2_is_the_paper_s_protocol() -> None:
