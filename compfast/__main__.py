@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "merge": ("merging", None, "join finished shards into one run"),
     "report": ("report.__main__", None, "draw the report of a run again"),
     "analyse": ("analysis.__main__", None, "measure what the members of a run are made of"),
+    "table": ("cli.table", None, "print the full table of a run, also as CSV"),
+    "completion": ("cli.completion", None, "print the script with which a shell completes"),
     "doctor": ("doctor", None, "say what was built and what this machine can run"),
 }
 
@@ -27,11 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     flags = Parser(
         prog="compfast",
-        description="Commands: " + "; ".join(f"{n}: {says}" for n, (*_, says) in COMMANDS.items()),
-        epilog="compfast COMMAND --help lists a command's flags.",
+        usage="compfast COMMAND ...",
+        description="Train many small transformers at once and see which solution each learned.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<12}{says}\n" for name, (*_, says) in COMMANDS.items())
+        + "\ncompfast COMMAND --help lists a command's flags.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    flags.add_argument("command", metavar="COMMAND", help=", ".join(COMMANDS))
+    flags.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
     try:
         command = flags.parse_args(given[:1]).command
         if command not in COMMANDS:
@@ -46,8 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif flag is not None and "--help" not in rest and "-h" not in rest:
         complain(f"compfast {command} needs the folder of the run first: compfast {command} DIR")
         return UsageError.exit_code
-    code: int = importlib.import_module(f"compfast.{module}").main(rest, f"compfast {command}")
+    further = (_parsers,) if command == "completion" else ()
+    code: int = importlib.import_module(f"compfast.{module}").main(rest, _prog(command), *further)
     return code
+
+
+def _prog(command: str) -> str:
+    return f"compfast {command} DIR" if COMMANDS[command][1] else f"compfast {command}"
+
+
+def _parsers() -> dict[str, tuple[Parser, str]]:
+    """Every command's parser, with the folder that may stand first, and what it does."""
+    found = {}
+    for command, (module, flag, says) in COMMANDS.items():
+        own: Parser = importlib.import_module(f"compfast.{module}").parser(_prog(command))
+        if flag is not None:
+            own.add_argument("folder", metavar="DIR", help="the run")
+        found[command] = (own, says)
+    return found
 
 
 def script() -> int:

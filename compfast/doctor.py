@@ -63,18 +63,17 @@ def main(arguments: Sequence[str] = (), prog: str = "python -m compfast.doctor")
         return error.exit_code
 
 
-def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    """Raises UsageError for what is not known, and for a network without --roofline."""
-    parser = Parser(
+def parser(prog: str) -> Parser:
+    flags = Parser(
         prog=prog,
         description="Say what was built and what this machine can run.",
         epilog="Exit codes: 0 the main job can run, 1 it cannot, 2 wrong usage, 3 stopped.",
         allow_abbrev=False,
     )
-    parser.add_argument(
+    flags.add_argument(
         "--roofline", action="store_true", help="peak, floor, time and profile of one network"
     )
-    network = parser.add_argument_group("the network of --roofline")
+    network = flags.add_argument_group("the network of --roofline")
     network.add_argument("--ops", action="store_true", help="the profile op by op")
     network.add_argument("--preset", metavar="NAME", help="tiny (default), replica or paper")
     for flag in _NETWORK:
@@ -85,9 +84,14 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     )
     for flag in (*FIELD_FLAGS, *LIST_FLAGS):
         if flag not in _NETWORK:
-            parser.set_defaults(**{flag[2:].replace("-", "_"): None})
-    parser.set_defaults(variant=None, shard=None, sample=None, start_from=None, quiet=False)
-    given = parser.parse_args(arguments)
+            flags.set_defaults(**{flag[2:].replace("-", "_"): None})
+    flags.set_defaults(variant=None, shard=None, sample=None, start_from=None, quiet=False)
+    return flags
+
+
+def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """Raises UsageError for what is not known, and for a network without --roofline."""
+    given = parser(prog).parse_args(arguments)
     if not given.roofline:
         for name, value in vars(given).items():
             if value:

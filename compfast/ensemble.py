@@ -16,6 +16,7 @@ from pathlib import Path
 
 from compfast.cli.beginning import start_line
 from compfast.cli.flags import PROGRAM, parse
+from compfast.cli.flags import parser as parser  # what a shell's completion knows of it
 from compfast.cli.live import Lines, Live, Reports
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.cli.plan import grid_line, plan

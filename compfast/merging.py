@@ -15,17 +15,9 @@ from compfast.training import interrupts
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.merging") -> int:
     """Run the command line; returns the exit code of `python -m compfast.ensemble`."""
-    flags = Parser(
-        prog=prog,
-        description="Join the run folders of all shards (--shard I/N) of a sweep into one.",
-        allow_abbrev=False,
-    )
-    flags.add_argument("out", metavar="OUT", help="the run folder to write: new or empty")
-    flags.add_argument("parts", metavar="PART", nargs="+", help="a finished shard's run folder")
-    flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
     try:
         with interrupts.raising():
-            arguments = flags.parse_args(argv)
+            arguments = parser(prog).parse_args(argv)
             show(merge(arguments.parts, arguments.out), Output(arguments.quiet))
     except KeyboardInterrupt:
         complain("stopped at once; the same command ends the merge")
@@ -34,6 +26,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.merg
         complain(str(error))
         return error.exit_code
     return 0
+
+
+def parser(prog: str) -> Parser:
+    flags = Parser(
+        prog=prog,
+        description="Join the run folders of all shards (--shard I/N) of a sweep into one.",
+        allow_abbrev=False,
+    )
+    flags.add_argument("out", metavar="OUT", help="the run folder to write: new or empty")
+    flags.add_argument("parts", metavar="PART", nargs="+", help="a finished shard's run folder")
+    flags.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return flags
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from command_lines import SMALL, refused
 
 import compfast
 from compfast import ensemble
+from compfast.cli.results import LINES
 from compfast.config import Config
 from compfast.ensemble import main
 from compfast.storage import durable
@@ -33,12 +34,16 @@ def test_a_whole_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, engine:
     assert f"{engine} engine" in lines[0]
     assert lines[1] == f"run folder: {out}"
     assert any(line.startswith("step 12/12 | ") and "fitted" in line for line in lines)
-    header = next(i for i, line in enumerate(lines) if "gamma" in line and "mean seen" in line)
-    assert [line.split()[:2] for line in lines[header + 1 : header + 3]] == [
-        ["0.3", "2"],
-        ["0.7", "2"],
+    header = next(i for i, line in enumerate(lines) if "gamma" in line and "leading" in line)
+    assert len(lines) - header <= LINES
+    assert lines[header + 1].split()[:3] == ["0.3", "to", "0.7"]  # both lead to one verdict
+    assert "4 of 4  100 % (51 to 100)" in lines[header + 1]
+    assert f"page: {out / 'report' / 'index.html'}" in lines
+    assert f"picture: {out / 'report' / 'phase_diagram.png'}" in lines
+    assert lines[-2:] == [
+        f"members: {out / 'members.parquet'}",
+        f"full table: compfast table {out}",
     ]
-    assert lines[-2:] == [str(out / "report" / n) for n in ("phase_diagram.png", "index.html")]
     run = compfast.load(out)
     assert run.finished
     assert run.members.height == 4

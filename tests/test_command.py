@@ -41,10 +41,23 @@ def test_help_names_the_command(command: str, capsys: pytest.CaptureFixture[str]
     assert f"usage: compfast {command}" in capsys.readouterr().out
 
 
+def test_help_lists_the_commands_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("commands:") + 1
+    listed = lines[at : at + len(COMMANDS)]
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert [line.split(maxsplit=1)[1] for line in listed] == [s for *_, s in COMMANDS.values()]
+    assert max(map(len, lines)) < 80
+    assert lines[at + len(COMMANDS)] == ""
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["trian"], "'trian'; it must be one of train, resume, merge, report, analyse, doctor"),
+        (["trian"], f"'trian'; it must be one of {', '.join(COMMANDS)}"),
         ([], "COMMAND"),
         (["--models"], "COMMAND"),
         (["resume"], "compfast resume DIR"),

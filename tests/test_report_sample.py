@@ -125,7 +125,7 @@ def test_every_member_is_a_dot_of_its_verdict_s_shape() -> None:
     run = _two()
     bins = bins_of(run.config)
     assert bins is not None
-    figure = scatter.draw(run.members, run.config, bins, "native")
+    figure = scatter.draw(run.members, run.config, bins, "native").figure
     first, last = figure.axes
     assert (first.get_ylabel(), first.get_yscale()) == ("learning rate", "log")
     assert last.get_xlabel() == "gamma"
@@ -146,7 +146,7 @@ def test_an_agreement_is_an_axis_also_where_members_diverged() -> None:
     )
     bins = bins_of(run.config)
     assert bins is not None
-    first = scatter.draw(members, run.config, bins, "native").axes[0]
+    first = scatter.draw(members, run.config, bins, "native").figure.axes[0]
     assert first.get_ylabel() == "inferential agreement"
     heights = np.concatenate([np.asarray(dots.get_ydata()) for dots in first.lines])
     assert np.isnan(heights).sum() == 2

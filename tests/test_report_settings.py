@@ -189,7 +189,7 @@ def test_a_report_that_fails_costs_the_report_only(
     assert "no report was drawn" in printed.err
     assert str(error).split()[0] in printed.err
     assert f"python -m compfast.report {finished} draws it" in printed.err
-    assert "mean seen" in printed.out
+    assert "leading" in printed.out
     assert "phase_diagram" not in printed.out
 
 
@@ -260,7 +260,7 @@ def test_a_table_that_cannot_be_made_is_a_bug(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("compfast.report.table.rows_by_gamma", broken)
+    monkeypatch.setattr("compfast.report.bands.bands", broken)
     with pytest.raises(ZeroDivisionError):
         show(compfast.load(finished), Output())
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from compfast.cli.output import Output
-from compfast.errors import UsageError
+from compfast.cli.output import complain, deliver
+from compfast.errors import StorageError, UsageError
 
 PROGRAM = "python -m compfast.ensemble"
 
@@ -41,7 +42,7 @@ LIST_FLAGS: dict[str, tuple[str, type[int] | type[float]]] = {
     "--data-seed": ("data_seed", int),
 }
 HELP = {
-    "--task": "anchor (default), another one's name, or package.module:Class",
+    "--task": "anchor (default), a name, or package.module:Class",
     "--steps": "optimiser steps a member",
     "--precision": "fp32 (default), bf16, or tf32 on a GPU",
     "--eval-every": "steps between two exams",
@@ -50,7 +51,7 @@ HELP = {
     "--device": "auto (default), cpu or cuda",
     "--threads": "worker threads; default: one a core",
     "--checkpoint-every": "steps between two checkpoints",
-    "--report-every": "steps between two reports; 0 (default): only at the end",
+    "--report-every": "steps between two reports; default 0: at the end",
     "--start-mode": "go_on (default), or restart: the weights alone, from step 0",
     "--layers": "depth",
     "--d-model": "width",
@@ -65,13 +66,67 @@ HELP = {
 }
 
 
+# A flag that is read in its own way: what it takes (None: nothing), what it is.
+_OWN: dict[str, tuple[str | None, str]] = {
+    "--models": ("N", "members: gammas x seeds x other lists"),
+    "--gamma-range": ("LO:HI", "exponents of the initial std"),
+    "--seeds": ("K", "seeds a gamma; default: 16, fewer if few"),
+    "--seed": ("S", "the first seed; default: 0"),
+    "--preset": ("NAME", "tiny (default), replica, paper, ..."),
+    "--set": ("SECTION.FIELD=VALUE", "any setting"),
+    "--config": ("FILE", "settings as TOML"),
+    "--variant": ("NAME", "a named form of the task, e.g. both-unseen"),
+    "--sample": (
+        "N",
+        "draw N members from LO:HI and log:LO:HI ranges and LISTs, --gamma-range among them,"
+        " each with a seed of its own (--seeds K: K seeds each)",
+    ),
+    "--sample-seed": ("S", "of the drawing; default: 0"),
+    "--start-from": (
+        "RUN[@STEP]",
+        "start from the members of another run, with its settings where none are given",
+    ),
+    "--out": ("DIR", "default: runs/TASK-UTC-RANDOM"),
+    "--resume": ("DIR", "go on with a stopped run"),
+    "--snapshots": ("log:N|STEPS", "steps whose weights are kept"),
+    "--shard": ("I/N", "train the I-th (from 0) of N member ranges"),
+    "--cluster": ("ray[:ADDRESS]", "train on a Ray cluster"),
+    "--storage": ("URL", "where a cluster's nodes put their parts"),
+    "--dry-run": (None, "print the plan and leave"),
+    "--quiet": (None, "print nothing but errors"),
+}
+# The help, in the order in which people want it: the first group and what is above it are one
+# screen of 24 lines.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "daily use": (
+        *("--models", "--gamma-range", "--seeds", "--task", "--preset", "--steps", "--set"),
+        *("--out", "--resume", "--dry-run"),
+    ),
+    "network": ("--layers", "--d-model", "--d-ff", "--heads"),
+    "training": (
+        *("--lr", "--weight-decay", "--batch-size", "--seq-len", "--precision", "--eval-every"),
+        *("--start-from", "--start-mode"),
+    ),
+    "which members": (
+        *("--seed", "--init-seed", "--data-seed", "--sample", "--sample-seed", "--variant"),
+        "--config",
+    ),
+    "machine": ("--engine", "--device", "--threads", "--shard", "--cluster", "--storage"),
+    "what is kept and printed": (
+        *("--log-every", "--checkpoint-every", "--snapshots", "--report-every", "--quiet"),
+    ),
+}
+_HELP_COLUMN = 30  # where the help of a flag begins, unless the flag is longer
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are a UsageError of one sentence."""
 
     def print_help(self, file: Any = None) -> None:
-        output = Output()
-        for line in self.format_help().splitlines():
-            output.say(line)
+        try:
+            deliver(self.format_help())
+        except StorageError as error:  # nobody's work is lost with it
+            complain(str(error))
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(self._sentence(message))
@@ -92,51 +147,35 @@ class Parser(argparse.ArgumentParser):
 def parser(prog: str = PROGRAM) -> Parser:
     result = Parser(
         prog=prog,
-        description="Train many small transformers at once and say which solution each learned.",
-        epilog="LIST is X, X,Y,Z, A-B, LO:HI:N or log:LO:HI:N. Settings: preset < --config < flags."
+        usage=f"{prog} [flags]",
+        description="Train many small transformers at once and say which solution each learned, as"
+        " in: compfast train --models 512 --gamma-range 0.1:1.5",
+        epilog="LIST, of values that members differ in, is X, X,Y,Z, A-B, LO:HI:N or log:LO:HI:N."
+        " Settings: preset < --config < flags."
         " Exit codes: 0 done, 2 wrong usage, 3 interrupted (--resume goes on), 4 storage, 5 every"
         " member diverged, 1 a bug.",
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=_HELP_COLUMN),
         allow_abbrev=False,
+        add_help=False,
     )
-    ensemble = result.add_argument_group("ensemble")
-    ensemble.add_argument("--models", metavar="N", help="members: gammas x seeds x other lists")
-    ensemble.add_argument("--gamma-range", metavar="LO:HI", help="exponents of the initial std")
-    ensemble.add_argument("--seeds", metavar="K", help="seeds a gamma; default: 16, fewer if few")
-    ensemble.add_argument("--seed", metavar="S", help="the first seed; default: 0")
-    ensemble.add_argument(
-        "--sample",
-        metavar="N",
-        help="draw N members from LO:HI and log:LO:HI ranges and LISTs, --gamma-range among them,"
-        " each with a seed of its own (--seeds K: K seeds each)",
+    for title, flags in GROUPS.items():
+        group = result.add_argument_group(title)
+        for flag in flags:
+            _add(group, flag)
+    result.add_argument_group("help").add_argument(
+        "-h", "--help", action="help", help="print this and leave"
     )
-    ensemble.add_argument("--sample-seed", metavar="S", help="of the drawing; default: 0")
-    ensemble.add_argument(
-        "--variant", metavar="NAME", help="a named form of the task, e.g. both-unseen"
-    )
-    ensemble.add_argument("--preset", metavar="NAME", help="tiny (default), replica, paper, ...")
-    ensemble.add_argument(
-        "--start-from",
-        metavar="RUN[@STEP]",
-        help="start from the members of another run, with its settings where none are given",
-    )
-    for flag in LIST_FLAGS:
-        ensemble.add_argument(flag, metavar="LIST", help=HELP[flag])
-    for flag in FIELD_FLAGS:
-        ensemble.add_argument(flag, metavar="X", help=HELP[flag])
-    ensemble.add_argument("--config", metavar="FILE", help="settings as TOML")
-    ensemble.add_argument(
-        "--set", metavar="SECTION.FIELD=VALUE", action="append", default=[], help="any setting"
-    )
-    run = result.add_argument_group("run")
-    run.add_argument("--out", metavar="DIR", help="default: runs/TASK-UTC-RANDOM")
-    run.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
-    run.add_argument("--snapshots", metavar="log:N|STEPS", help="steps whose weights are kept")
-    run.add_argument("--shard", metavar="I/N", help="train the I-th (from 0) of N member ranges")
-    run.add_argument("--cluster", metavar="ray[:ADDRESS]", help="train on a Ray cluster")
-    run.add_argument("--storage", metavar="URL", help="where a cluster's nodes put their parts")
-    run.add_argument("--dry-run", action="store_true", help="print the plan and leave")
-    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return result
+
+
+def _add(group: argparse._ArgumentGroup, flag: str) -> None:
+    takes, says = _OWN.get(flag) or ("LIST" if flag in LIST_FLAGS else "X", HELP[flag])
+    if takes is None:
+        group.add_argument(flag, action="store_true", help=says)
+    elif flag == "--set":
+        group.add_argument(flag, metavar=takes, action="append", default=[], help=says)
+    else:
+        group.add_argument(flag, metavar=takes, help=says)
 
 
 def parse(argv: Sequence[str] | None, prog: str = PROGRAM) -> argparse.Namespace:

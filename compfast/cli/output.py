@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO, TypeGuard, cast
 
+from compfast.errors import StorageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -77,6 +79,27 @@ def occupy_descriptors() -> None:
 def printable(text: str) -> str:
     """The text with what a terminal would obey, or no encoding could write, spelt out."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def deliver(text: str) -> None:
+    """Print what a command was asked for, as a whole; control characters stay as they are.
+
+    A reader who has left (`| head`) has what he wants, which is no error. Raises StorageError
+    where standard output cannot be written.
+    """
+    stream = sys.stdout
+    if not _open(stream):
+        return
+    encoding = _encoding(stream)
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        _abandon(stream)
+    except OSError as error:
+        _abandon(stream)
+        reason = error.strerror or type(error).__name__
+        raise StorageError(f"standard output cannot be written ({reason})") from error
 
 
 def aligned(header: list[str], rows: list[list[str]]) -> list[str]:

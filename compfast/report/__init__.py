@@ -6,7 +6,8 @@ draws the report of a run (again), at any time. Importing this package does not 
 drawing does.
 """
 
+from compfast.report.figures import write_figures
 from compfast.report.page import write_report
 from compfast.report.phase import phase_diagram
 
-__all__ = ["phase_diagram", "write_report"]
+__all__ = ["phase_diagram", "write_figures", "write_report"]

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.report import style
+from compfast.report.scatter import marker
 from compfast.report.table import Axis, Summary, candidates, cells, summarise
 from compfast.solutions import UNDERFIT, wilson
 
@@ -46,7 +47,7 @@ def stacked(axes: Axes, summary: Summary, names: tuple[str, ...]) -> None:
             bottom,
             align="edge",
             color=style.colour(label, names),
-            linewidth=0,
+            linewidth=0.2,  # without a border PDF viewers show seams
         )
         bottom += share
     axes.set(ylim=(0, 1), xlim=(border[0], border[-1]))
@@ -91,7 +92,7 @@ def shares(axes: Axes, summary: Summary, names: tuple[str, ...]) -> None:
 
 def agreement_curves(axes: Axes, summary: Summary, names: tuple[str, ...]) -> None:
     """Mean agreements with the middle half of the seeds."""
-    marker = "o" if len(summary.gamma) <= _FEW else ""
+    every = 1 if len(summary.gamma) <= _FEW else len(summary.gamma) // (_FEW // 2)
     drawn = False
     for name, spread in summary.agreements.items():
         paint = style.colour(name, names)
@@ -101,7 +102,11 @@ def agreement_curves(axes: Axes, summary: Summary, names: tuple[str, ...]) -> No
                 summary.gamma, spread.low, spread.high, color=paint, alpha=0.16, linewidth=0
             )
         dashes: Any = (0, (2.5, 1.2)) if name == "seen" else "-"
-        axes.plot(summary.gamma, spread.mean, marker=marker, ls=dashes, color=paint, lw=1.7, ms=3)
+        shape = "" if name == "seen" else marker(name, names)
+        axes.plot(
+            summary.gamma, spread.mean, marker=shape, markevery=every, ls=dashes, color=paint,
+            lw=1.7, ms=3.5,
+        )  # fmt: skip
     if not drawn:
         nothing(axes)
     _unit(axes, summary)

@@ -63,23 +63,33 @@ def phase_diagram(run: RunLike, path: str | Path) -> Path:
 
 def phase_png(run: RunLike) -> bytes:
     """The bytes of the phase diagram's PNG, the same whatever a user set up for matplotlib."""
-    if run.members["verdict"].null_count() == len(run.members):
-        raise UsageError("no member has a verdict yet; a report can be drawn after the first exam")
+    refuse_unjudged(run)
     with plotting.settings():
         return plotting.png(_draw(run), _DPI)
 
 
+def refuse_unjudged(run: RunLike) -> None:
+    """Raise UsageError for a run of which nothing can be drawn yet."""
+    if run.members["verdict"].null_count() == len(run.members):
+        raise UsageError("no member has a verdict yet; a report can be drawn after the first exam")
+
+
 def _draw(run: RunLike) -> Figure:
+    return picture(run).captioned()
+
+
+def picture(run: RunLike, look: style.Look = style.LOOKS["plain"]) -> plotting.Picture:
+    """The phase diagram and its caption, to be asked for inside of `plotting.settings(look)`."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     members = run.members.filter(pl.col("verdict").is_not_null())
     bins = bins_of(run.config)
     if bins is not None:
-        return scatter.draw(members, run.config, bins, str(run.info["engine"]))
+        return scatter.draw(members, run.config, bins, str(run.info["engine"]), look)
     names = candidates(members)
     axes = second_axes(run.config)
-    columns = _columns(members, axes)
+    columns = columns_of(members, axes)
     one_gamma = members["gamma"].n_unique() <= 1
     mapped = () if one_gamma else split(run.config).shown
     rows = 2 if one_gamma else 3
@@ -89,7 +99,8 @@ def _draw(run: RunLike) -> Figure:
         map_rows = math.prod(len(axis.levels) for axis in mapped)
         heights = [0.9 + 0.22 * min(map_rows, style.MAP_ROWS), *heights]
     layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.03, wspace=0.03)
-    figure = Figure(figsize=(width, sum(heights) + 0.5 * len(heights)), layout=layout)
+    height = look.height * sum(heights) + 0.5 * len(heights)
+    figure = Figure(figsize=(min(look.width or width, width), height), layout=layout)
     grid = figure.add_gridspec(len(heights), len(columns), height_ratios=heights)
     if mapped:
         _map(figure, figure.add_subplot(grid[0, :]), members, mapped, names)
@@ -109,11 +120,10 @@ def _draw(run: RunLike) -> Figure:
         + _reading(axes, mapped, len(columns), one_gamma)
         + (" The points of the sample are pooled." if run.config.sample else "")
     )
-    figure.text(0.01, -0.015, style.wrapped(text, width), va="top", fontsize=7.5, color="#404040")
-    return figure
+    return plotting.Picture(figure, text)
 
 
-def _columns(members: pl.DataFrame, axes: tuple[Axis, ...]) -> list[tuple[str, pl.DataFrame]]:
+def columns_of(members: pl.DataFrame, axes: tuple[Axis, ...]) -> list[tuple[str, pl.DataFrame]]:
     """Title and members of each column of panels: at most `_COLUMNS` levels of the first axis.
 
     More are picked evenly, with both ends.
@@ -155,9 +165,7 @@ def _column(
         panels.agreement_curves(axes[2], summary, names)
         for upper in axes[:2]:
             upper.tick_params(labelbottom=False)
-        axes[2].set_xlabel(
-            "gamma" if title else r"gamma  (initial std = fan-in$^{-\mathrm{gamma}}$)"
-        )
+        axes[2].set_xlabel("gamma" if title else style.x_name("init.gamma"))
         labels = ("members", "share of members", "mean agreement")
     title = style.wrapped(title, 2.4, 13) if narrow else title
     axes[0].set_title(title, loc="left", fontweight="bold")

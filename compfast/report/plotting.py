@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,38 @@ from compfast.report import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Format -> what its metadata have in the place of the time.
+FORMS: dict[str, dict[str, None]] = {
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+MARGIN = 0.12  # inches around what is drawn
 _BACKEND = "MPLBACKEND"
 _DRAWING = threading.Lock()  # settings are global: two that draw would take each other's for theirs
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A figure, and what its caption says."""
+
+    figure: Figure
+    said: str
+
+    def captioned(self) -> Figure:
+        """The figure with its caption below; ask once."""
+        width = self.figure.get_size_inches()[0]
+        self.figure.text(
+            0.01, -0.015, style.wrapped(self.said, width), va="top", fontsize=7.5, color="#404040"
+        )
+        return self.figure
+
+
 @contextlib.contextmanager
-def settings() -> Iterator[None]:
+def settings(look: style.Look = style.LOOKS["plain"]) -> Iterator[None]:
     """matplotlib's own defaults and the report's style inside, the user's settings afterwards.
 
-    Raises UsageError where matplotlib cannot be imported.
+    `look` has the last word. Raises UsageError where matplotlib cannot be imported.
     """
     with _DRAWING, np.errstate(all="ignore"):
         matplotlib = _matplotlib()
@@ -42,17 +66,25 @@ def settings() -> Iterator[None]:
             for name in matplotlib.rcParamsDefault
             if not name.startswith("backend")  # rc_context would not put it back
         }
-        with matplotlib.rc_context({**defaults, **style.RC}):
+        with matplotlib.rc_context({**defaults, **style.RC, **look.rc}):
             yield
 
 
 def png(figure: Figure, dpi: int) -> bytes:
     """The picture as a PNG, drawn without a window or a user's backend."""
+    return rendered(figure, "png", dpi)
+
+
+def rendered(figure: Figure, form: str, dpi: int, margin: float = MARGIN) -> bytes:
+    """The picture as one of `FORMS`, the same bytes whenever it is drawn.
+
+    `margin`: inches around what is drawn.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(
-        buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12
+        buffer, format=form, dpi=dpi, bbox_inches="tight", pad_inches=margin, metadata=FORMS[form]
     )
     return buffer.getvalue()
 

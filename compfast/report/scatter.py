@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from compfast.config import Config
 from compfast.config.labels import labels
 from compfast.ensembles.grid import sweep_size
-from compfast.report import style
+from compfast.report import plotting, style
 from compfast.report.bins import Bins, binned, numeric, values, wide
 from compfast.report.table import Summary, candidates, summarise
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _PANELS = 3  # further fields that get a panel
 _WIDTH = 7.4
@@ -28,7 +27,13 @@ _MARKERS = {UNDERFIT: "x", MIXED: "v", OTHER: "P", DIVERGED: "*"}
 _OWN = ("o", "^", "s", "D", "p", "h")  # of the candidates, in their order
 
 
-def draw(members: pl.DataFrame, config: Config, bins: Bins, engine: str) -> Figure:
+def draw(
+    members: pl.DataFrame,
+    config: Config,
+    bins: Bins,
+    engine: str,
+    look: style.Look = style.LOOKS["plain"],
+) -> plotting.Picture:
     """Verdicts over the binned field and each further one, or over it and an agreement."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -41,7 +46,8 @@ def draw(members: pl.DataFrame, config: Config, bins: Bins, engine: str) -> Figu
     levels = [len(_levels(drawn[path])) for path in shown]
     heights = [0.3 + 0.35 * n if n else 2.3 for n in levels or [0]] + [2.1]
     layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05, hspace=0.03, wspace=0.03)
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4 * len(heights)), layout=layout)
+    height = look.height * sum(heights) + 0.4 * len(heights)
+    figure = Figure(figsize=(min(look.width or _WIDTH, _WIDTH), height), layout=layout)
     panels = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     for axes, path in zip(panels, shown, strict=False):
         _dots(axes, members, names, x, _heights(axes, drawn[path]))
@@ -70,8 +76,7 @@ def draw(members: pl.DataFrame, config: Config, bins: Bins, engine: str) -> Figu
     said = f"{style.caption(config, members, engine)} {_reading(config, bins, len(shown))}"
     if missing:
         said += f" {missing} members have no agreement, and no dot."
-    figure.text(0.01, -0.015, style.wrapped(said, _WIDTH), va="top", fontsize=7.5, color="#404040")
-    return figure
+    return plotting.Picture(figure, said)
 
 
 def marker(label: str, names: tuple[str, ...]) -> str:

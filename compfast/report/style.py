@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -11,6 +12,7 @@ import polars as pl
 from compfast.config import GAMMA_GROUPS, Config
 from compfast.config.labels import extent, labels, listed
 from compfast.ensembles.table import column_of
+from compfast.errors import UsageError
 from compfast.report.table import Axis, second_axes
 
 # Okabe and Ito's palette, which stays distinct under the common colour deficiencies.
@@ -53,7 +55,56 @@ RC: dict[Any, Any] = {
     "hatch.linewidth": 0.7,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # letters as text
+    "svg.fonttype": "path",  # the same on machines without the font
+    "svg.hashsalt": "compfast",  # names inside the file are the same each time
 }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """How figures are to look where they go."""
+
+    rc: Mapping[Any, Any]  # over RC
+    caption: bool  # whether what was trained stands under the figure
+    dpi: int  # of a PNG
+    width: float | None  # inches that no figure exceeds
+    height: float  # of panels, against the report's
+
+
+LOOKS = {
+    "plain": Look({}, caption=True, dpi=160, width=None, height=1.0),
+    # Times-like letters that come with matplotlib, 7 to 8 points, as wide as a page's text; fonts
+    # as TrueType, which journals ask for. The caption is the paper's own.
+    "paper": Look(
+        {
+            "font.family": "STIXGeneral",
+            "mathtext.fontset": "stix",
+            "font.size": 8,
+            "axes.titlesize": 8.5,
+            "axes.labelsize": 8.5,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 8,
+            "lines.linewidth": 1.2,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "hatch.linewidth": 0.5,
+        },
+        caption=False,
+        dpi=300,
+        width=6.75,
+        height=0.8,
+    ),
+}
+
+
+def look(name: str) -> Look:
+    """The look of this name; raises UsageError."""
+    if name not in LOOKS:
+        raise UsageError(f"the style is {name!r}; it must be one of {', '.join(LOOKS)}")
+    return LOOKS[name]
 
 
 def colour(name: str, candidates: tuple[str, ...]) -> str:
@@ -70,6 +121,12 @@ def axis_name(axis: Axis) -> str:
 def field_name(path: str) -> str:
     column = column_of(path)
     return _NAMES.get(column, column)
+
+
+def x_name(path: str) -> str:
+    """What stands under an axis that has the width of a figure."""
+    explained = r"gamma  (initial std = fan-in$^{-\mathrm{gamma}}$)"
+    return explained if path == "init.gamma" else field_name(path)
 
 
 def level_name(axis: Axis, index: int) -> str:

@@ -174,7 +174,7 @@ def gamma_texts(members: pl.DataFrame) -> dict[float, str]:
     return dict(zip(gammas, numbers(gammas), strict=True))
 
 
-def sentences(members: pl.DataFrame, config: Config, verdict: str = "inferential") -> list[str]:
+def sentences(members: pl.DataFrame, config: Config, verdict: str | None = None) -> list[str]:
     """`band_sentence` for each combination of the levels told apart, and what was pooled."""
     axes = split(config)
     said = []
@@ -189,15 +189,17 @@ def sentences(members: pl.DataFrame, config: Config, verdict: str = "inferential
     return said
 
 
-def band_sentence(members: pl.DataFrame, verdict: str = "inferential") -> str | None:
+def band_sentence(members: pl.DataFrame, verdict: str | None = None) -> str | None:
     """The share of `verdict` in the lower and the upper half of the gammas, and their difference.
 
+    It is the task's first candidate where none is given, as on the map.
     The bands are fixed by the range that was asked for, not chosen after a look at the shares.
     None where there is nothing to compare: fewer than two gammas or two seeds, or seeds that are
     missing in one of the bands.
     """
     gammas = np.unique(members["gamma"].to_numpy())
-    if len(gammas) < 2 or members["seed"].n_unique() < 2 or verdict not in members.columns:
+    verdict = next(iter(candidates(members)), None) if verdict is None else verdict
+    if len(gammas) < 2 or members["seed"].n_unique() < 2 or verdict not in verdict_order(members):
         return None
     half = len(gammas) // 2
     bands = ((gammas[0], gammas[half - 1]), (gammas[-half], gammas[-1]))

@@ -27,6 +27,7 @@ __all__ = [
     "make_task",
     "measures_of",
     "preset",
+    "preset_names",
     "prompts_of",
     "start_of",
 ]
@@ -41,15 +42,25 @@ def make_task(config: TaskSection) -> Task[Any]:
 
 def preset(name: str) -> Settings:
     """Settings (a copy) of a preset, its task's name among them; raises UsageError."""
-    found = {n: (task, given) for task in known_tasks() for n, given in _presets(task).items()}
+    found = _all_presets()
     if name not in found:
         raise UsageError(f"preset is {name!r}; it must be one of {', '.join(found)}")
     return _named(*found[name])
 
 
+def preset_names() -> tuple[str, ...]:
+    """What `preset` takes."""
+    return tuple(_all_presets())
+
+
 def start_of(task: str) -> Settings:
     """Settings (a copy) from which a run starts that names a task and no preset."""
     return _named(task, next(iter(_presets(task).values()), {}))
+
+
+def _all_presets() -> dict[str, tuple[str, Settings]]:
+    """Name -> task and settings."""
+    return {n: (task, given) for task in known_tasks() for n, given in _presets(task).items()}
 
 
 def _presets(task: str) -> dict[str, Settings]:
