@@ -1,5 +1,7 @@
 """compfast: trains hundreds of tiny transformers at once and says which solution each learned.
 
+In short:
+
     import compfast
     run = compfast.train(compfast.Config(), out="runs/first")
     run.members, run.metrics, run.params(0), run.model(0)

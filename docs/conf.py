@@ -56,3 +56,15 @@ html_theme_options = {
 
 linkcheck_timeout = 20
 linkcheck_workers = 4
+
+# What examples may use: a folder of their own a page, and the usual names.
+doctest_global_setup = """
+import dataclasses, json, tempfile
+from pathlib import Path
+import polars as pl
+import torch
+import compfast
+_temporary = tempfile.TemporaryDirectory()
+folder = Path(_temporary.name)
+"""
+doctest_global_cleanup = "_temporary.cleanup()"
