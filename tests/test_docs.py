@@ -182,9 +182,9 @@ def test_the_tutorials_python_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     axes = {"optimizer.weight_decay": [0.03, 0.5], "init.gamma": [0.3, 0.6], "seed": [0, 1]}
-    config = compfast.Config(training=_SHORT, evaluation={"fitted": 0}, sweep=axes)
+    given = {"training": _SHORT, "evaluation": {"fitted": 0}, "sweep": axes}
     for name in ("first", "mine"):
-        compfast.train(config, out=f"runs/{name}")
+        compfast.train(given, out=f"runs/{name}")
     blocks = _python(DOCS / "tutorial.md")
     assert len(blocks) == 2
     for code in blocks:
@@ -198,6 +198,14 @@ def test_links_of_pages_outside_of_the_manual_lead_somewhere(name: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if not link.startswith("https://"):
             assert (ROOT / link).exists(), link
+
+
+def test_files_that_the_manual_names_are_there() -> None:
+    named = re.compile(r"`(?:python )?((?:tests|experiments|benchmarks|scripts|docs)/[\w/.]+\w)")
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    paths = {path for page in pages for path in named.findall(page.read_text())}
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_readme_has_both_commands() -> None:
