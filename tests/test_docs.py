@@ -21,6 +21,7 @@ from command_lines import config_of
 
 import compfast
 from compfast import analysis, export, report
+from compfast.config import Kinds, sections
 from compfast.config.plugins import family_class, known_families, known_tasks, task_class
 from compfast.ensembles.groups import member_groups
 
@@ -77,6 +78,20 @@ def test_a_field_is_told_by_the_comments_beside_it(monkeypatch: pytest.MonkeyPat
     assert (causal.default, causal.meaning) == ("false", "2407.12275")
     (layers,) = (field for field in own if field.name == "layers")
     assert layers.default == "2"
+
+
+def test_every_setting_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = _extension("fields", monkeypatch).described
+    kinds = [*sections(Kinds()).values(), *(task_class(name).Config for name in known_tasks())]
+    kinds += [family_class(name).Config for name in known_families()]
+    words = re.compile(r"(`[\w ]+`(, )?)*")  # those that it takes
+    silent = [
+        f"{kind.__name__}.{field.name}"
+        for kind in kinds
+        for field in described(kind)
+        if words.fullmatch(field.meaning)
+    ]
+    assert silent == []
 
 
 def test_docstrings_are_text_and_mean_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

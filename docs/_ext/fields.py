@@ -41,7 +41,7 @@ def described(section: type[Section]) -> list[Field]:
     """Every field but the private ones, in order."""
     comments: dict[str, str] = {}
     for kind in reversed(section.__mro__):
-        if dataclasses.is_dataclass(kind):
+        if issubclass(kind, Section):
             comments |= {name: said for name, said in commented(kind).items() if said}
     kinds = hints(section)
     found = []
