@@ -1,8 +1,10 @@
 """compfast: trains hundreds of tiny transformers at once and says which solution each learned.
 
-import compfast
-run = compfast.train(compfast.Config(), out="runs/first")
-run.members, run.metrics, run.params(0), run.model(0)
+In short:
+
+    import compfast
+    run = compfast.train(compfast.Config(), out="runs/first")
+    run.members, run.metrics, run.params(0), run.model(0)
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class CompfastError(Exception):
-    """Base of every expected failure; its text is one sentence for the user.
+    """Base of every expected failure; its text is one sentence for the user. Exit code 1.
 
     Goes through pickle and copy whatever its constructor takes: workers send errors home.
     """
@@ -25,7 +25,7 @@ def _again(kind: type[CompfastError], args: tuple[Any, ...]) -> CompfastError:
 
 
 class UsageError(CompfastError, ValueError):
-    """Something given (a flag, a file, a shape, a value) is not allowed."""
+    """Something given (a flag, a file, a shape, a value) is not allowed. Exit code 2."""
 
     exit_code = 2
 
@@ -41,18 +41,18 @@ class OutOfMemory(UsageError):
 
 
 class Interrupted(CompfastError):
-    """The run was stopped by a signal and can be resumed."""
+    """The run was stopped by a signal and can be resumed. Exit code 3."""
 
     exit_code = 3
 
 
 class StorageError(CompfastError, OSError):
-    """The run folder cannot be read or written."""
+    """The run folder cannot be read or written. Exit code 4."""
 
     exit_code = 4
 
 
 class AllDivergedError(CompfastError):
-    """No member of the ensemble stayed finite."""
+    """No member of the ensemble stayed finite. Exit code 5."""
 
     exit_code = 5

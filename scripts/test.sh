@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every check, on a fresh machine too: sets up .venv, then lint, types, the C++ code under
-# sanitizers and pytest. The first check that fails ends it.
+# Every check, on a fresh machine too: sets up .venv, then lint, types, the manual, the C++ code
+# under sanitizers and pytest. The first check that fails ends it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,10 @@ clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/* csrc/tasks/* test
 
 step "types"
 MYPY_NUM_WORKERS=2 mypy compfast tests # an older mypy takes one all the same
+
+step "manual: warnings are errors, internal links are checked, examples are run"
+python -m sphinx -W -q docs build/docs
+python -m sphinx -W -q -b doctest -d build/docs/.doctrees docs build/doctest
 
 step "C++ under AddressSanitizer, UBSan and ThreadSanitizer"
 mkdir -p build

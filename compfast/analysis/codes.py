@@ -24,9 +24,9 @@ What = Literal["codes", "stream"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Codes:
-    """Of members of one shape, in their order in the run."""
+    """Latent codes of members of one shape, in their order in the run."""
 
-    members: tuple[int, ...]
+    members: tuple[int, ...]  # their numbers in the run
     values: Float32  # [members, N, layers, width], not finite as they come
     exam: Exam  # whose inputs were read, or, with inputs of the caller's, whose were not
 

@@ -76,7 +76,10 @@ def loss_line_effort(
     scores: bool = False,
     float64: bool = False,
 ) -> Effort:
-    """What `loss_line` of the same arguments takes, from one point of each shape."""
+    """What `loss_line` of the same arguments takes, from one point of each shape.
+
+    Raises UsageError as it does.
+    """
     lines = Lines(run, items, points, scores, float64)
     step_of(run, step)
     step_of(run, start)
@@ -138,7 +141,10 @@ def connectivity(
     float64: bool = False,
     progress: Tick | None = None,
 ) -> pl.DataFrame:
-    """The barriers between two members, straight and aligned: `barriers` of `lines_between`."""
+    """The barriers between two members, straight and aligned: `barriers` of `lines_between`.
+
+    Losses in the units of the training's loss. Raises UsageError as `lines_between` does.
+    """
     options: dict[str, Any] = {"items": items, "float64": float64, "progress": progress}
     return barriers(
         lines_between(run, step, members, pairs=pairs, align=align, points=points, **options)
@@ -157,7 +163,10 @@ def connectivity_effort(
     scores: bool = False,
     float64: bool = False,
 ) -> Effort:
-    """What `connectivity` or `lines_between` takes, from a point and an alignment of each shape."""
+    """What `connectivity` or `lines_between` takes, from a point and an alignment of each shape.
+
+    Raises UsageError as they do.
+    """
     lines = Lines(run, items, points, scores, float64)
     step_of(run, step)
     todo = _pairs(run, members, pairs)

@@ -17,7 +17,7 @@ class Effort:
     what: str  # of the products
     products: int  # of all members together, at most
     seconds: float  # of all of them, on `cores` cores
-    cores: int
+    cores: int  # that work at once
 
     def __str__(self) -> str:
         of = "core" if self.cores == 1 else "cores"

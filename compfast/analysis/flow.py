@@ -55,7 +55,7 @@ _LAYERS = ("copied_at", "gathered_at", "merged_at", "keyed_at")
 
 
 class Flow(NamedTuple):
-    """Of all members that have softmax attention."""
+    """Information flow of all members that have softmax attention."""
 
     scores: pl.DataFrame  # a row a member
     edges: pl.DataFrame  # a row a (member, layer, head): the mean weight of each edge

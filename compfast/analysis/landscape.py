@@ -68,7 +68,10 @@ def sharpness_effort(
     probes: int = 16,
     float64: bool = False,
 ) -> Effort:
-    """What `sharpness` of the same arguments takes, from one product of each shape."""
+    """What `sharpness` of the same arguments takes, from one product of each shape.
+
+    Raises UsageError as it does.
+    """
     work = _Sharpness(run, step, items, eigenvalues, iterations, tolerance, probes, float64)
     groups = chosen(run.groups, members)
     parts = [

@@ -99,7 +99,7 @@ def local_learning_coefficient_effort(
     burn_in: int = 200,
 ) -> Effort:
     """What `local_learning_coefficient` of the same arguments takes, from a few steps of each
-    shape."""
+    shape. Raises UsageError as it does."""
     work = _Sampling(run, step, items, lr, localization, n_beta, chains, draws, burn_in)
     seconds, steps = 0.0, 0
     for specs in chosen(run.groups, members):

@@ -40,12 +40,15 @@ _ITEMS = 256  # of each half of the exam
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a measure says, how it is taken, and which of its numbers figures show first."""
+    """What a measure says, how it is taken, and which of its numbers figures show first.
+
+    Raises UsageError unless it has one of `table` and `costly`.
+    """
 
     says: str  # one line
-    table: Cheap | None = None
+    table: Cheap | None = None  # of run and steps: a long table
     costly: Costly | None = None  # instead: run, steps, members
-    shown: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()  # names of its numbers
     related: bool = True  # its numbers are held against gamma and verdicts, and predict these
     seconds: Callable[[Run, Sequence[int]], float] | None = None  # of a costly one; None: is timed
 

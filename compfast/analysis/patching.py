@@ -39,9 +39,9 @@ class Patch:
     of another item, `other_key`, or with the two anchors `swapped`.
     """
 
-    place: str
-    at: Sequence[At] | None = None
-    by: By = "zeros"
+    place: str  # "blocks.0.attention"; ":in" behind it: what is given to it
+    at: Sequence[At] | None = None  # numbers from 0, "last", "key", "anchor1", "anchor2"; None: all
+    by: By = "zeros"  # what stands there instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Edge:
     weights are scaled to the sum that they had with it, where they are not all 0.
     """
 
-    layer: int
-    query: At
-    key: At
-    head: int | None = None
-    renormalised: bool = False
+    layer: int  # from 0
+    query: At  # where the weight is given from
+    key: At  # and to
+    head: int | None = None  # from 0; None: all
+    renormalised: bool = False  # the query's other weights make up for it
 
 
 Change = Patch | Edge

@@ -47,9 +47,9 @@ _SHOWN = 16  # places that a sentence names
 
 @dataclass(frozen=True, slots=True, eq=False)
 class States:
-    """Of members of one shape, in their order in the run."""
+    """What places of the networks gave, of members of one shape, in their order in the run."""
 
-    members: tuple[int, ...]
+    members: tuple[int, ...]  # their numbers in the run
     values: dict[str, Float32]  # place -> [M, N, ...]
     inputs: NDArray[Any]  # what they read: tokens [N, T], or vectors [N, T, width]
 
@@ -58,9 +58,9 @@ class States:
 class Weights:
     """Attention of members of one shape, in their order in the run."""
 
-    members: tuple[int, ...]
+    members: tuple[int, ...]  # their numbers in the run
     values: Float32  # [M, N, L, H, T, T]: of query q (the last axis but one) on key k
-    inputs: NDArray[Any]
+    inputs: NDArray[Any]  # what they read: tokens [N, T], or vectors [N, T, width]
 
 
 def states(

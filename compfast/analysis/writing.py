@@ -38,7 +38,8 @@ class Progress:
     def takes(self, name: str, seconds: float) -> None:
         """What a costly measure will take, in all, before the most of it."""
 
-    def say(self, sentence: str) -> None: ...
+    def say(self, sentence: str) -> None:
+        """A measure was left out, and why."""
 
 
 def analyse(

@@ -54,9 +54,10 @@ class Config:
     first of those values. Raises UsageError for what no field takes, naming the field.
     """
 
-    # The tiny network, whose map over gamma shows every zone; ours, found by
+    # Their defaults are the tiny network, whose map over gamma shows every zone; ours, found by
     # experiments/tiny_search.py, which also holds what else was tried.
-    task: TaskSection = field(default_factory=lambda: _default_task())
+
+    task: TaskSection = field(default_factory=lambda: _default_task())  # of the task's own class
     model: Any = ModelConfig(d_model=48, heads=2)  # the Config of a family of networks
     init: InitConfig = InitConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, weight_decay=0.12)
@@ -64,7 +65,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
     start: StartConfig = StartConfig()
-    sweep: tuple[Axis, ...] = (("seed", (0,)),)
+    sweep: tuple[Axis, ...] = (("seed", (0,)),)  # ("section.field", values), or ("seed", values)
     sample: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class Config:
 
     @property
     def kinds(self) -> Kinds:
+        """The names of its task and of its family of networks."""
         return Kinds(self.task.name, self.model.family)
 
     @property

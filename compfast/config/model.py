@@ -29,9 +29,9 @@ class ModelConfig(ModelSection):
     """A transformer over tokens, or over vectors."""
 
     family: str = "transformer"
-    layers: int = 2
-    d_model: int = 32
-    heads: int = 1
+    layers: int = 2  # blocks
+    d_model: int = 32  # width of the residual stream
+    heads: int = 1  # of attention
     d_k: int | None = None  # query/key size a head; None: d_model / heads
     d_v: int | None = None  # value size a head; None: d_model / heads
     d_ff: int | None = None  # FFN width; None: 2 d_model
@@ -45,7 +45,7 @@ class ModelConfig(ModelSection):
     # learned for tokens, relative for vectors.
     position: Literal["auto", "learned", "none", "relative"] = "auto"
     buckets: int | None = None  # of relative distances; None: max_positions [S24]
-    norm: Literal["pre", "post", "none"] = "pre"
+    norm: Literal["pre", "post", "none"] = "pre"  # of layers, before each part or behind it [Z24]
     norm_bias: bool = True  # a shift beside each norm's scale
     final_norm: bool | None = None  # None: on for pre-norm, off otherwise
     # linear: the scores themselves; rms_head: scores over their root mean square over heads [S24];
@@ -63,13 +63,13 @@ class ModelConfig(ModelSection):
     rms_eps: float = 1e-6  # of rms_head [S24 code]
     activation: Literal["relu", "gelu", "gelu_tanh"] = "gelu"  # gelu is the exact one
     attention_bias: bool = True  # biases of query, key, value and output projections
-    ffn_bias: bool = True
-    head_bias: bool = True
+    ffn_bias: bool = True  # of both layers of the FFN
+    head_bias: bool = True  # of the output layer
     tied_head: bool = False  # head weight = token table
     # single: one logit for the second of two tokens, x_n times one vector as x_n's embedding and
     # the logistic loss [M24]; vocabulary: a logit a token.
     logits: Literal["vocabulary", "single"] = "vocabulary"
-    causal: bool = True
+    causal: bool = True  # a position sees itself and those before it
     norm_eps: float = 1e-5  # [Z24]
     # last: as [Z24]; all: each predicts the next token; masked: where the task's targets say.
     loss_positions: Literal["last", "all", "masked"] = "last"

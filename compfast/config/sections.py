@@ -49,12 +49,12 @@ class InitConfig(Section):
 
     section = "init"
 
-    gamma: float = 0.5
+    gamma: float = 0.5  # std = d_in^-gamma: the larger, the smaller the weights
     gamma_embedding: float | None = None  # token and position tables; None: gamma
-    gamma_qk: float | None = None
+    gamma_qk: float | None = None  # query and key
     gamma_vo: float | None = None  # value and attention output
-    gamma_ffn: float | None = None
-    gamma_head: float | None = None
+    gamma_ffn: float | None = None  # both layers of the FFN
+    gamma_head: float | None = None  # an untied head
     fan_in: Literal["tensor", "d_model"] = "tensor"  # [Z24] each tensor's own; [Z25] d_model
     residual_scale: bool = False  # 1/sqrt(2L) on attention output and FFN2 [Z25]
     bias: Literal["zero", "uniform"] = "zero"  # uniform: +-1/sqrt(fan_in), PyTorch's default
@@ -103,17 +103,17 @@ class OptimizerConfig(Section):
 
     kind: Literal["adamw", "sgd"] = "adamw"  # weight decay is decoupled in both
     lr: float = 1.5e-3  # peak
-    weight_decay: float = 0.3
+    weight_decay: float = 0.3  # a step takes lr x weight_decay x weights off
     # Of the tensors of one of GAMMA_GROUPS; None: weight_decay. Biases and norms are in no group.
     weight_decay_embedding: float | None = None  # token and position tables, and a tied head
-    weight_decay_qk: float | None = None
-    weight_decay_vo: float | None = None
-    weight_decay_ffn: float | None = None
-    weight_decay_head: float | None = None
+    weight_decay_qk: float | None = None  # query and key
+    weight_decay_vo: float | None = None  # value and attention output
+    weight_decay_ffn: float | None = None  # both layers of the FFN
+    weight_decay_head: float | None = None  # an untied head
     clip: float = 1.0  # global gradient norm; 0 switches clipping off [Z24: 1]
-    beta1: float = 0.9  # AdamW's, and so are beta2, eps
-    beta2: float = 0.999
-    eps: float = 1e-8
+    beta1: float = 0.9  # AdamW's
+    beta2: float = 0.999  # AdamW's
+    eps: float = 1e-8  # AdamW's, outside of the root
     momentum: float = 0.0  # SGD's; dampening 0, as torch.optim.SGD's default
     nesterov: bool = False  # SGD's
     # all: [Z24]; arrays: matrices and the biases that Flax keeps a row a head, those of query,
@@ -121,6 +121,7 @@ class OptimizerConfig(Section):
     decay: Literal["all", "matrices", "arrays"] = "all"
     # Weight decay is on inside these only, fractions [from, to) of the training; none: always on.
     decay_windows: tuple[tuple[float, float], ...] = ()
+    # Of lr over the training, after a warm-up; what each is says compfast/ensembles/schedule.py.
     schedule: Literal["constant", "linear", "cosine", "one_cycle", "paper", "points"] = "cosine"
     warmup: float = 0.05  # fraction of the steps; paper: 10 of 210 epochs
     floor: float = 0.05  # cosine, linear and one_cycle end at floor * lr
@@ -193,8 +194,8 @@ class TrainingConfig(Section):
 
     section = "training"
 
-    steps: int = 3000
-    batch_size: int = 128
+    steps: int = 3000  # optimiser steps a member
+    batch_size: int = 128  # sequences a step
     # Operands of the linear products; tf32 (the triton engine's) rounds attention's too.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     log_every: int = 100  # steps a metrics window
@@ -240,14 +241,15 @@ class RunConfig(Section):
 
     section = "run"
 
+    # auto: native; triton where device is cuda.
     engine: Literal["auto", "eager", "native", "triton", "cuda"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the engine's own
     threads: int | None = None  # None: one a core
     checkpoint_every: int = 1000  # steps
     snapshots: tuple[int, ...] = ()  # steps whose parameters are kept for ever
     report_every: int = 0  # steps between two reports; 0: only at the end
     shard: tuple[int, int] = (0, 1)  # (i, n): this process trains the i-th of n member ranges
-    quiet: bool = False
+    quiet: bool = False  # no lines of progress
 
     def _check(self) -> None:
         positive("run", self, "threads", "checkpoint_every")

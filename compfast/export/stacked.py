@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class StackedModule:
     """Members of one shape: one module without weights of its own, and all of theirs."""
 
-    members: tuple[int, ...]
+    members: tuple[int, ...]  # their numbers in the run
     params: dict[str, Tensor]  # name -> [M, *shape], float32 on the CPU; leaves of autograd
     module: Any  # the family's plain module, whose structure all share; its tensors are on "meta"
 

@@ -36,7 +36,12 @@ _SHOWN = 8  # members that a sentence names
 
 
 class Run:
-    """One run folder, finished or not, as it stands when it is first asked."""
+    """One run folder, finished or not, as it stands when it is first asked; `load` gives it.
+
+    `path` is the folder, `config` the resolved `Config`, `info` what config.json holds beside it:
+    versions, commit, engine, isa, command line, when it was created. Everything else raises
+    StorageError where a file cannot be read.
+    """
 
     def __init__(
         self, path: Path, config: Config, info: dict[str, Any], trust_links: bool = False
@@ -56,7 +61,10 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are whole; None before the first one."""
+        """The newest checkpoint whose files are whole; None before the first one.
+
+        Raises StorageError where there are checkpoints and none is whole.
+        """
         found, skipped = checkpoints.newest(
             self.path, run_layouts(self.groups), False, self.trust_links
         )
@@ -66,6 +74,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether every member was trained to its end."""
         return self.checkpoint is not None and bool(self.checkpoint.state["finished"])
 
     @property
@@ -75,19 +84,27 @@ class Run:
 
     @cached_property
     def members(self) -> pl.DataFrame:
-        """One row a member, in member order (columns: compfast.ensembles.table)."""
+        """One row a member, in member order (columns: compfast.ensembles.table).
+
+        `verdict` and the scores, shares in [0, 1], are null before the first exam.
+        """
         return read_members(self.path / "members.parquet", self.config)
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
-        """The long table (member, step, loss, grad_norm, lr, scores, verdict), sorted."""
+        """The long table (member, step, loss, grad_norm, lr, scores, verdict), sorted.
+
+        `loss` (nats, or a squared error) and `grad_norm` (before clipping) are means over the
+        window of `training.log_every` steps that ends at `step`; scores are there where an exam
+        was. Raises UsageError before the first checkpoint.
+        """
         parts = self.checkpoint.parts if self.checkpoint is not None else {}
         if not parts:
             raise UsageError(f"{self.path} has no metrics yet: its first checkpoint is not reached")
         return read_metrics([self.path / "metrics" / name for name in parts], self.config)
 
     def params(self, member: int, step: int | None = None) -> dict[str, Float32]:
-        """A member's parameters by name: the newest saved, or those of a snapshot.
+        """A member's parameters by name, float32: the newest saved, or those of a snapshot.
 
         Raises UsageError for a member or step that is not there.
         """
@@ -144,8 +161,12 @@ class Run:
         return self.groups[group][row]
 
     def model(self, member: int, step: int | None = None) -> Any:
-        """A member as its family's `nn.Module` in evaluation mode: tokens [B, T] -> logits
-        [B, T, V]."""
+        """A member as its family's `nn.Module` in evaluation mode: tokens int [B, T], or vectors
+        float32 [B, T, width], -> logits, or numbers, [B, T, V].
+
+        `step`: a snapshot's weights; None: the newest. Raises UsageError for a member or step
+        that is not there.
+        """
         model = self.spec(member).model
         return family_of(model).holding(model, self.params(member, step)).eval()
 

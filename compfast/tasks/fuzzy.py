@@ -35,7 +35,7 @@ class FuzzyConfig(TaskSection):
     name: str = "fuzzy"
     variables: int = 4  # L
     terms: int = 2  # K, different ones
-    operators: Literal["zadeh", "product"] = "zadeh"
+    operators: Literal["zadeh", "product"] = "zadeh"  # and, or: min, max; or products
     samples: int = 32  # N: tokens a sequence; the paper has 16 to 96
     frac_test: float = 0.7  # of the combinations of known terms: held out (also 0.5 in the paper)
     frac_unknown: float = 0.25  # of the terms, the last ones: never trained

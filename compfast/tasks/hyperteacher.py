@@ -39,7 +39,7 @@ class HyperteacherConfig(TaskSection):
     hidden: int = 16  # h
     support: Support = "connected_plus"  # which masks are trained (compfast/tasks/supports.py)
     frac_test: float = 0.25  # of the masks, held out: random, equal, popular, unpopular
-    codes: Literal["continuous", "discrete"] = "continuous"
+    codes: Literal["continuous", "discrete"] = "continuous"  # active: in (0.5, 1], or 1 / K each
     samples: int = 64  # N, the query among them; the paper does not say
     form: Literal["vanilla", "extra"] = "vanilla"  # extra: an empty token follows, and answers
     activation: Literal["gelu", "gelu_tanh"] = "gelu"  # the paper says GELU; JAX's is gelu_tanh

@@ -28,7 +28,7 @@ class IdentityConfig(TaskSection):
     """Sizes of the released code; the vocabulary is what the items need."""
 
     name: str = "identity"
-    anchor: int = 3
+    anchor: int = 3  # its token
     item_low: int = 20  # smallest item, inclusive
     item_high: int = 100  # largest item, exclusive
     seq_len: int = 9  # input tokens

@@ -32,7 +32,7 @@ class MarkovConfig(TaskSection):
     """arXiv 2406.03072, section 2; (0.5, 0.8) is its pair with p + q > 1."""
 
     name: str = "markov"
-    chain: Literal["binary", "switching", "random"] = "binary"
+    chain: Literal["binary", "switching", "random"] = "binary"  # which kind of transitions
     p: float = 0.5  # binary: P(1 | 0); switching: probability of leaving a state
     q: float = 0.8  # binary: P(0 | 1)
     states: int = 2  # V

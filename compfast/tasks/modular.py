@@ -36,7 +36,7 @@ class ModularConfig(TaskSection):
 
     name: str = "modular"
     modulus: int = 31  # p; 97 in the paper
-    operation: Literal["add", "subtract", "multiply", "squares"] = "add"
+    operation: Literal["add", "subtract", "multiply", "squares"] = "add"  # squares: a^2 + b^2
     train_share: float = 0.5  # of the p^2 ordered pairs
     split_seed: int = 0  # which pairs these are; the same for all members
     shuffled: bool = True  # epochs over the share; False: pairs drawn with replacement

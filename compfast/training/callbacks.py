@@ -30,7 +30,11 @@ class Outline:
 
 
 class Callback:
-    """Override what is of interest; an exception saves a checkpoint, then ends the run."""
+    """Override what is of interest; an exception saves a checkpoint, then ends the run.
+
+    Hooks are called between steps, in the thread that trains, and change no bit of it. Any object
+    with some of them will do.
+    """
 
     def on_start(self, run: Run, outline: Outline) -> None:
         """Before the first step; the folder holds config.json and the tables."""
@@ -39,7 +43,7 @@ class Callback:
         """A few times a second: member steps done and to be done, frozen members left out."""
 
     def on_metrics(self, rows: pl.DataFrame) -> None:
-        """New rows of the metrics table."""
+        """New rows of the metrics table, with the columns of `Run.metrics`."""
 
     def on_verdicts(self, counts: dict[str, int]) -> None:
         """After an exam: how many members carry each label."""

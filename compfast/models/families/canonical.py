@@ -8,7 +8,7 @@ sqrt(d). So P(x_{n+1} = 1) is the logistic function of
     e^2 (1 + 2 w |w|) x_n + b - e^2 / 2,
 
 trained with the logistic loss. What its gradient flow does from (e, w) is known in closed form
-(compfast.tasks.markov_theory).
+(compfast.tasks.chain_theory).
 """
 
 from __future__ import annotations
