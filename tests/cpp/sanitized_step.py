@@ -5,7 +5,8 @@ instruction set, a member for each worker and two workers for one member; and ev
     ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
         python tests/cpp/sanitized_step.py build/checks/_native*.so [ISA ...]
 
-Instruction sets: those that are named, or all of the extension that this machine runs. Any finding ends the process; the numbers are checked elsewhere (tests/test_engines.py).
+Instruction sets: those that are named, or all of the extension that this machine runs. Any finding
+ends the process; the numbers are checked elsewhere (tests/test_engines.py).
 """
 
 from __future__ import annotations
