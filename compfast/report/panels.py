@@ -48,7 +48,7 @@ def stacked(axes: Axes, summary: Summary, names: tuple[str, ...]) -> None:
             align="edge",
             color=style.colour(label, names),
             edgecolor=style.colour(label, names),
-            linewidth=0.3,  # without a border an SVG's or PDF's viewer shows seams
+            linewidth=0.6,  # without a border an SVG's or PDF's viewer shows seams
         )
         bottom += share
     axes.set(ylim=(0, 1), xlim=(border[0], border[-1]))
