@@ -124,10 +124,8 @@ def _maps(found: Cells, shaded: NDArray[np.bool_], look: style.Look) -> Figure:
     y = np.arange(rows + 1, dtype=np.float64) - 0.5
     for axes, name in zip(grid, names, strict=True):
         share = np.ma.masked_array(found.mean[name], shaded | np.isnan(found.mean[name]))
-        # a border of its own colour: PDF viewers show the seams between cells without one
-        mesh = axes.pcolormesh(
-            x, y, share, cmap="cividis", vmin=0, vmax=1, edgecolors="face", linewidth=0.3
-        )
+        # as pixels also in an SVG or PDF, whose viewers show seams between cells
+        mesh = axes.pcolormesh(x, y, share, cmap="cividis", vmin=0, vmax=1, rasterized=True)
         for r, c in zip(*np.nonzero(shaded), strict=True):
             _shade(axes, x[c : c + 2], y[r : r + 2])
         if len(found.line.x) <= _NUMBERED[0] and rows <= _NUMBERED[1]:

@@ -47,7 +47,8 @@ def stacked(axes: Axes, summary: Summary, names: tuple[str, ...]) -> None:
             bottom,
             align="edge",
             color=style.colour(label, names),
-            linewidth=0.2,  # without a border PDF viewers show seams
+            edgecolor=style.colour(label, names),
+            linewidth=0.6,  # without a border an SVG's or PDF's viewer shows seams
         )
         bottom += share
     axes.set(ylim=(0, 1), xlim=(border[0], border[-1]))
@@ -174,8 +175,9 @@ def share_map(axes: Axes, members: pl.DataFrame, second: Sequence[Axis], verdict
     x, y = edges(gammas), np.arange(len(rows) + 1) - 0.5
     zone = underfit >= 0.5
     mesh = axes.pcolormesh(
-        x, y, np.ma.masked_array(share, zone | np.isnan(share)), cmap="cividis", vmin=0, vmax=1
-    )
+        x, y, np.ma.masked_array(share, zone | np.isnan(share)), cmap="cividis", vmin=0, vmax=1,
+        rasterized=True,  # an SVG's or PDF's viewer shows seams between cells that are areas
+    )  # fmt: skip
     for row, column in zip(*np.nonzero(zone), strict=True):
         axes.add_patch(
             Rectangle(
