@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import os
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,7 @@ SCRIPTS = (
     "data.js", "stats.js", "theme.js", "state.js", "focus.js", "map.js", "grid.js", "dots.js",
     "scores.js", "curves.js", "table.js", "main.js",
 )  # fmt: skip
+_TEMPLATE = "page.html.jinja"
 _STYLES = ("dataTables.dataTables.min.css", "page.css")
 
 
@@ -72,6 +74,7 @@ def page(run: RunLike, image: bytes = b"", folder: Path | None = None) -> str:
     engine = str(run.info.get("engine", ""))
     text: str = _template().render(
         title=f"{style.task_name(run.config)} · {len(run.members)} members",
+        signature=signature(),
         task=run.config.task.name,
         caption=style.caption(run.config, run.members, engine),
         status=_status(run),
@@ -89,8 +92,8 @@ def page(run: RunLike, image: bytes = b"", folder: Path | None = None) -> str:
         beside=_beside(run, folder),
         data=script_json(data),
         curves=script_json(curves),
-        styles=[_asset(name) for name in _STYLES],
-        scripts=[_asset(name) for name in (*LIBRARIES, *SCRIPTS)],
+        styles=[asset(name) for name in _STYLES],
+        scripts=[asset(name) for name in (*LIBRARIES, *SCRIPTS)],
     )
     return text
 
@@ -123,7 +126,15 @@ def _beside(run: RunLike, folder: Path | None) -> list[tuple[str, str]]:
 
 
 @functools.cache
-def _asset(name: str) -> str:
+def signature() -> str:
+    """What tells a page of these assets from one of others; it stands in its head."""
+    parts = [asset(name) for name in (*_STYLES, *LIBRARIES, *SCRIPTS, _TEMPLATE)]
+    return f"compfast {hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}"
+
+
+@functools.cache
+def asset(name: str) -> str:
+    """The text of one file of assets/."""
     return resources.files("compfast.report").joinpath("assets", name).read_text("utf-8")
 
 
@@ -134,4 +145,4 @@ def _template() -> Any:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_asset("page.html.jinja"))
+    return environment.from_string(asset(_TEMPLATE))

@@ -110,11 +110,16 @@
   };
 
   let queue = [];
+  let busy = false;
+  page.busy = () => busy;
+
   function soon(tasks, done = () => {}) {
     const own = (queue = [...tasks]);
+    busy = true;
     const next = () => {
       if (own !== queue) return; // a later choice took over
       const task = own.shift();
+      busy = Boolean(task);
       if (!task) return void done();
       task();
       setTimeout(next);
