@@ -42,7 +42,8 @@ const at = document.getElementById("at");
 const traces = s => paint.map((c, k) => ({type: "scatter", mode: "markers", marker: {color: c},
   x: x.filter((_, i) => v[i] === k), y: y.filter((_, i) => v[i] === k).map(q => q * s)}));
 const layout = {width: 900, height: 400};
-timed(() => Plotly.newPlot(at, traces(1), layout)).then(() => { window.loaded = performance.now(); });
+timed(() => Plotly.newPlot(at, traces(1), layout))
+  .then(() => { window.loaded = performance.now(); });
 window.again = () => timed(() => Plotly.react(at, traces(0.5), layout));
 """
 
@@ -87,7 +88,9 @@ def main(modules: Path) -> None:
             page = Path(folder) / "page.html"
             body = "".join(f"<script>{text}</script>" for text in [*scripts, _DATA, code])
             page.write_text(f'<!doctype html><meta charset="utf-8"><div id="at"></div>{body}')
-            opened, again, focusable = zip(*(_load(browser, page) for _ in range(_LOADS)))
+            opened, again, focusable = zip(
+                *(_load(browser, page) for _ in range(_LOADS)), strict=True
+            )
             package = files[0].split("/")
             root = modules.joinpath(*package[: 2 if package[0].startswith("@") else 1])
             version = json.loads((root / "package.json").read_text())["version"]

@@ -44,7 +44,10 @@ def test_help_names_the_command(command: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["trian"], "'trian'; it must be one of train, resume, merge, report, watch, analyse, doctor"),
+        (
+            ["trian"],
+            "'trian'; it must be one of train, resume, merge, report, watch, analyse, doctor",
+        ),
         ([], "COMMAND"),
         (["--models"], "COMMAND"),
         (["resume"], "compfast resume DIR"),

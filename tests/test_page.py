@@ -224,7 +224,8 @@ def test_between_checkpoints_the_report_shows_what_was_logged(tmp_path: Path) ->
 
     class Look(compfast.Callback):
         def on_start(self, run: compfast.Run, outline: Any) -> None:
-            self.run, self.rows = run, []
+            self.run = run
+            self.rows: list[pl.DataFrame] = []
 
         def on_metrics(self, rows: pl.DataFrame) -> None:
             self.rows.append(rows)

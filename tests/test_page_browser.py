@@ -1,4 +1,4 @@
-"""The page in a browser: clicks, keys, filters, both themes; nothing fetched, nothing complained."""
+"""The page in a browser: clicks, keys, filters, both themes; nothing fetched, no complaint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from browsers import Sheet, chromium, written
 from made_runs import WordConfig, made_run, sampled_run
@@ -160,7 +161,9 @@ def test_filters_sorting_and_the_download(sheet: Sheet) -> None:
 def test_the_line_that_loads_a_member(sheet: Sheet) -> None:
     line = sheet.tab.evaluate("compfast.pythonLine(17)")
     assert line == "import compfast; model = compfast.load(RUN).model(17)"
-    assert sheet.tab.get_attribute("#members-table button", "aria-label").startswith("Copy the Python")
+    assert sheet.tab.get_attribute("#members-table button", "aria-label").startswith(
+        "Copy the Python"
+    )
 
 
 def test_other_axes_and_a_link_that_keeps_them(sheet: Sheet, browser: Any) -> None:
@@ -172,9 +175,7 @@ def test_other_axes_and_a_link_that_keeps_them(sheet: Sheet, browser: Any) -> No
     rate = RUN.members["lr"].unique().sort()[0]
     z = sheet.tab.input_value("#choose-z")
     own = RUN.members.filter(lr=rate) if z else RUN.members
-    share = [
-        (own.filter(layers=depth)["verdict"] == "symmetric").mean() for depth in (1, 2, 3)
-    ]
+    share = [(own.filter(layers=depth)["verdict"] == "symmetric").mean() for depth in (1, 2, 3)]
     assert heights == pytest.approx(share)
     again = Sheet(browser, sheet.tab.url)
     assert again.tab.input_value("#choose-x") == "model.layers"
@@ -185,17 +186,32 @@ def test_other_axes_and_a_link_that_keeps_them(sheet: Sheet, browser: Any) -> No
     sheet.choose("y", "model.layers")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_finding_of_axe(browser: Any, address: str, scheme: str) -> None:
+def _axe(sheet: Sheet, **options: Any) -> list[tuple[str, str]]:
+    """Rule and impact of what axe-core finds serious."""
     module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
-    sheet = Sheet(browser, address, color_scheme=scheme)
-    found = module.Axe().run(sheet.tab).response["violations"]
-    assert [(v["id"], v["impact"]) for v in found if v["impact"] in ("serious", "critical")] == []
-    ground = sheet.tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
-    if scheme == "dark":
-        pdf = sheet.tab.pdf(prefer_css_page_size=True)
-        assert len(re.findall(rb"/Type /Page\b", pdf)) <= 2
+    found = module.Axe().run(sheet.tab, options=options).response["violations"]
+    return [(v["id"], v["impact"]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+def _pages(sheet: Sheet) -> int:
+    return len(re.findall(rb"/Type /Page\b", sheet.tab.pdf(prefer_css_page_size=True)))
+
+
+def test_no_serious_finding_of_axe(sheet: Sheet) -> None:
+    assert _axe(sheet, resultTypes=["violations"]) == []
+
+
+def test_dark_is_dark_and_prints_on_white_paper(browser: Any, address: str) -> None:
+    sheet = Sheet(browser, address, color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert sheet.tab.evaluate(ground) == "rgb(15, 20, 25)"
+    ink = "document.querySelector('#map .xtick text').style.fill"
+    assert sheet.tab.evaluate(ink) == "rgb(166, 176, 187)"
+    assert _axe(sheet, runOnly=["color-contrast"]) == []
+    assert _pages(sheet) <= 2  # of panels and many sentences
+    sheet.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert sheet.tab.evaluate(ground) == "rgb(255, 255, 255)"
+    assert sheet.tab.evaluate(ink) == "rgb(51, 51, 51)"
     sheet.close()
     assert sheet.said == []
 
@@ -206,8 +222,6 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\"'"
 def _hostile() -> str:
     run = made_run([0.1, 0.9], 3, task=WordConfig(word=HOSTILE))
     labels = {"symmetric": HOSTILE}
-    import polars as pl
-
     members = run.members.rename(labels).with_columns(pl.col("verdict").replace(labels))
     return page(type(run)(members, run.config, run.info))
 
@@ -234,6 +248,7 @@ def test_other_runs_open(browser: Any, tmp_path: Path, made: Any, words: str) ->
     sheet.tab.keyboard.press("Enter")
     sheet.settle()
     assert sheet.text("#picked-text").startswith("Chosen: ")
+    assert _pages(sheet) == 1
     sheet.close()
     assert sheet.said == []
     assert len(sheet.asked) == 1

@@ -65,9 +65,7 @@ def bins_of(config: Config) -> Bins | None:
     return ranged(path, columns[path], config.points, tuple(p for p in varied if p != path))
 
 
-def ranged(
-    path: str, column: tuple[Any, ...], points: int, further: tuple[str, ...] = ()
-) -> Bins:
+def ranged(path: str, column: tuple[Any, ...], points: int, further: tuple[str, ...] = ()) -> Bins:
     """Bins of the numbers that `points` points have in a field."""
     low, high = float(min(column)), float(max(column))
     many = min(max(points // _POINTS, 1), _MOST)

@@ -28,11 +28,11 @@ class Ongoing(Run):
         return int(self._rows["step"].max() or 0)  # type: ignore[arg-type]
 
     @property
-    def metrics(self) -> pl.DataFrame:  # type: ignore[override]
+    def metrics(self) -> pl.DataFrame:
         return self._rows
 
     @property
-    def members(self) -> pl.DataFrame:  # type: ignore[override]
+    def members(self) -> pl.DataFrame:
         """The table as it was at the start, with every member's newest exam and steps done."""
         table = self._start.members
         exams = self._rows.filter(pl.col("verdict").is_not_null())

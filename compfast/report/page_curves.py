@@ -72,9 +72,7 @@ def _rows(
     kept = thinned(counts, every)
     steps, step = np.unique(frame["step"].to_numpy()[kept], return_inverse=True)
     own = np.bincount(owner[kept], minlength=len(member))
-    columns = {
-        name: packed(frame[name].cast(pl.Float64).to_numpy()[kept], "f4") for name in names
-    }
+    columns = {name: packed(frame[name].cast(pl.Float64).to_numpy()[kept], "f4") for name in names}
     return {
         "first": packed(np.concatenate([[0], np.cumsum(own)]), "u4"),  # [M + 1]
         "steps": steps.tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ def _bases(task: str) -> Iterator[tuple[str, Config]]:
 def _names(command: Sequence[str], name: str) -> bool:
     """Whether a command line has --preset NAME."""
     words = [str(word) for word in command]
-    given = [after for flag, after in zip(words, words[1:], strict=False) if flag == "--preset"]
+    given = [after for flag, after in itertools.pairwise(words) if flag == "--preset"]
     return name in given or f"--preset={name}" in words
 
 

@@ -2,7 +2,7 @@
 "use strict";
 (function (page) {
   const {state, data} = page;
-  const MOST_SIGNS = 200; // cells up to which each carries its verdict's sign; else some columns
+  const MOST_SIGNS = 120; // cells up to which each carries its verdict's sign; else some columns
   const MOST_TEXTS = 48; // cells up to which each says its verdict in words
   const CIVIDIS = [[0, "#00224e"], [0.125, "#123570"], [0.25, "#3b496c"], [0.375, "#575d6d"],
     [0.5, "#707173"], [0.625, "#8a8678"], [0.75, "#a59c74"], [0.875, "#c3b369"], [1, "#fee838"]];

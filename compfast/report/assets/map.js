@@ -2,7 +2,7 @@
 "use strict";
 (function (page) {
   const {state, data} = page;
-  const MOST_PANELS = 12, MOST_COLUMNS = 4;
+  const MOST_PANELS = 8, MOST_COLUMNS = 4;
 
   // Panels of a third axis: which levels, and where each one's axes lie.
   page.panels = (z) => {
@@ -109,7 +109,8 @@
     page.forgetSpot();
     const chart = document.getElementById("map");
     const rows = drawn.panels.length ? drawn.panels[0].rows : 1;
-    chart.style.height = rows > 1 ? `${Math.min(190 * rows + 80, 720)}px` : "";
+    const each = document.documentElement.classList.contains("printing") ? 125 : 190;
+    chart.style.height = rows > 1 ? `${Math.min((each + 10) * rows + 60, 720)}px` : "";
     page.draw("map", drawn.traces, drawn.layout);
     listen(chart);
     page.markPick();

@@ -79,9 +79,9 @@
     const {members, text} = page.picked();
     const traces = shares.map((score) => histogram(members, score));
     page.draw("spread", traces, page.layout({
-      showlegend: true, margin: {l: 50, r: 14, t: 34, b: 46},
+      showlegend: page.widthOf("spread") > 300, margin: {l: 62, r: 14, t: 34, b: 46},
       xaxis: page.axisStyle({range: [-0.02, 1.02], title: "score", tickformat: ".0%"}),
-      yaxis: page.axisStyle({rangemode: "tozero", title: "members", automargin: true}),
+      yaxis: page.axisStyle({rangemode: "tozero", title: "members"}),
     }));
     document.getElementById("spread-said").textContent = `${text}. Share of held-out questions `
       + "answered as each solution does (seen: of trained ones; other: its most frequent "

@@ -5,6 +5,7 @@
   const RANGE = /^\s*(-?[\d.e+-]+)?\s*\.\.\s*(-?[\d.e+-]+)?\s*$/i;
   const BOUND = /^\s*(<=|>=|<|>|=)\s*(-?[\d.e+-]+)\s*$/i;
   let table = null;
+  const tests = {}; // column -> whether its filter lets a place through
   let chosen = null; // a Set of places, or null: all
 
   page.pythonLine = (member) => {
@@ -67,7 +68,6 @@
   function rendered(column) {
     return (place, kind) => {
       if (kind === "display") return safe(column.shown(place));
-      if (kind === "filter") return column.shown(place);
       const raw = column.raw(place);
       return raw === null ? "" : raw;
     };
@@ -98,7 +98,7 @@
       data: page.everybody.map((i) => [i]),
       columns: [
         ...found.map((column) => ({
-          title: safe(column.title), data: 0, type: column.words ? "string" : "num",
+          title: safe(column.title), data: 0, searchable: false, type: column.words ? "string" : "num",
           render: column.title === "verdict"
             ? (i, kind) => (kind === "display" ? verdictCell(i) : verdictName(i)) : rendered(column),
         })),
@@ -110,7 +110,9 @@
       createdRow: (row, [i]) => { row.dataset.member = data.members[i]; row.tabIndex = 0; },
       drawCallback: markRow,
     });
-    table.search.fixed("chosen", (_, [i]) => !chosen || chosen.has(i));
+    // One test for all: the library's own would first spell out every cell of every row.
+    table.search.fixed("own", (_, [i]) => (!chosen || chosen.has(i))
+      && Object.values(tests).every((test) => test(i)));
     filters();
     page.tableFollows();
   };
@@ -130,8 +132,8 @@
 
   function filterBy(k, text) {
     const test = page.filterOf(text);
-    table.column(k).search.fixed("own", test && ((_, [i]) => (
-      test(found[k].shown(i), found[k].raw(i)))));
+    if (test) tests[k] = (i) => test(found[k].shown(i), found[k].raw(i));
+    else delete tests[k];
     table.draw();
   }
 
