@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from compfast.config.labels import listed
+from compfast.config.labels import extent, listed
 from compfast.config.paths import user_path
 from compfast.errors import UsageError
 from compfast.report import page_facts, style
@@ -109,10 +109,13 @@ def _status(run: RunLike) -> str:
 
 def _axes(run: RunLike) -> list[tuple[str, str]]:
     """What members differ in: name, levels in a line."""
-    return [
-        (style.field_name(axis.path), listed(axis.labels))
-        for axis in page_axes(run.members, run.config)
-    ]
+    found = []
+    for axis in page_axes(run.members, run.config):
+        said = listed(axis.labels)
+        if axis.drawn is not None and axis.binned:
+            said = f"drawn, {extent(axis.drawn.tolist())}"
+        found.append((style.field_name(axis.path), said))
+    return found
 
 
 def _beside(run: RunLike, folder: Path | None) -> list[tuple[str, str]]:

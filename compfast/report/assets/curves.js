@@ -3,6 +3,7 @@
 (function (page) {
   const {state, data} = page;
   const MOST_LINES = 40;
+  const NOTHING = "There are no curves: nothing was logged yet, or it is not here.";
   const NARROW = 640; // pixels
 
   // A member's rows of one column: {steps, values}.
@@ -54,7 +55,7 @@
       customdata: found.map(([, , i]) => i),
       text: found.map(([, , i]) => `member ${data.members[i]} diverged`
         + (data.places.steps ? ` at step ${data.places.steps[i]}` : "")),
-      hovertemplate: "%{text}<extra></extra>", showlegend: true,
+      hovertemplate: "%{text}<extra></extra>", showlegend: axes.xaxis === "x",
       marker: {symbol: "x", size: 10, color: page.variable("--ink"),
                line: {width: 1, color: page.variable("--ground")}},
     }];
@@ -91,6 +92,10 @@
 
   page.drawCurves = () => {
     const {windows, exams: tested} = page.curves(), picked = page.picked();
+    const nothing = !windows && !tested;
+    document.getElementById("curves").hidden = nothing;
+    document.getElementById("curves-said").textContent = NOTHING;
+    if (nothing) return;
     const shown = page.someOf(picked.members, MOST_LINES);
     const one = picked.kind === "member";
     const left = sheet(windows, state.metric, shown, {xaxis: "x", yaxis: "y"});
@@ -120,7 +125,6 @@
     || data.scores.some((score) => score.name === state.score && score.share);
 
   function words(windows, tested, picked, shown) {
-    if (!windows && !tested) return "Nothing was logged yet: the first checkpoint is not reached.";
     const some = shown.length < picked.members.length
       ? `${shown.length} of ${picked.members.length} members, evenly picked` : picked.text;
     const thin = [["window", windows], ["exam", tested]].filter(([, p]) => p && p.every > 1)

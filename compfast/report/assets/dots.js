@@ -43,9 +43,9 @@
       customdata: places.map((i) => [i]),
       text: places.map((i) => page.plain(dotText(i))),
       hovertemplate: "%{text}<extra></extra>",
-      marker: {color: page.paint(verdict), symbol: verdict.symbol, size: 8, opacity: 0.85,
+      marker: {color: page.linePaint(verdict), symbol: verdict.symbol, size: 8, opacity: 0.85,
                line: {width: verdict.symbol.endsWith("open") ? 1.6 : 0.5,
-                      color: verdict.symbol.endsWith("open") ? page.paint(verdict)
+                      color: verdict.symbol.endsWith("open") ? page.linePaint(verdict)
                         : page.variable("--ground")}},
     };
   }

@@ -140,12 +140,13 @@
                                            textContent: "Download as CSV"});
   download.addEventListener("click", () => page.download());
   byId("members-controls").append(download);
-  page.onTheme(() => { page.forgetScores(); drawAll(); });
+  page.onTheme(() => { page.markTheme(); page.forgetScores(); drawAll(); });
   addEventListener("beforeprint", () => printed(true));
   addEventListener("afterprint", () => printed(false));
 
   function printed(onPaper) {
     document.documentElement.classList.toggle("printing", onPaper);
+    page.markTheme();
     chips();
     said();
     page.drawMap();

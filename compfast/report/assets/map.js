@@ -77,6 +77,7 @@
     const shown = new Set(page.axesShown());
     const pooled = data.axes.filter((axis) => !shown.has(axis));
     const names = pooled.map((axis) => {
+      if (axis.binned) return `${axis.name} (drawn at random)`;
       const ends = [axis.labels[0], axis.labels[axis.labels.length - 1]];
       return axis.labels.length > 4 ? `${axis.name} (${axis.labels.length}: ${ends.join(" to ")})`
         : `${axis.name} (${axis.labels.join(", ")})`;
@@ -93,7 +94,7 @@
 
   function panelsText(panels) {
     const z = page.axesShown()[2];
-    return panels.length < z.labels.length
+    return panels.length && panels.length < z.labels.length
       ? `Panels show ${panels.length} of ${z.labels.length} levels of ${z.name}.` : "";
   }
 

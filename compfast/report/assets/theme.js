@@ -3,7 +3,7 @@
 (function (page) {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
-  const TICK = 64; // pixels that a label of a tick may take
+  const TICK = 64; // pixels that a label of a tick takes at least
   // What stands for a verdict in a cell or on a chip, by Plotly's name of its dots.
   const GLYPHS = {
     circle: "●", "triangle-up": "▲", square: "■", diamond: "◆", pentagon: "⬟", hexagon: "⬢",
@@ -12,6 +12,9 @@
 
   // Paper is light; "printing" is set before the browser lays the page out for it.
   page.isDark = () => dark.matches && !root.classList.contains("printing");
+  // The class by which the library of the table knows a dark page.
+  page.markTheme = () => root.classList.toggle("dark", page.isDark());
+  page.markTheme();
   page.onTheme = (act) => dark.addEventListener("change", act);
   page.paint = (label) => (page.isDark() ? label.dark : label.light);
   // A thin line in the grey of an underfit cell would not be seen.
@@ -44,13 +47,14 @@
   page.axisStyle = (own = {}) => ({
     color: page.variable("--soft"), gridcolor: page.clear(page.variable("--line"), 0.7),
     zeroline: false, linecolor: page.variable("--line"), ticks: "", fixedrange: true,
-    ticklabeloverflow: "allow", // else every label is measured
+    exponentformat: "power", ticklabeloverflow: "allow", // else every label is measured
     ...own, title: {text: own.title || "", standoff: 8},
   });
 
   // Ticks of an axis of levels, as many labels as there is room for.
   page.levelTicks = (axis, pixels) => {
-    const most = Math.max(2, Math.floor(pixels / TICK));
+    const longest = Math.max(...axis.labels.map((label) => label.length));
+    const most = Math.max(2, Math.floor(pixels / Math.max(TICK, 7 * longest + 16)));
     const every = Math.ceil(axis.labels.length / most);
     const at = axis.labels.map((_, i) => i).filter((i) => i % every === 0);
     return {tickmode: "array", tickangle: 0, tickvals: at, ticktext: at.map((i) => page.plain(axis.labels[i]))};
