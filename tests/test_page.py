@@ -16,9 +16,10 @@ import pytest
 from made_runs import MadeRun, WordConfig, made_run, sampled_run, swept_run
 from many_members import CurveRun, curve_run
 from polars.testing import assert_frame_equal
-from small_runs import small_config
+from small_runs import saved_arrays, small_config
 
 import compfast
+from compfast.cli.live import Reports
 from compfast.config import settings
 from compfast.report import page, page_facts
 from compfast.report.ongoing import Ongoing
@@ -141,7 +142,7 @@ def test_names_from_anybody_end_no_script_and_stay_themselves() -> None:
 
 def _curves(run: CurveRun, most: int) -> dict[str, Any]:
     scores = ["seen", "inferential", "symmetric", "other"]
-    return page_curves(run.metrics, run.members, scores, ["inferential"], most)
+    return page_curves(run.metrics, run.members, scores, most)
 
 
 def test_curves_hold_every_row_while_they_fit() -> None:
@@ -154,7 +155,8 @@ def test_curves_hold_every_row_while_they_fit() -> None:
     assert steps[numbers(found["step"])].tolist() == rows["step"].to_list()
     np.testing.assert_allclose(numbers(found["columns"]["loss"]), rows["loss"], rtol=1e-6)
     exams = _curves(run, 10**6)["exams"]
-    assert len(numbers(exams["verdict"])) == run.metrics["verdict"].drop_nulls().len()
+    said = [exams["labels"][v] for v in numbers(exams["verdict"])]
+    assert said == run.metrics["verdict"].drop_nulls().to_list()
 
 
 def test_thinned_curves_keep_every_last_row() -> None:
@@ -244,6 +246,36 @@ def test_between_checkpoints_the_report_shows_what_was_logged(tmp_path: Path) ->
     assert [step for step, *_ in seen] == sorted({step for step, *_ in seen})
     assert all(step == done for step, done, _ in seen)
     assert all(examined == len(run.members) for *_, examined in seen)
+
+
+def test_a_view_has_a_page_of_its_members(tmp_path: Path) -> None:
+    run = compfast.train(small_config(), tmp_path / "run")
+    data = embedded(page.page(run.filter(member=[1, 2]), b"", tmp_path / "report"))
+    assert numbers(data["members"]).tolist() == [1, 2]
+    assert data["weights"] is None  # rows count within the view, files do not
+
+
+def test_reports_while_it_trains_change_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "phase_png", lambda run: b"")
+    steps: list[str] = []
+
+    class Said(compfast.Callback):
+        def on_metrics(self, rows: pl.DataFrame) -> None:
+            file = tmp_path / "with" / "report" / "index.html"
+            found = re.search(r"in progress: step (\d+)", file.read_text() if file.exists() else "")
+            steps.append(found[1] if found else "none")
+
+    without = compfast.train(small_config(), tmp_path / "without")
+    reported = compfast.train(small_config(), tmp_path / "with", [Reports(10), Said()])
+    assert reported.members.equals(without.members)
+    assert reported.metrics.equals(without.metrics)
+    for name, array in saved_arrays(without).items():
+        assert saved_arrays(reported)[name].tobytes() == array.tobytes(), name
+    logged = sorted(set(reported.metrics["step"]))
+    first = [next(s for s in logged if s >= m) for m in range(10, 46, 10)]
+    assert list(dict.fromkeys(steps)) == ["none", *map(str, dict.fromkeys(first))]
 
 
 def test_files_of_others_are_what_their_makers_published() -> None:

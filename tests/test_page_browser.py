@@ -17,6 +17,7 @@ from made_runs import WordConfig, made_run, sampled_run
 from many_members import curve_run
 
 from compfast.report.page import page
+from compfast.solutions import wilson
 
 RUN = curve_run(gammas=6, depths=3, rates=2, seeds=4, windows=12)
 
@@ -98,7 +99,8 @@ def test_pointing_at_a_cell_gives_intervals(sheet: Sheet) -> None:
     told = sheet.tab.locator("#map .hoverlayer").text_content()
     own = RUN.members.filter(RUN.members["member"].is_in(_members(3, 1)))["verdict"]
     name, count = own.value_counts(sort=True).row(0)
-    assert re.search(rf"{name} {count} of 4 \(\d+ %, \d+ to \d+\)", told)
+    low, high = (round(100 * float(end)) for end in wilson(count, 4))
+    assert f"{name} {count} of 4 ({25 * count} %, {low} to {high})" in told
     assert name in sheet.text("#map-read")
 
 
@@ -207,6 +209,8 @@ def test_dark_is_dark_and_prints_on_white_paper(browser: Any, address: str) -> N
     assert sheet.tab.evaluate(ground) == "rgb(15, 20, 25)"
     ink = "document.querySelector('#map .xtick text').style.fill"
     assert sheet.tab.evaluate(ink) == "rgb(166, 176, 187)"
+    paint = "document.querySelector('.chip[data-verdict=symmetric] .swatch').style.background"
+    assert sheet.tab.evaluate(paint) == "rgb(238, 188, 76)"
     assert _axe(sheet, runOnly=["color-contrast"]) == []
     assert _pages(sheet) <= 2  # of panels and many sentences
     sheet.tab.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -24,33 +24,27 @@ def page_curves(
     metrics: pl.DataFrame | None,
     members: pl.DataFrame,
     scores: Sequence[str],
-    verdicts: Sequence[str],
     most: int = MOST_VALUES,
 ) -> dict[str, Any]:
     """`windows` (loss, gradient norm) and `exams` (scores, verdicts); null where there are none.
 
-    `scores` and `verdicts` are those of the members table; columns that the metrics lack are left
-    out.
+    `scores` are those of the members table; columns that the metrics lack are left out.
     """
-    if metrics is None or not metrics.height:
-        return {"windows": None, "exams": None}
+    found: dict[str, Any] = {"windows": None, "exams": None}
+    if metrics is None or not {"loss", "verdict"} <= set(metrics.columns):
+        return found
     member = members["member"].to_numpy()
-    named = [name for name in _WINDOWS if name in metrics.columns]
+    logged = [name for name in _WINDOWS if name in metrics.columns]
+    found["windows"], _ = _rows(metrics.drop_nulls("loss"), member, logged, most)
     tested = [name for name in scores if name in metrics.columns]
-    tested = tested if "verdict" in metrics.columns else []
-    windows = metrics.filter(pl.col("loss").is_not_null()) if "loss" in named else None
-    exams = metrics.filter(pl.col("verdict").is_not_null()) if tested else None
-    found = {
-        "windows": _rows(windows, member, named, most),
-        "exams": _rows(exams, member, tested, most),
-    }
-    if found["exams"] is not None and exams is not None:
-        kept = found["exams"].pop("kept")
-        place = {label: i for i, label in enumerate(verdicts)}
-        codes = [place.get(label, len(verdicts)) for label in exams["verdict"].to_list()]
-        found["exams"]["verdict"] = indices(np.array(codes, np.int64)[kept], len(verdicts) + 1)
-    if found["windows"] is not None:
-        del found["windows"]["kept"]
+    exams = metrics.drop_nulls("verdict")
+    found["exams"], kept = _rows(exams, member, tested, most)
+    if found["exams"] is not None:
+        said = exams["verdict"].gather(kept)
+        labels = sorted(said.unique())  # also those that nobody has in the end
+        place = {label: i for i, label in enumerate(labels)}
+        found["exams"]["labels"] = labels
+        found["exams"]["verdict"] = indices([place[label] for label in said], len(labels))
     return found
 
 
@@ -62,23 +56,22 @@ def thinned(counts: NDArray[np.int64], every: int) -> NDArray[np.int64]:
 
 
 def _rows(
-    frame: pl.DataFrame | None, member: NDArray[np.int64], names: Sequence[str], most: int
-) -> dict[str, Any] | None:
-    if frame is None or not frame.height or not names:
-        return None
+    frame: pl.DataFrame, member: NDArray[np.int64], names: Sequence[str], most: int
+) -> tuple[dict[str, Any] | None, NDArray[np.int64]]:
+    """The columns, thinned to `most` numbers, and which rows of the frame they are."""
+    if not frame.height or not names:
+        return None, np.zeros(0, np.int64)
     owner = np.searchsorted(member, frame["member"].to_numpy())
-    counts = np.bincount(owner, minlength=len(member))
     every = max(1, -(-frame.height * len(names) // most))
-    kept = thinned(counts, every)
+    kept = thinned(np.bincount(owner, minlength=len(member)), every)
     steps, step = np.unique(frame["step"].to_numpy()[kept], return_inverse=True)
     own = np.bincount(owner[kept], minlength=len(member))
-    columns = {name: packed(frame[name].cast(pl.Float64).to_numpy()[kept], "f4") for name in names}
-    return {
+    found = {
         "first": packed(np.concatenate([[0], np.cumsum(own)]), "u4"),  # [M + 1]
         "steps": steps.tolist(),
         "step": indices(step, len(steps)),
-        "columns": columns,
+        "columns": {n: packed(frame[n].cast(pl.Float64).to_numpy()[kept], "f4") for n in names},
         "every": every,
         "rows": len(frame),
-        "kept": kept,
     }
+    return found, kept

@@ -20,7 +20,7 @@ from compfast.report.phase import RunLike
 from compfast.report.scatter import marker
 from compfast.report.table import candidates, verdict_order
 from compfast.runs.checkpoints import group_folder
-from compfast.runs.reading import Run
+from compfast.runs.reading import Run, View
 from compfast.solutions import DIVERGED, MIXED, OTHER, UNDERFIT, wilson
 
 NONE_YET = "not examined"  # the verdict of a member that has none
@@ -63,7 +63,7 @@ def page_data(run: RunLike, folder: Path | None = None) -> tuple[dict[str, Any],
         "fitted": config.evaluation.fitted,
         **_weights(run, folder),
     }
-    return data, page_curves(metrics_of(run), members, scores, order)
+    return data, page_curves(metrics_of(run), members, scores)
 
 
 def metrics_of(run: RunLike) -> pl.DataFrame | None:
@@ -150,7 +150,7 @@ def _weights(run: RunLike, folder: Path | None) -> dict[str, Any]:
     if not isinstance(run, Run):
         return {"path": None, "weights": None}
     path = str(run.path)
-    if run.checkpoint is None or folder is None:
+    if run.checkpoint is None or folder is None or isinstance(run, View):  # counts otherwise
         return {"path": path, "weights": None}
     groups = len(run.groups) if "group" in run.members.columns else 0
     home = os.path.relpath(run.checkpoint.path, folder)

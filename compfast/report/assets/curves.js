@@ -66,9 +66,8 @@
     return data.scores.filter((s) => s.share && s.name in part.columns).map((score) => {
       const own = rowsOf(part, score.name, i), first = part.first[i];
       const said = own.steps.map((step, k) => {
-        const verdict = data.verdicts[part.verdict[first + k]];
-        return `step ${step}: ${score.name} ${page.number(own.values[k])}`
-          + (verdict ? `; verdict ${verdict.name}` : "");
+        const verdict = part.labels[part.verdict[first + k]];
+        return `step ${step}: ${score.name} ${page.number(own.values[k])}; verdict ${verdict}`;
       });
       return {
         type: "scatter", mode: "lines+markers", name: page.plain(score.name), xaxis: "x2",
