@@ -163,9 +163,22 @@ def test_filters_sorting_and_the_download(sheet: Sheet) -> None:
 def test_the_line_that_loads_a_member(sheet: Sheet) -> None:
     line = sheet.tab.evaluate("compfast.pythonLine(17)")
     assert line == "import compfast; model = compfast.load(RUN).model(17)"
-    assert sheet.tab.get_attribute("#members-table button", "aria-label").startswith(
-        "Copy the Python"
-    )
+    sheet.tab.fill("#choose-member", "77")
+    sheet.tab.keyboard.press("Enter")
+    sheet.settle()
+    assert sheet.text("#picked-line") == line.replace("(17)", "(77)")
+    row = sheet.tab.locator("#members-table tr.chosen")
+    assert row.get_attribute("data-member") == "77"
+    assert sheet.tab.locator("#map .box.pick").is_visible()  # where it is on the map
+    label = row.locator("button").get_attribute("aria-label")
+    assert label == "Copy the Python line that loads member 77"
+    sheet.tab.evaluate("""() => { window.held = []; Object.defineProperty(navigator, "clipboard",
+        {value: {writeText: async (text) => held.push(text)}}); }""")
+    for button in ("#members-table tr.chosen button", "#picked-copy"):
+        sheet.tab.click(button)
+    assert sheet.tab.evaluate("held") == [sheet.text("#picked-line")] * 2
+    assert sheet.text("#picked-text").startswith("Chosen: member 77")
+    assert sheet.text("#picked-copy") == "copied"
 
 
 def test_other_axes_and_a_link_that_keeps_them(sheet: Sheet, browser: Any) -> None:

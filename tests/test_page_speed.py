@@ -25,10 +25,10 @@ ACTIONS = {
     "a verdict": "compfast.choose('verdict:symmetric')",
     "a member": "compfast.choose('member:1700')",
     "everybody": "compfast.choose('')",
-    "another map": "compfast.state.show = 'symmetric'; compfast.drawMap()",
 }
-# Panels that come or go are built anew, axes and all.
+# What comes or goes is built anew: panels, axes, signs, the scale of colours.
 REBUILT = {
+    "another map": "compfast.state.show = 'symmetric'; compfast.drawMap()",
     "other axes": "Object.assign(compfast.state, {show: '', x: 'model.layers', y: 'init.gamma'});"
     " compfast.drawMap()",
     "eight panels": "Object.assign(compfast.state, {y: 'optimizer.lr', z: 'init.gamma'});"

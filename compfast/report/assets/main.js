@@ -93,6 +93,11 @@
     const {kind, text} = page.picked();
     byId("picked-text").textContent = kind === "all" ? `Below: ${text}.` : `Chosen: ${text}.`;
     byId("picked-clear").hidden = kind === "all";
+    for (const id of ["picked-line", "picked-copy"]) byId(id).hidden = kind !== "member";
+    if (kind === "member") {
+      byId("picked-line").textContent = page.pythonLine(page.picked().member);
+      byId("picked-copy").dataset.copy = page.picked().member;
+    }
     for (const chip of document.querySelectorAll(".chip")) {
       chip.setAttribute("aria-pressed", String(state.pick === `verdict:${chip.dataset.verdict}`));
     }

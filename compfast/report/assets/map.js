@@ -50,9 +50,11 @@
     const panelOf = (cell) => panels.find((panel) => panel.iz === cell[2]);
     const within = (value, size) => Math.min(Math.max(value, 0), size - 1);
     return {
-      where(pick) {
+      where() {
         const level = page.picked().level, axes = page.axesShown();
-        if (!pick.startsWith("cell:")) return null;
+        const {kind, members} = page.picked();
+        if (kind === "member") return axes.map((axis) => axis.level[members[0]]);
+        if (kind !== "cell") return null;
         if (axes.some((axis) => axis !== page.whole && !(axis.path in level))) return null;
         return axes.map((axis) => level[axis.path] || 0);
       },
@@ -60,6 +62,7 @@
         if (!cell) return [0, 0, panels[0].iz];
         const [ix, iy, iz] = cell, next = ix + dx;
         const k = panels.findIndex((panel) => panel.iz === iz);
+        if (k < 0) return [ix, iy, panels[0].iz]; // a member's, whose panel is not among them
         if (next < 0 && k > 0) return [x.labels.length - 1, iy, panels[k - 1].iz];
         if (next >= x.labels.length && k + 1 < panels.length) return [0, iy, panels[k + 1].iz];
         return [within(next, x.labels.length), within(iy + dy, y.labels.length), iz];

@@ -143,7 +143,15 @@
     const picked = page.picked();
     chosen = picked.kind === "all" || picked.kind === "member" ? null : new Set(picked.members);
     table.draw();
+    if (picked.kind === "member") turnTo(picked.members[0]);
   };
+
+  // The page of the table that has this place, where the filters let it through.
+  function turnTo(place) {
+    const shown = table.rows({search: "applied", order: "applied"}).data().toArray();
+    const at = shown.findIndex(([i]) => i === place);
+    if (at >= 0) table.page(Math.floor(at / table.page.len())).draw(false);
+  }
 
   function markRow() {
     const picked = page.picked();
@@ -184,10 +192,14 @@
     setTimeout(() => { button.textContent = "copy"; }, 1500);
   }
 
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copied(button);
+  });
+
   const body = document.getElementById("members-table");
   const act = (event) => {
-    const button = event.target.closest("[data-copy]");
-    if (button) return void copied(button);
+    if (event.target.closest("[data-copy]")) return;
     const row = event.target.closest("tr[data-member]");
     if (row && !event.target.closest("a")) page.choose(`member:${row.dataset.member}`);
   };
