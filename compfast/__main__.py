@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "resume": ("ensemble", "--resume", "go on with the stopped run DIR"),
     "merge": ("merging", None, "join finished shards into one run"),
     "report": ("report.__main__", None, "draw the report of a run again"),
+    "watch": ("watch", None, "show the page of a run, live, in a browser on this machine"),
     "analyse": ("analysis.__main__", None, "measure what the members of a run are made of"),
     "table": ("cli.table", None, "print the full table of a run, also as CSV"),
     "completion": ("cli.completion", None, "print the script with which a shell completes"),

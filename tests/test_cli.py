@@ -179,5 +179,5 @@ def test_reports_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compfast.report, "write_report", written)
     out = ["--out", str(tmp_path / "run"), "--quiet"]
     assert main([*SMALL, "--report-every", "6", *out]) == 0
-    # Checkpoints fall on 5, 10 and the end; the first past 6 is 10, the last report is the final.
-    assert steps == [10, 12]
+    # Rows fall on 4, 6, 8 and 12, checkpoints on 5, 10 and the end; the last report is the final.
+    assert steps == [6, 12]

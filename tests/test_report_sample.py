@@ -98,13 +98,13 @@ def test_seeds_of_a_point_are_all_in_its_bin() -> None:
 def test_the_page_says_what_the_rows_are() -> None:
     run = _two()
     text = page.page(run, b"")
-    assert "<h2>By gamma, in bins</h2>" in text
+    assert ">By gamma, in bins</h2>" in text
     assert (
         "64 points have no levels of gamma: a row is one of 4 bins of equal width;"
         " members of a bin also differ in lr" in text
     )
     grid = swept_run({"init.gamma": [0.1, 0.9], "seed": [0, 1]})
-    assert "<h2>By gamma</h2>" in page.page(grid, b"")
+    assert ">By gamma</h2>" in page.page(grid, b"")
     assert rows(grid.members, grid.config) == table.rows_by_gamma(grid.members)
     assert remarks(grid.members, grid.config) == table.sentences(grid.members, grid.config)
 

@@ -31,6 +31,7 @@ ROOMS = (
         "ensemble",
         "doctor",
         "merging",
+        "watch",
         "report.__main__",
         "analysis.__main__",
         "__init__",

@@ -6,7 +6,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -211,23 +210,31 @@ class Live(_Live):
 
 
 class Reports(Callback):
-    """Writes the report at the first checkpoint after every `every` steps."""
+    """Writes the report at the first logged step at or past every multiple of `every` steps.
+
+    It shows what was logged up to there, whenever the last checkpoint was.
+    """
 
     def __init__(self, every: int) -> None:
         self._every = every
         self._last = 0
-        self._path: Path | None = None
+        self._run: Run | None = None
+        self._rows: list[pl.DataFrame] = []
 
     def on_start(self, run: Run, outline: Outline) -> None:
-        self._path, self._last = run.path, outline.resumed_at or 0
+        self._run, self._last = run, outline.resumed_at or 0
+        self._rows = [] if run.checkpoint is None else [run.metrics]
 
-    def on_checkpoint(self, path: Path) -> None:
+    def on_metrics(self, rows: pl.DataFrame) -> None:
         from compfast.report import write_report
-        from compfast.runs.reading import load
+        from compfast.report.ongoing import Ongoing
 
-        assert self._path is not None
-        with only_the_report(self._path):
-            run = load(self._path)
-            if not run.finished and run.step // self._every > self._last // self._every:
-                self._last = run.step
-                write_report(run, run.path / "report")
+        assert self._run is not None
+        self._rows.append(rows)
+        newest: Any = rows["step"].max()
+        ended = newest >= self._run.config.training.steps  # the report of the end comes by itself
+        if ended or newest // self._every <= self._last // self._every:
+            return
+        self._last = newest
+        with only_the_report(self._run.path):
+            write_report(Ongoing(self._run, self._rows), self._run.path / "report")

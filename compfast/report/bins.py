@@ -62,11 +62,16 @@ def bins_of(config: Config) -> Bins | None:
     path = GAMMA if GAMMA in fit else next(iter(fit), None)
     if path is None:
         return None
-    low, high = float(min(columns[path])), float(max(columns[path]))
-    many = min(max(config.points // _POINTS, 1), _MOST)
-    log = path != GAMMA and wide(columns[path])
+    return ranged(path, columns[path], config.points, tuple(p for p in varied if p != path))
+
+
+def ranged(path: str, column: tuple[Any, ...], points: int, further: tuple[str, ...] = ()) -> Bins:
+    """Bins of the numbers that `points` points have in a field."""
+    low, high = float(min(column)), float(max(column))
+    many = min(max(points // _POINTS, 1), _MOST)
+    log = path != GAMMA and wide(column)
     edges = np.geomspace(low, high, many + 1) if log else np.linspace(low, high, many + 1)
-    return Bins(path, edges, log, tuple(other for other in varied if other != path))
+    return Bins(path, edges, log, further)
 
 
 def numeric(column: tuple[Any, ...]) -> bool:

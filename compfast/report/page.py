@@ -1,35 +1,40 @@
-"""report/index.html: one page that needs nothing else, with the diagram and the table by gamma."""
+"""report/index.html: one interactive file that needs nothing else, neither network nor neighbours.
+
+What it shows is data (page_data.py, page_curves.py, page_facts.py), how is assets/: a template, a
+style and plain scripts, put into the file as they are. Without scripts there are the diagram and
+the table by gamma.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import json
+import functools
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from compfast.config.labels import extent, listed
 from compfast.config.paths import user_path
-from compfast.config.settings import to_dict
 from compfast.errors import UsageError
+from compfast.report import page_facts, style
 from compfast.report.bins import bins_of, remarks, rows
+from compfast.report.packing import script_json
+from compfast.report.page_axes import page_axes
+from compfast.report.page_data import page_data
 from compfast.report.phase import RunLike, phase_png
-from compfast.report.table import candidates
 from compfast.runs import reading
 from compfast.runs.forks import tables_ahead
-from compfast.solutions import UNDERFIT, wilson
 from compfast.storage import durable
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: #fff; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { text-align: right; padding: .15rem .6rem; border-bottom: 1px solid #ddd; }
-th { position: sticky; top: 0; background: #fff; }
-.scroll { overflow-x: auto; }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 12px; }
-"""
+LIBRARIES = ("plotly-cartesian.min.js", "dataTables.min.js")
+SCRIPTS = (
+    "data.js", "stats.js", "theme.js", "state.js", "focus.js", "map.js", "grid.js", "dots.js",
+    "scores.js", "curves.js", "table.js", "main.js",
+)  # fmt: skip
+_TEMPLATE = "page.html.jinja"
+_STYLES = ("dataTables.dataTables.min.css", "page.css")
 
 
 def write_report(
@@ -52,44 +57,95 @@ def write_report(
     folder = user_path(folder)
     durable.make_folder(folder)
     paths = [folder / "phase_diagram.png", folder / "index.html"]
-    for path, content in zip(paths, (image, page(run, image).encode()), strict=True):
+    for path, content in zip(paths, (image, page(run, image, folder).encode()), strict=True):
         durable.replace_file(path, [content])
     return paths
 
 
-def page(run: RunLike, image: bytes) -> str:
-    """The HTML text; everything that comes from the run is escaped."""
-    names = candidates(run.members)
-    said = "".join(f"<p>{html.escape(line)}</p>" for line in remarks(run.members, run.config))
-    picture = base64.b64encode(image).decode()
-    settings = json.dumps(to_dict(run.config), indent=1)
-    title = html.escape(f"compfast: {run.config.task.name}, {len(run.members)} members")
-    table = _table(*rows(run.members, run.config))
+def page(run: RunLike, image: bytes = b"", folder: Path | None = None) -> str:
+    """The HTML text; everything that comes from the run is escaped.
+
+    `image` is the phase diagram's PNG for readers without scripts. `folder` is where the page will
+    stand, so that it can link to weights and tables; None: it has no links.
+    """
+    data, curves = page_data(run, folder)
     bins = bins_of(run.config)
-    by = html.escape("gamma" if bins is None else f"{bins.column}, in bins")
-    share = "".join(_intervals(run, verdict) for verdict in (UNDERFIT, *names))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width">'
-        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
-        f'<img alt="Phase diagram" src="data:image/png;base64,{picture}">{said}'
-        f"<h2>All members</h2><ul>{share}</ul>"
-        f"<h2>By {by}</h2><div class=scroll>{table}</div>"
-        f"<h2>Settings</h2><pre>{html.escape(settings)}</pre></body></html>\n"
+    header, table = rows(run.members, run.config)
+    engine = str(run.info.get("engine", ""))
+    text: str = _template().render(
+        title=f"{style.task_name(run.config)} · {len(run.members)} members",
+        signature=signature(),
+        task=run.config.task.name,
+        caption=style.caption(run.config, run.members, engine),
+        status=_status(run),
+        axes=_axes(run),
+        by="gamma" if bins is None else f"{bins.column}, in bins",
+        image=base64.b64encode(image).decode(),
+        header=header,
+        rows=table,
+        remarks=remarks(run.members, run.config),
+        changed=page_facts.changed_settings(run.config, run.info.get("command") or []),
+        settings=page_facts.all_settings(run.config),
+        about=page_facts.about(run.info),
+        parents=page_facts.parents(run.config),
+        digests=page_facts.digests(run),
+        beside=_beside(run, folder),
+        data=script_json(data),
+        curves=script_json(curves),
+        styles=[asset(name) for name in _STYLES],
+        scripts=[asset(name) for name in (*LIBRARIES, *SCRIPTS)],
     )
+    return text
 
 
-def _intervals(run: RunLike, verdict: str) -> str:
-    total = len(run.members)
-    count = int((run.members["verdict"] == verdict).sum())
-    low, high = wilson(count, total)
-    text = f"{verdict}: {count} of {total} (95 % Wilson {low:.1%} to {high:.1%})"
-    return f"<li>{html.escape(text)}</li>"
+def _status(run: RunLike) -> str:
+    steps = run.config.training.steps
+    if not isinstance(run, reading.Run):
+        return f"{steps} steps"
+    if run.finished:
+        return f"finished, {steps} steps"
+    return f"in progress: step {run.step} of {steps} when this page was made"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+def _axes(run: RunLike) -> list[tuple[str, str]]:
+    """What members differ in: name, levels in a line."""
+    found = []
+    for axis in page_axes(run.members, run.config):
+        said = listed(axis.labels)
+        if axis.drawn is not None and axis.binned:
+            said = f"drawn, {extent(axis.drawn.tolist())}"
+        found.append((style.field_name(axis.path), said))
+    return found
+
+
+def _beside(run: RunLike, folder: Path | None) -> list[tuple[str, str]]:
+    """(name, relative link) of the files that hold everything that the page thins."""
+    if not isinstance(run, reading.Run) or folder is None:
+        return []
+    home = os.path.relpath(run.path, folder)
+    parts = sorted(run.checkpoint.parts) if run.checkpoint is not None else []
+    names = ["members.parquet", *(f"metrics/{name}" for name in parts), "config.json"]
+    return [(name, f"{home}/{name}") for name in names]
+
+
+@functools.cache
+def signature() -> str:
+    """What tells a page of these assets from one of others; it stands in its head."""
+    parts = [asset(name) for name in (*_STYLES, *LIBRARIES, *SCRIPTS, _TEMPLATE)]
+    return f"compfast {hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}"
+
+
+@functools.cache
+def asset(name: str) -> str:
+    """The text of one file of assets/."""
+    return resources.files("compfast.report").joinpath("assets", name).read_text("utf-8")
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return environment.from_string(asset(_TEMPLATE))

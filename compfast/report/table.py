@@ -203,7 +203,7 @@ def band_sentence(members: pl.DataFrame, verdict: str | None = None) -> str | No
         return None
     half = len(gammas) // 2
     bands = ((gammas[0], gammas[half - 1]), (gammas[-half], gammas[-1]))
-    hit = (members["verdict"] == verdict).to_numpy()
+    hit = (members["verdict"] == verdict).fill_null(False).to_numpy()
     try:
         found = band_difference(members["gamma"], members["seed"], hit, *bands)
     except UsageError:
