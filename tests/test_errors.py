@@ -33,8 +33,10 @@ def _kinds(of: type[CompfastError] = CompfastError) -> Iterator[type[CompfastErr
         yield from _kinds(kind)
 
 
+# compfast.export.lens_adapter is a part of TransformerLens, which need not be there.
+_APART = ("compfast._", "compfast.engines.triton", "compfast.export.lens_adapter")
 for _module in pkgutil.walk_packages(compfast.__path__, "compfast."):
-    if not _module.name.startswith(("compfast._", "compfast.engines.triton")):
+    if not _module.name.startswith(_APART):
         importlib.import_module(_module.name)
 KINDS = list(_kinds())
 
