@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from importlib import metadata, util
 
 from compfast.cli.flags import FIELD_FLAGS, HELP, LIST_FLAGS, Parser
-from compfast.cli.output import Output, complain, occupy_descriptors
-from compfast.errors import CompfastError, Interrupted, UsageError
-from compfast.training import interrupts
+from compfast.cli.outcome import outcome
+from compfast.cli.output import Output, occupy_descriptors
+from compfast.errors import UsageError
 
 _PACKAGES = (
     "compfast", "numpy", "torch", "triton", "polars", "safetensors", "matplotlib", "rich",
@@ -43,24 +43,20 @@ _NETWORK = (
 
 def main(arguments: Sequence[str] = (), prog: str = "python -m compfast.doctor") -> int:
     """Print the findings, or the roofline; returns the exit code."""
-    try:
-        with interrupts.raising():
-            given = _parse(arguments, prog)
-            if not given.roofline:
-                return _examine()
-            from compfast.engines import resolve_engine
 
-            resolve_engine("native")
-            from compfast.cli.roofline import report
+    def body() -> int:
+        given = _parse(arguments, prog)
+        if not given.roofline:
+            return _examine()
+        from compfast.engines import resolve_engine
 
-            report(given)
-            return 0
-    except KeyboardInterrupt:
-        complain("stopped")
-        return Interrupted.exit_code
-    except CompfastError as error:
-        complain(str(error))
-        return error.exit_code
+        resolve_engine("native")
+        from compfast.cli.roofline import report
+
+        report(given)
+        return 0
+
+    return outcome(body)
 
 
 def parser(prog: str) -> Parser:

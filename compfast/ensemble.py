@@ -18,7 +18,8 @@ from compfast.cli.beginning import start_line
 from compfast.cli.flags import PROGRAM, parse
 from compfast.cli.flags import parser as parser  # what a shell's completion knows of it
 from compfast.cli.live import Lines, Live, Reports
-from compfast.cli.output import Output, complain, occupy_descriptors
+from compfast.cli.outcome import outcome
+from compfast.cli.output import Output, occupy_descriptors
 from compfast.cli.plan import grid_line, plan
 from compfast.cli.request import new_config
 from compfast.cli.results import show
@@ -27,7 +28,7 @@ from compfast.cluster import remove_parts, sweep
 from compfast.cluster.on_ray import RayCluster, cluster_address
 from compfast.config import Config
 from compfast.config.paths import user_path
-from compfast.errors import AllDivergedError, CompfastError, Interrupted, OutOfMemory, UsageError
+from compfast.errors import AllDivergedError, UsageError
 from compfast.runs.folder import default_out, refuse_used
 from compfast.runs.reading import Run, load
 from compfast.training import interrupts
@@ -38,24 +39,7 @@ from compfast.training.start import resolved
 
 def main(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     """Run the command line; returns the exit code. Bugs are raised."""
-    try:
-        with interrupts.raising():
-            return _outcome(argv, prog)
-    except KeyboardInterrupt:  # also one that comes while the outcome is being said
-        complain(interrupts.STOPPED_AT_ONCE)
-        return Interrupted.exit_code
-
-
-def _outcome(argv: Sequence[str] | None, prog: str) -> int:
-    try:
-        _run(parse(argv, prog))
-    except CompfastError as error:
-        complain(str(error))
-        return error.exit_code
-    except MemoryError:
-        complain(str(OutOfMemory()))
-        return OutOfMemory.exit_code
-    return 0
+    return outcome(lambda: _run(parse(argv, prog)), interrupts.STOPPED_AT_ONCE)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -6,26 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from compfast.cli.flags import Parser
-from compfast.cli.output import Output, complain, occupy_descriptors
+from compfast.cli.outcome import outcome
+from compfast.cli.output import Output, occupy_descriptors
 from compfast.cli.results import show
 from compfast.cluster.merging import merge
-from compfast.errors import CompfastError, Interrupted
-from compfast.training import interrupts
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.merging") -> int:
     """Run the command line; returns the exit code of `python -m compfast.ensemble`."""
-    try:
-        with interrupts.raising():
-            arguments = parser(prog).parse_args(argv)
-            show(merge(arguments.parts, arguments.out), Output(arguments.quiet))
-    except KeyboardInterrupt:
-        complain("stopped at once; the same command ends the merge")
-        return Interrupted.exit_code
-    except CompfastError as error:
-        complain(str(error))
-        return error.exit_code
-    return 0
+
+    def body() -> None:
+        arguments = parser(prog).parse_args(argv)
+        show(merge(arguments.parts, arguments.out), Output(arguments.quiet))
+
+    return outcome(body, "stopped at once; the same command ends the merge")
 
 
 def parser(prog: str) -> Parser:

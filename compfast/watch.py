@@ -9,24 +9,21 @@ import sys
 from collections.abc import Sequence
 
 from compfast.cli.flags import Parser
+from compfast.cli.outcome import outcome
 from compfast.cli.output import Output, complain, occupy_descriptors
 from compfast.config.paths import user_path
-from compfast.errors import CompfastError, UsageError
+from compfast.errors import UsageError
 from compfast.training import interrupts
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.watch") -> int:
     """Run the command line until it is stopped; returns the exit code."""
-    try:
-        with interrupts.raising():
-            arguments = parser(prog).parse_args(argv)
-            _serve(arguments.run, _port(arguments.port), Output(arguments.quiet))
-    except KeyboardInterrupt:
-        return 0
-    except CompfastError as error:
-        complain(str(error))
-        return error.exit_code
-    return 0
+
+    def body() -> None:
+        arguments = parser(prog).parse_args(argv)
+        _serve(arguments.run, _port(arguments.port), Output(arguments.quiet))
+
+    return outcome(body, stopped="", code=0)
 
 
 def parser(prog: str) -> Parser:

@@ -16,8 +16,9 @@ from compfast.analysis.measures import MEASURES
 from compfast.analysis.snapshots import steps_of
 from compfast.analysis.writing import Progress, analyse
 from compfast.cli.flags import Parser
-from compfast.cli.output import Output, complain, duration, occupy_descriptors, printable
-from compfast.errors import CompfastError, Interrupted, OutOfMemory, UsageError
+from compfast.cli.outcome import outcome
+from compfast.cli.output import Output, duration, occupy_descriptors, printable
+from compfast.errors import UsageError
 from compfast.runs.reading import Run, load
 from compfast.training import interrupts
 
@@ -30,20 +31,12 @@ _MOST = 2**53  # no step is larger
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.analysis") -> int:
     """Run the command line; returns the exit code."""
-    try:
-        with interrupts.raising():
-            given = parser(prog).parse_args(argv)
-            _analyse(given, Output(given.quiet))
-    except KeyboardInterrupt:
-        complain("stopped; what was written is whole, and the same command writes the rest")
-        return Interrupted.exit_code
-    except CompfastError as error:
-        complain(str(error))
-        return error.exit_code
-    except MemoryError:
-        complain(str(OutOfMemory()))
-        return OutOfMemory.exit_code
-    return 0
+
+    def body() -> None:
+        given = parser(prog).parse_args(argv)
+        _analyse(given, Output(given.quiet))
+
+    return outcome(body, "stopped; what was written is whole, and the same command writes the rest")
 
 
 def parser(prog: str) -> Parser:

@@ -12,31 +12,25 @@ import sys
 from collections.abc import Sequence
 
 from compfast.cli.flags import Parser
+from compfast.cli.outcome import outcome
 from compfast.cli.output import Output, complain, occupy_descriptors
-from compfast.errors import CompfastError, Interrupted, UsageError
+from compfast.errors import CompfastError, UsageError
 from compfast.report import write_figures, write_report
-from compfast.training import interrupts
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m compfast.report") -> int:
     """Run the command line; returns the exit code. A run that fails leaves the others theirs."""
-    codes = [0]
-    try:
-        with interrupts.raising():
-            arguments = parser(prog).parse_args(argv)
-            output = Output(arguments.quiet)
-            if arguments.figures is not None or arguments.style is not None:
-                _figures(arguments, output)
-                return 0
-            for run in arguments.runs:
-                codes.append(_draw(run, output))
-    except CompfastError as error:
-        complain(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        complain("stopped; what was drawn is whole, and the same command draws the rest")
-        return Interrupted.exit_code
-    return next((code for code in codes if code), 0)
+
+    def body() -> int:
+        arguments = parser(prog).parse_args(argv)
+        output = Output(arguments.quiet)
+        if arguments.figures is not None or arguments.style is not None:
+            _figures(arguments, output)
+            return 0
+        codes = [_draw(run, output) for run in arguments.runs]
+        return next((code for code in codes if code), 0)
+
+    return outcome(body, "stopped; what was drawn is whole, and the same command draws the rest")
 
 
 def parser(prog: str) -> Parser:
