@@ -18,8 +18,6 @@ from compfast import export
 from compfast.errors import StorageError, UsageError
 from compfast.runs.reading import Run
 
-pytest.importorskip("jinja2")
-
 
 @pytest.fixture(autouse=True)
 def _fast(fast_disk: None) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 
 from compfast.config import SECTIONS, SEEDS
-from compfast.config.extras import needed
 from compfast.config.labels import brief
 from compfast.config.settings import to_dict
 from compfast.models.params import parameter_count
@@ -124,7 +123,7 @@ def facts(run: Run, member: int, step: int | None) -> dict[str, Any]:
 
 
 def card(run: Run, described: Mapping[str, Any]) -> str:
-    """The page of a member that `facts` describes; raises UsageError without jinja2."""
+    """The page of a member that `facts` describes."""
     spec, own = described["spec"], described["run"]
     return _filled(
         _TEMPLATE,
@@ -140,7 +139,7 @@ def card(run: Run, described: Mapping[str, Any]) -> str:
 
 
 def run_card(run: Run, step: int) -> str:
-    """The page of a whole run, or a view of one, at a step; raises UsageError without jinja2."""
+    """The page of a whole run, or a view of one, at a step."""
     total = len(run.members)
     counts = run.members["verdict"].drop_nulls().value_counts(sort=True)
     rows = []
@@ -161,7 +160,8 @@ def run_card(run: Run, step: int) -> str:
 
 
 def _filled(template: str, **values: Any) -> str:
-    jinja2 = needed("jinja2", "a card")
+    import jinja2  # slow to import
+
     environment = jinja2.Environment(
         autoescape=False,  # the page is Markdown: `cell` and `json` do what it needs
         undefined=jinja2.StrictUndefined,

@@ -31,8 +31,8 @@ def folder(
 
     `step`: a snapshot's weights; None: the newest. A folder that is there is replaced only with
     `overwrite`, and only where it holds an exported member. It is there whole or not at all.
-    Raises UsageError for a member or step that is not there, a folder that is in use, and without
-    jinja2; StorageError where writing fails.
+    Raises UsageError for a member or step that is not there and a folder that is in use,
+    StorageError where writing fails.
     """
     final = user_path(path)
     _check_free(final, overwrite)
