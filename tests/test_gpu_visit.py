@@ -22,9 +22,9 @@ SCRIPTS = ("gpu_visit.sh", "gpu_slices.sh", "gpu_wheels.sh")
 
 # What a visited machine has beside the list (scripts/gpu_wheels.txt says why), and what only
 # tests use that no visit runs.
-THERE = {"torch", "triton", "numpy", "matplotlib", "cycler", "PIL"}
+THERE = {"torch", "jinja2", "triton", "numpy", "matplotlib", "cycler", "PIL"}  # torch takes jinja2
 NOT_VISITED = {"jax", "optax", "ray", "fsspec", "s3fs", "moto", "xarray", "atheris", "tomli"}
-NOT_VISITED |= {"pytest_benchmark", "scipy"}
+NOT_VISITED |= {"pytest_benchmark", "scipy", "playwright", "transformer_lens"}
 
 FAKE = """
 slice good 1 "does well" echo fine
