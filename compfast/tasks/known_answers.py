@@ -1,13 +1,12 @@
-"""What candidate solutions answer to each item of a split, and how far other answers are from it."""
+"""What candidate solutions answer to each item of a split, and how far others are from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -30,7 +29,7 @@ class KnownAnswers:
         """The candidate from whose answer differences are counted."""
         return next(iter(self.answers))
 
-    def differences(self, told: NDArray[Any]) -> Int64:
+    def differences(self, told: ArrayLike) -> Int64:
         """Tokens [..., N] minus the reference's; NO_NUMBER where a token is no number.
 
         With a modulus m the residue from -(m // 2) on: neighbours of 0 stand on both sides of it.

@@ -112,7 +112,9 @@ class ModularTask(TableTask[ModularConfig]):
             rows = some_rows(len(tokens), most, evaluation.eval_seed)
             asked.append((tokens[rows], targets[rows]))
         seen, unseen = asked
-        return RuleExam(np.concatenate([seen[0], unseen[0]]), seen[1], unseen[1], self.config.modulus)
+        return RuleExam(
+            np.concatenate([seen[0], unseen[0]]), seen[1], unseen[1], self.config.modulus
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
