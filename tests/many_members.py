@@ -76,7 +76,7 @@ def told_answers(run: CurveRun, spread: int = 6, most: int = 300_000) -> PageAns
     """
     random = np.random.default_rng(1)
     around = np.arange(1, 2 * spread + 1) - spread
-    parts = []
+    parts: list[tuple[int, int | None, int]] = []
     for member, label, first, second in run.members.select(
         "member", "verdict", "inferential", "symmetric"
     ).iter_rows():

@@ -171,7 +171,7 @@ def test_a_page_without_answers_says_so(
     assert "asked for at the end of a run" in ongoing
     assert '"data":null' in ongoing
 
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no such\ndevice")
 
     where = importlib.import_module("compfast.analysis.answers")  # not the function of the name
