@@ -24,7 +24,7 @@ from compfast.report import page_facts, style
 from compfast.report.bins import bins_of, remarks, rows
 from compfast.report.ongoing import Ongoing
 from compfast.report.packing import script_json
-from compfast.report.page_answers import PageAnswers, page_answers
+from compfast.report.page_answers import PageAnswers, later_answers, page_answers
 from compfast.report.page_axes import page_axes
 from compfast.report.page_data import page_data
 from compfast.report.phase import RunLike, phase_png
@@ -39,10 +39,6 @@ SCRIPTS = (
 )  # fmt: skip
 _TEMPLATE = "page.html.jinja"
 _STYLES = ("dataTables.dataTables.min.css", "page.css")
-_LATER = (
-    "Their single answers are not in this page: they are asked for at the end of a run and by"
-    " compfast report RUN."
-)
 
 Say = Callable[[str], None]
 
@@ -121,7 +117,7 @@ def page(
         beside=_beside(run, folder),
         data=script_json(data),
         curves=script_json(curves),
-        answers=script_json((answers or PageAnswers(said=_LATER)).plain()),
+        answers=script_json((answers or later_answers(run)).plain()),
         styles=[asset(name) for name in _STYLES],
         scripts=[asset(name) for name in (*LIBRARIES, *SCRIPTS)],
     )

@@ -25,6 +25,11 @@ from compfast.tasks import KnownAnswers, known_answers_of
 MOST_ENTRIES = 300_000  # (member, difference) of a page, of 3 to 4 bytes each
 _LONGEST = 300  # characters of another library's reason
 
+_LATER = (
+    "Their single answers are not in this page: they are asked for at the end of a run and by"
+    " compfast report RUN."
+)
+
 Shifts = Mapping[str, int | None]  # candidate -> its own difference, where it is one number
 
 
@@ -68,6 +73,13 @@ def page_answers(run: RunLike, most: int = MOST_ENTRIES) -> PageAnswers:
     return PageAnswers(
         packed_answers(table, run.members["member"].to_numpy(), shown, run.step, most)
     )
+
+
+def later_answers(run: RunLike) -> PageAnswers:
+    """No answers, and when they come, for a page that asks nobody; nothing where none ever do."""
+    if not isinstance(run, Run) or not any(map(known_answers_of, exams_of(run.groups))):
+        return PageAnswers()
+    return PageAnswers(said=_LATER)
 
 
 def packed_answers(
