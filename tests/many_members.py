@@ -10,7 +10,11 @@ import numpy as np
 import polars as pl
 
 from compfast.config import Config, settings
+from compfast.report.page_answers import PageAnswers, packed_answers
+from compfast.tasks import KnownAnswers
 
+ITEMS = 512  # held-out questions
+SHIFT = -5  # of the second solution
 LABELS = ("underfit", "inferential", "symmetric", "mixed", "other")
 
 
@@ -63,6 +67,34 @@ def curve_run(
     )  # fmt: skip
     metrics = _metrics(scores, label, diverged, windows, exam_every, random)
     return CurveRun(members, config, {"engine": "native", "command": []}, metrics)
+
+
+def told_answers(run: CurveRun, spread: int = 6, most: int = 300_000) -> PageAnswers:
+    """Answers by the scores of the run; what no solution says lies around the first one.
+
+    Who diverged has none; one in a thousand answers is no number, and one is far away.
+    """
+    random = np.random.default_rng(1)
+    around = np.arange(1, 2 * spread + 1) - spread
+    parts: list[tuple[int, int | None, int]] = []
+    for member, label, first, second in run.members.select(
+        "member", "verdict", "inferential", "symmetric"
+    ).iter_rows():
+        if label == "diverged":
+            continue
+        own = [int(first * (ITEMS - 2)), int(second * (ITEMS - 2))]
+        rest = random.integers(0, len(around), ITEMS - 2 - sum(own))
+        said = [*np.repeat([0, SHIFT], own), *around[rest], 40]
+        values, counts = np.unique(said, return_counts=True)
+        parts += [(member, int(v), int(c)) for v, c in zip(values, counts, strict=True)]
+        parts.append((member, None, 1))
+    schema = {"member": pl.Int64, "difference": pl.Int64, "count": pl.Int64}
+    table = pl.DataFrame(parts, schema, orient="row")
+    answer = np.full(ITEMS, 50, np.int32)
+    known = KnownAnswers("unseen", {"inferential": answer, "symmetric": answer + SHIFT}, 97)
+    shown = [known] * len(run.members)
+    members = run.members["member"].to_numpy()
+    return PageAnswers(packed_answers(table, members, shown, 1200, most))
 
 
 def _scores(rows: Any, random: np.random.Generator) -> tuple[dict[str, Any], Any]:

@@ -172,7 +172,7 @@ def test_reports_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     steps: list[int] = []
 
-    def written(run: compfast.Run, folder: Path) -> list[Path]:
+    def written(run: compfast.Run, folder: Path, *_: object) -> list[Path]:
         steps.append(run.step)
         return []
 

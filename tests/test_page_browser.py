@@ -14,11 +14,12 @@ import polars as pl
 import pytest
 from browsers import Sheet, chromium, written
 from made_runs import WordConfig, made_run, sampled_run
-from many_members import curve_run
+from many_members import ITEMS, SHIFT, curve_run, told_answers
 
 from compfast.report.page import page
 from compfast.solutions import wilson
 
+MINUS = "\N{MINUS SIGN}"
 RUN = curve_run(gammas=6, depths=3, rates=2, seeds=4, windows=12)
 
 
@@ -30,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return written(tmp_path_factory.mktemp("page"), page(RUN))
+    return written(tmp_path_factory.mktemp("page"), page(RUN, answers=told_answers(RUN)))
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,52 @@ def test_the_map_by_keyboard(sheet: Sheet) -> None:
     sheet.tab.keyboard.press("Escape")
     sheet.settle()
     assert sheet.text("#picked-text") == "Below: all 144 members."
+
+
+def _bars(sheet: Sheet) -> dict[str, dict[int, float]]:
+    """Name -> difference -> height of the bars of answers."""
+    drawn = "document.getElementById('spread').data.map(t => [t.name, t.x, t.y])"
+    return {name: dict(zip(x, y, strict=True)) for name, x, y in sheet.tab.evaluate(drawn)}
+
+
+def test_answers_by_their_difference(sheet: Sheet) -> None:
+    bars = _bars(sheet)
+    assert list(bars) == ["inferential (0)", f"symmetric ({MINUS}{-SHIFT})", "other answers"]
+    assert list(bars["inferential (0)"]) == [0]
+    assert list(bars[f"symmetric ({MINUS}{-SHIFT})"]) == [SHIFT]
+    assert sum(sum(own.values()) for own in bars.values()) >= 0.99
+    assert 40 not in bars["other answers"]  # one in 512 is cut off, and said
+    gone = (RUN.members["verdict"] == "diverged").sum()
+    words = sheet.text("#spread-said")
+    assert "at step 1200, by their difference to inferential: " in words
+    assert re.search(
+        rf"0\.\d % are beyond {MINUS}{-SHIFT} to \+\d\. 0\.2 % are no number of the task", words
+    )
+    assert f"Differences are modulo 97. {gone} have no answers: they diverged." in words
+    sheet.tab.mouse.click(*_cell(sheet, 2, 1))
+    sheet.settle()
+    own = RUN.members.filter(RUN.members["member"].is_in(_members(2, 1)), verdict="inferential")
+    sheet.tab.evaluate(f"compfast.choose('member:{own['member'][0]}')")
+    sheet.settle()
+    height = _bars(sheet)["inferential (0)"][0]
+    assert height == pytest.approx(own["inferential"][0], abs=4 / ITEMS + 0.05)
+    assert f"0 (inferential) {100 * height:.0f} %" in sheet.text("#spread-said")
+    sheet.tab.click("#picked-clear")
+    sheet.tab.click(".chip[data-verdict=diverged]")
+    sheet.settle()
+    assert "None of them has answers: they diverged." in sheet.text("#spread-said")
+
+
+def test_shares_stay_at_hand_by_keyboard_and_link(sheet: Sheet) -> None:
+    assert sheet.text("#spread-title") == "Answers of the chosen members"
+    sheet.tab.focus("#choose-spread")
+    sheet.tab.keyboard.press("ArrowDown")
+    sheet.settle()
+    assert sheet.text("#spread-title") == "Scores of the chosen members"
+    assert "spread=scores" in sheet.tab.url
+    assert list(_bars(sheet)) == ["seen", "inferential", "symmetric", "other"]
+    sheet.choose("spread", "answers")
+    assert "inferential (0)" in _bars(sheet)
 
 
 def test_filters_sorting_and_the_download(sheet: Sheet) -> None:

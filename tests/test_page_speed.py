@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from browsers import Sheet, chromium, written
-from many_members import curve_run
+from many_members import curve_run, told_answers
 
 from compfast.report.page import page
 
@@ -50,7 +50,8 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, int]]:
-    text = page(curve_run())
+    run = curve_run()
+    text = page(run, answers=told_answers(run, 40))
     address = written(tmp_path_factory.mktemp("many"), text)
     with chromium() as browser:
         yield browser, address, len(text.encode())

@@ -219,7 +219,7 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     text = page.page(dataclasses.replace(run, members=members, config=config), b"png")
     found = _Page(text)
     tags = [tag for tag, _ in found.tags]
-    assert tags.count("script") == len(page.LIBRARIES) + len(page.SCRIPTS) + 2  # and the data
+    assert tags.count("script") == len(page.LIBRARIES) + len(page.SCRIPTS) + 3  # and the data
     assert not {"b", "i"} & set(tags)
     assert "<i>pre</i>" in found.text
     assert "<script>alert('x')</script>&" in found.text

@@ -5,6 +5,7 @@ Reads runs, never trains. docs/analysis.md shows how.
 
 from __future__ import annotations
 
+from compfast.analysis.answers import answers
 from compfast.analysis.attention import attention_to_skip
 from compfast.analysis.codes import Codes, latent_codes
 from compfast.analysis.connectivity import (
@@ -50,6 +51,7 @@ __all__ = [
     "States",
     "Weights",
     "analyse",
+    "answers",
     "associations",
     "at_transition",
     "attention_to_skip",

@@ -28,7 +28,7 @@ def show(run: Run, output: Output) -> None:
         output.say(line)
     written: list[Path] = []
     with only_the_report(run.path):
-        written = write_report(run, run.path / "report")
+        written = write_report(run, run.path / "report", complain)
     for line in _paths(run.path, written):
         output.say(line)
 

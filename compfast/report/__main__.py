@@ -51,7 +51,7 @@ def parser(prog: str) -> Parser:
 
 def _draw(run: str, output: Output) -> int:
     try:
-        for path in write_report(run):
+        for path in write_report(run, None, complain):
             output.say(str(path))
     except CompfastError as error:
         complain(f"{run}: {error}" if run not in str(error) else str(error))

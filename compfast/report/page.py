@@ -11,6 +11,8 @@ import base64
 import functools
 import hashlib
 import os
+import warnings
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from compfast.config.paths import user_path
 from compfast.errors import UsageError
 from compfast.report import page_facts, style
 from compfast.report.bins import bins_of, remarks, rows
+from compfast.report.ongoing import Ongoing
 from compfast.report.packing import script_json
+from compfast.report.page_answers import PageAnswers, later_answers, page_answers
 from compfast.report.page_axes import page_axes
 from compfast.report.page_data import page_data
 from compfast.report.phase import RunLike, phase_png
@@ -31,20 +35,31 @@ from compfast.storage import durable
 LIBRARIES = ("plotly-cartesian.min.js", "dataTables.min.js")
 SCRIPTS = (
     "data.js", "stats.js", "theme.js", "state.js", "focus.js", "map.js", "grid.js", "dots.js",
-    "scores.js", "curves.js", "table.js", "main.js",
+    "scores.js", "answers.js", "curves.js", "table.js", "main.js",
 )  # fmt: skip
 _TEMPLATE = "page.html.jinja"
 _STYLES = ("dataTables.dataTables.min.css", "page.css")
 
+Say = Callable[[str], None]
+
+
+def warn(sentence: str) -> None:
+    """What is missing from a report, to whoever called from Python."""
+    warnings.warn(sentence, stacklevel=3)
+
 
 def write_report(
-    run: RunLike | str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
+    run: RunLike | str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    complain: Say = warn,
 ) -> list[Path]:
     """Write phase_diagram.png and index.html of a run, or of the run in a folder.
 
     They go into `folder`, by default the run's own `report`, and replace what is there; their
-    paths are returned. Raises UsageError where there is no run, no verdict yet or no matplotlib,
-    StorageError where the run cannot be read or the report not be written.
+    paths are returned. Members are asked for their answers to the held-out items, which takes as
+    long as an exam; where that fails `complain` is told, by default as a warning, and the page has
+    none. Raises UsageError where there is no run, no verdict yet or no matplotlib, StorageError
+    where the run cannot be read or the report not be written.
     """
     tables_ahead()
     if isinstance(run, (str, os.PathLike)):
@@ -57,16 +72,26 @@ def write_report(
     folder = user_path(folder)
     durable.make_folder(folder)
     paths = [folder / "phase_diagram.png", folder / "index.html"]
-    for path, content in zip(paths, (image, page(run, image, folder).encode()), strict=True):
+    answers = None if isinstance(run, Ongoing) else page_answers(run)
+    if answers is not None and answers.failed:
+        complain(f"the page has no single answers: {answers.failed}")
+    text = page(run, image, folder, answers)
+    for path, content in zip(paths, (image, text.encode()), strict=True):
         durable.replace_file(path, [content])
     return paths
 
 
-def page(run: RunLike, image: bytes = b"", folder: Path | None = None) -> str:
+def page(
+    run: RunLike,
+    image: bytes = b"",
+    folder: Path | None = None,
+    answers: PageAnswers | None = None,
+) -> str:
     """The HTML text; everything that comes from the run is escaped.
 
     `image` is the phase diagram's PNG for readers without scripts. `folder` is where the page will
-    stand, so that it can link to weights and tables; None: it has no links.
+    stand, so that it can link to weights and tables; None: it has no links. `answers` are those of
+    `page_answers`; None: the page says when they come.
     """
     data, curves = page_data(run, folder)
     bins = bins_of(run.config)
@@ -92,6 +117,7 @@ def page(run: RunLike, image: bytes = b"", folder: Path | None = None) -> str:
         beside=_beside(run, folder),
         data=script_json(data),
         curves=script_json(curves),
+        answers=script_json((answers or later_answers(run)).plain()),
         styles=[asset(name) for name in _STYLES],
         scripts=[asset(name) for name in (*LIBRARIES, *SCRIPTS)],
     )

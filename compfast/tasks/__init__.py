@@ -13,16 +13,20 @@ from compfast.tasks.base import (
     Scores,
     Settings,
     Task,
+    known_answers_of,
     labels_of,
     measures_of,
     prompts_of,
 )
+from compfast.tasks.known_answers import KnownAnswers
 
 __all__ = [
     "Exam",
+    "KnownAnswers",
     "Scores",
     "Settings",
     "Task",
+    "known_answers_of",
     "labels_of",
     "make_task",
     "measures_of",

@@ -124,6 +124,7 @@ class AffineTask(TableTask[AffineConfig]):
             answers if known.any() else {"inferential": answers["inferential"]},
             anchors=tuple(range(self._anchors)),
             zero=self._anchors,
+            modulus=self._p,
         )
 
     def _drawn(

@@ -16,7 +16,6 @@ class AnchoredExam(AnswerExam):
     """The tokens alone say where the anchors stand, since no item of noise is one of them."""
 
     anchors: tuple[int, ...] = ()  # their tokens
-    zero: int = 0  # the token of value 0
 
     @property
     def labels(self) -> Mapping[str, Labels]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from compfast.config import EvaluationConfig, Ports, Prompts, TaskSection
 from compfast.config.ports import Loss
+from compfast.tasks.known_answers import KnownAnswers
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -43,7 +44,8 @@ class Exam(Protocol):
 
     It may have `measures`, names of more numbers that it gives (`measures_of`), and `labels`, what
     its items are made of (`labels_of`). One that reads sequences has `prompts`
-    (`prompts_of`), whose tokens are its `inputs`.
+    (`prompts_of`), whose tokens are its `inputs`. One that reads answers may have `known_answers`,
+    the candidates' own to each item of a split (`known_answers_of`).
     """
 
     @property
@@ -89,6 +91,12 @@ def labels_of(exam: Exam) -> Mapping[str, Labels]:
     Booleans, or numbers; numbers are NaN in the rows of items that have none.
     """
     found: Mapping[str, Labels] = getattr(exam, "labels", {})
+    return found
+
+
+def known_answers_of(exam: Exam) -> KnownAnswers | None:
+    """What candidates answer to each held-out item; None where an exam does not say so."""
+    found: KnownAnswers | None = getattr(exam, "known_answers", None)
     return found
 
 

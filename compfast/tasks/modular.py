@@ -18,6 +18,7 @@ from compfast.config.section import check_seed, require
 from compfast.errors import UsageError
 from compfast.streams import philox
 from compfast.tasks.base import Int32, Scores, Settings
+from compfast.tasks.known_answers import KnownAnswers
 from compfast.tasks.scoring import some_rows
 from compfast.tasks.table import TableDraws, TableTask
 
@@ -111,7 +112,9 @@ class ModularTask(TableTask[ModularConfig]):
             rows = some_rows(len(tokens), most, evaluation.eval_seed)
             asked.append((tokens[rows], targets[rows]))
         seen, unseen = asked
-        return RuleExam(np.concatenate([seen[0], unseen[0]]), seen[1], unseen[1])
+        return RuleExam(
+            np.concatenate([seen[0], unseen[0]]), seen[1], unseen[1], self.config.modulus
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +124,7 @@ class RuleExam:
     inputs: Int32  # [N, 3]
     seen_targets: Int32  # [N_seen]
     targets: Int32  # [N_unseen]
+    modulus: int
 
     reads: ClassVar[Literal["answers", "outputs"]] = "answers"
     candidates: ClassVar[tuple[str, ...]] = ModularTask.candidates
@@ -129,6 +133,11 @@ class RuleExam:
     def splits(self) -> dict[str, slice]:
         seen = len(self.seen_targets)
         return {"seen": slice(0, seen), "unseen": slice(seen, len(self.inputs))}
+
+    @property
+    def known_answers(self) -> KnownAnswers:
+        """Those of the rule; what was remembered answers no held-out pair."""
+        return KnownAnswers("unseen", {"generalised": self.targets}, self.modulus)
 
     def score(self, answers: NDArray[Any]) -> Scores:
         """`generalised` is the share of held-out pairs answered by the rule.

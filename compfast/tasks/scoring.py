@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compfast.streams import philox
 from compfast.tasks.base import Int32, Scores
+from compfast.tasks.known_answers import KnownAnswers
 
 
 def some_rows(count: int, most: int, eval_seed: int) -> NDArray[np.int64]:
@@ -30,6 +31,8 @@ class AnswerExam:
     seen_targets: Int32  # [N_seen]
     answers: Mapping[str, Int32]  # candidate solution -> [N_unseen]; -1 where it has no answer
     parts: Int32 | None = None  # [N_unseen, K]: what else an answer may be, a column each, or -1
+    modulus: int = 0  # answers are numbers modulo this; 0: whole numbers
+    zero: int = 0  # the token of value 0
 
     reads: ClassVar[Literal["answers", "outputs"]] = "answers"
 
@@ -40,6 +43,10 @@ class AnswerExam:
     @property
     def candidates(self) -> tuple[str, ...]:
         return tuple(self.answers)
+
+    @property
+    def known_answers(self) -> KnownAnswers:
+        return KnownAnswers("unseen", self.answers, self.modulus, self.zero)
 
     def score(self, answers: NDArray[Any]) -> Scores:
         """Scores of every member from its predicted tokens [M, N].

@@ -23,7 +23,7 @@
     return Object.fromEntries(Object.entries(value).map(([name, own]) => [name, unpacked(own)]));
   }
 
-  const read = (id) => unpacked(JSON.parse(document.getElementById(id).textContent));
+  const read = page.read = (id) => unpacked(JSON.parse(document.getElementById(id).textContent));
 
   page.data = read("data");
   page.count = page.data.members.length;

@@ -53,6 +53,15 @@
     page.drawMap();
   }
 
+  function spreadControls() {
+    const into = byId("spread-controls");
+    into.replaceChildren();
+    if (!page.answers().data) return;
+    const shown = [["answers", "each answer"], ["scores", "shares by member"]];
+    select(into, "Held-out questions by", shown, "spread",
+           () => { page.saveState(); page.drawSpread(); });
+  }
+
   function curveControls() {
     const into = byId("curves-controls"), {windows, exams} = page.curves();
     into.replaceChildren();
@@ -175,6 +184,7 @@
     page.times = {...page.times, [stage]: performance.now()};
   };
   mapControls();
+  spreadControls();
   drawAll(ready("all"));
   ready("map")();
 })(window.compfast);

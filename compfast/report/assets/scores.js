@@ -75,8 +75,21 @@
     };
   }
 
+  const TITLES = {
+    answers: "Answers of the chosen members",
+    scores: "Scores of the chosen members",
+  };
+
+  // Single answers, where the page has them, or the shares that the exam stored.
   page.drawSpread = () => {
-    const {members, text} = page.picked();
+    const shown = page.answers().data ? state.spread : "scores";
+    document.getElementById("spread-title").textContent = TITLES[shown];
+    if (shown === "answers") page.drawAnswers();
+    else drawShares();
+  };
+
+  function drawShares() {
+    const {members, text} = page.picked(), {said} = page.answers();
     const traces = shares.map((score) => histogram(members, score));
     page.draw("spread", traces, page.layout({
       showlegend: page.widthOf("spread") > 300, margin: {l: 62, r: 14, t: 34, b: 46},
@@ -85,8 +98,8 @@
     }));
     document.getElementById("spread-said").textContent = `${text}. Share of held-out questions `
       + "answered as each solution does (seen: of trained ones; other: its most frequent "
-      + `other answer), in steps of ${100 / BINS} %.`;
-  };
+      + `other answer), in steps of ${100 / BINS} %.${said ? ` ${said}` : ""}`;
+  }
 
   function histogram(members, score) {
     const counts = new Array(BINS).fill(0);

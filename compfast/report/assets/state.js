@@ -19,6 +19,7 @@
       metric: "loss",
       score: (page.data.scores.find((s) => s.candidate) || page.data.scores[0] || {name: ""}).name,
       log: true,
+      spread: "answers",
     };
   }
 
@@ -33,6 +34,7 @@
     const known = new Set(["", ...axes.map((axis) => axis.path)]);
     for (const name of ["x", "y", "z"]) if (!known.has(state[name])) state[name] = initial[name];
     if (!["shares", "dots"].includes(state.view)) state.view = initial.view;
+    if (!["answers", "scores"].includes(state.spread)) state.spread = initial.spread;
     if (!page.data.verdicts.some((v) => v.name === state.show)) state.show = "";
   }
 
