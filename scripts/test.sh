@@ -14,8 +14,9 @@ step "environment: .venv"
 # shellcheck disable=SC1091
 . .venv/bin/activate
 # torch by itself and first: what is installed satisfies the package, which then takes no other.
-pip install --quiet --disable-pip-version-check torch==2.13.0
-pip install --quiet --disable-pip-version-check --editable '.[test]'
+# Python compiles what is imported, not all that lies there.
+pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0
+pip install --quiet --no-compile --disable-pip-version-check --editable '.[test]'
 
 step "lint"
 ruff check .
