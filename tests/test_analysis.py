@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import fault_tools
 import numpy as np
 import pytest
 import torch
+from examples import example
 from numpy.typing import NDArray
 
 import compfast
@@ -26,7 +26,6 @@ from compfast.storage import tensorfile
 
 Array = NDArray[Any]
 
-PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
 STEPS = [0, 6]
 FORMS: dict[str, dict[str, Any]] = {
     "pre": {"layers": 2, "heads": 2},
@@ -308,11 +307,9 @@ def test_the_page_runs(
     capsys: pytest.CaptureFixture[str],
     fast_disk: None,
 ) -> None:
-    found = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found is not None
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(found[1], names)
+    exec(example("analysis.md", "analysis.rank_one_energy(run"), names)
     assert names["energy"].shape == (3 * 3 * 2, 4)
     assert names["ratio"].shape == (3 * 3, 4)
     assert "ratio" in capsys.readouterr().out

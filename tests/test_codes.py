@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from examples import example
 from numpy.typing import NDArray
 
 import compfast
@@ -26,7 +27,6 @@ from compfast.tasks.hyperteacher import HyperteacherConfig, HyperteacherTask
 from compfast.tasks.sraven import SravenConfig
 from compfast.tasks.sraven_rules import RULES
 
-PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
 TASK = {"name": "fuzzy", "variables": 3, "samples": 5, "frac_test": 0.5}
 SIZES = {"layers": 2, "d_model": 8, "heads": 2, "position": "relative", "causal": False}
 
@@ -219,10 +219,9 @@ def test_labels_say_what_items_are_made_of() -> None:
 def test_the_page_s_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
 ) -> None:
-    example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(example, names)
+    exec(example("analysis.md", "analysis.latent_codes(run)"), names)
     assert names["codes"].values.shape == (3, 960 + 2 * 512, 2, 4)
     assert len(names["by_term"]) == 3 * 2 * 16
     assert len(names["all_layers"]) == len(names["stream"]) / 2 == 3 * 16

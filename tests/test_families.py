@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import example
 
 import compfast
 from compfast import ensemble
@@ -17,15 +17,11 @@ from compfast.config.plugins import family_class, known_families
 from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
 
-TUTORIAL = Path(__file__).parents[1] / "docs" / "networks.md"
-
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The family of docs/networks.md, in a module of the user's own."""
-    found = re.search(r"```python\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
-    assert found is not None
-    (tmp_path / "bigram.py").write_text(found[1])
+    (tmp_path / "bigram.py").write_text(example("networks.md", "class BigramFamily"))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "bigram", raising=False)
     return "bigram:BigramFamily"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from examples import example
 from numpy.typing import NDArray
 
 import compfast
@@ -25,7 +25,6 @@ from compfast.tasks import make_task
 
 Array = NDArray[np.float64]
 
-PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
 STEPS = [0, 6]
 ITEMS = 16
 
@@ -320,11 +319,8 @@ def test_what_there_is_not_is_refused(
 def test_the_page_s_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
 ) -> None:
-    section = PAGE.read_text().split("\n## Landscape\n")[1]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert found is not None
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(found[1], names)
+    exec(example("analysis.md", "analysis.sharpness(run"), names)
     assert len(names["sharp"]) == 3 * 3
     assert names["apart"]["path"].to_list() == ["straight", "aligned"] * 2

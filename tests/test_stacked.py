@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from examples import example
 from numpy.typing import NDArray
 from process_state import process_state
 
@@ -23,7 +24,6 @@ from compfast.errors import UsageError
 from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run
 
-PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
 PLACES = ("", "embed", "blocks.0", "blocks.1.attention", "blocks.0.ffn.down:in", "blocks.1:in")
 
 
@@ -292,10 +292,9 @@ def test_what_there_is_not_is_refused(
 def test_the_page_s_examples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None, native_extension: None
 ) -> None:
-    example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[2]
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(example, names)
+    exec(example("analysis.md", "analysis.states(run"), names)
     assert names["codes"].values["blocks.0.attention"].shape == (4, 1472, 1, 32)
     assert names["scores"].height == 4
     assert names["table"].height == 4 * 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import example
 
 import compfast
 from compfast import ensemble
@@ -20,16 +20,13 @@ from compfast.ensembles.grid import member_specs
 from compfast.errors import UsageError
 from compfast.tasks import Task, make_task, measures_of, preset, start_of
 
-TUTORIAL = Path(__file__).parents[1] / "docs" / "tasks.md"
-
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The task of docs/tasks.md, in a module of the user's own."""
-    found = re.search(r"```python\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
-    assert found is not None
-    assert found[1].count("\n") <= 45
-    (tmp_path / "sums.py").write_text(found[1])
+    found = example("tasks.md", "class SumsTask")
+    assert found.count("\n") <= 45
+    (tmp_path / "sums.py").write_text(found)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "sums", raising=False)
     return "sums:SumsTask"
