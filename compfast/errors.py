@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
+
+_LONGEST = 300  # characters of another library's reason
 
 
 class CompfastError(Exception):
@@ -15,6 +18,12 @@ class CompfastError(Exception):
 
     def __reduce__(self) -> Any:
         return _again, (type(self), self.args), self.__dict__ or None
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be had, in a line: an own error's sentence, else with its type."""
+    own = isinstance(error, CompfastError)
+    return textwrap.shorten(str(error) if own else f"{type(error).__name__}: {error}", _LONGEST)
 
 
 def _again(kind: type[CompfastError], args: tuple[Any, ...]) -> CompfastError:

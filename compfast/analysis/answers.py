@@ -15,15 +15,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec
-from compfast.engines import make_engine, resolve_engine
+from compfast.engines import make_engine
 from compfast.engines.base import Inputs, State
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
 from compfast.models.params import parameter_table
+from compfast.runs.asking import asked_engine
 from compfast.runs.layouts import exams_of
 from compfast.runs.reading import Run
 from compfast.solutions import DIVERGED
-from compfast.tasks import KnownAnswers, known_answers_of
+from compfast.tasks import known_answers_of
 from compfast.tasks.known_answers import NO_NUMBER
 
 _SCHEMA = {"member": pl.Int64, "difference": pl.Int64, "count": pl.Int64}
@@ -48,7 +49,9 @@ def answers(run: Run, step: int | None = None, *, engine: str | None = None) -> 
             f"the exam of task {run.config.task.name} does not say what each solution answers to"
             " each held-out item, so that there is no difference to count"
         )
-    name, device = _engine(run, engine)
+    instead = 'engine="native" or "eager" answers too'
+    own_engine = run.info["engine"], run.config.run.device
+    name, device = asked_engine(engine, *own_engine, instead)
     gone, parts = _gone(run, step), [pl.DataFrame(schema=_SCHEMA)]
     for group, own in enumerate(known):
         rows = [i for i, spec in enumerate(run.groups[group]) if spec.member not in gone]
@@ -66,11 +69,6 @@ def answers(run: Run, step: int | None = None, *, engine: str | None = None) -> 
         asked: Inputs = exams[group].inputs[exams[group].splits[own.split]]
         parts.append(_counted(specs, own.differences(made.predict(asked))))
     return pl.concat(parts).sort("member", "difference", nulls_last=True)
-
-
-def known_answers(run: Run) -> list[KnownAnswers | None]:
-    """What candidates answer to the held-out items of each of the run's groups."""
-    return [known_answers_of(exam) for exam in exams_of(run.groups)]
 
 
 def _counted(specs: Sequence[MemberSpec], differences: NDArray[Any]) -> pl.DataFrame:
@@ -94,18 +92,3 @@ def _gone(run: Run, step: int | None) -> set[int]:
     if step is not None:
         diverged = diverged.filter(pl.col("steps") < step)
     return set(diverged["member"])
-
-
-def _engine(run: Run, asked: str | None) -> tuple[str, str]:
-    """Name and device; raises UsageError where it is not to be had."""
-    own: str = run.info["engine"]
-    name = own if asked is None else asked
-    device = run.config.run.device if name == own else "auto"
-    try:
-        return resolve_engine(name, device), device
-    except UsageError as error:
-        if asked is not None:
-            raise
-        raise UsageError(
-            f'{error}; it trained this run, and engine="native" or "eager" answers too'
-        ) from None

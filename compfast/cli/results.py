@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from compfast.cli.output import Output, aligned, complain
-from compfast.errors import CompfastError
+from compfast.errors import reason
 from compfast.runs.reading import Run
 
 LINES = 20  # printed after a run, whatever was swept
 _ROWS = 10  # of bands among them
 _PATHS = 4  # of them, at most: the page, two more, and the command for the full table
-_LONGEST = 300  # characters of another library's reason
 
 
 def show(run: Run, output: Output) -> None:
@@ -96,9 +95,7 @@ def only_the_report(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        own = isinstance(error, CompfastError)
-        reason = str(error) if own else f"{type(error).__name__}: {error}"
         complain(
-            f"no report was drawn ({textwrap.shorten(reason, _LONGEST)}); the run is not harmed,"
+            f"no report was drawn ({reason(error)}); the run is not harmed,"
             f" and python -m compfast.report {shlex.quote(str(path))} draws it"
         )

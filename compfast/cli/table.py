@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from compfast.cli.flags import Parser
 from compfast.cli.outcome import outcome
 from compfast.cli.output import aligned, deliver, printable
-from compfast.errors import UsageError
 from compfast.report.bins import remarks, rows
 from compfast.report.listing import csv_text
+from compfast.report.phase import refuse_unjudged
 from compfast.runs.forks import tables_ahead
 from compfast.runs.reading import load
 
@@ -46,8 +46,7 @@ def _table(folder: str, as_csv: bool) -> str:
     """Raises UsageError where there is no run or no verdict yet, StorageError if unreadable."""
     tables_ahead()
     run = load(folder)
-    if run.members["verdict"].null_count() == len(run.members):
-        raise UsageError(f"{run.path}: no member has a verdict yet; the first exam gives them")
+    refuse_unjudged(run)
     if as_csv:
         return csv_text(run.members, run.config)
     lines = [*aligned(*rows(run.members, run.config)), *remarks(run.members, run.config)]

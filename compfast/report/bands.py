@@ -131,9 +131,8 @@ def _join(cells: Sequence[list[_Band]], most: int) -> int:
     largest = 0
     for cell in cells:
         while len(cell) > _MANY * most:
-            pairs = itertools.zip_longest(cell[::2], cell[1::2])
+            pairs = list(itertools.zip_longest(cell[::2], cell[1::2]))
             largest = max(largest, *(min(x.members, y.members) for x, y in pairs if y is not None))
-            pairs = itertools.zip_longest(cell[::2], cell[1::2])
             cell[:] = _merged([x if y is None else _joined(x, y) for x, y in pairs])
     while sum(map(len, cells)) > most:
         cell, at = min(

@@ -43,6 +43,12 @@ class Bins:
         ends = numbers(self.edges.tolist())
         return [f"{low} to {high}" for low, high in itertools.pairwise(ends)]
 
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """[B]"""
+        low, high = self.edges[:-1], self.edges[1:]
+        return np.asarray(np.sqrt(low * high) if self.log else (low + high) / 2)
+
     def index(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """The bin of each value; an end that two bins share is the upper one's."""
         place = np.searchsorted(self.edges, values, side="right") - 1

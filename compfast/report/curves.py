@@ -65,8 +65,7 @@ def picture(run: RunLike, look: style.Look) -> plotting.Picture:
 def _binned(axes: Axes, summary: Summary, bins: Bins, names: tuple[str, ...]) -> None:
     """Points in the middle of their bins."""
     ends = bins.edges
-    middle = np.sqrt(ends[:-1] * ends[1:]) if bins.log else (ends[:-1] + ends[1:]) / 2
-    placed = dataclasses.replace(summary, gamma=middle[summary.gamma.astype(int)])
+    placed = dataclasses.replace(summary, gamma=bins.middles[summary.gamma.astype(int)])
     panels.agreement_curves(axes, placed, names)
     axes.set_xscale("log" if bins.log else "linear")
     axes.set(xlim=(ends[0], ends[-1]), xlabel=style.field_name(bins.path))

@@ -6,7 +6,6 @@ many. Failing to get them costs the page this section only.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from compfast.errors import CompfastError
+from compfast.errors import reason
 from compfast.report.packing import indices, packed
 from compfast.report.phase import RunLike
 from compfast.runs.layouts import exams_of
@@ -23,7 +22,6 @@ from compfast.runs.reading import Run
 from compfast.tasks import KnownAnswers, known_answers_of
 
 MOST_ENTRIES = 300_000  # (member, difference) of a page, of 3 to 4 bytes each
-_LONGEST = 300  # characters of another library's reason
 
 _LATER = (
     "Their single answers are not in this page: they are asked for at the end of a run and by"
@@ -53,7 +51,7 @@ def page_answers(run: RunLike, most: int = MOST_ENTRIES) -> PageAnswers:
     try:
         if run.checkpoint is None:
             return PageAnswers(said="Single answers come with the first checkpoint.")
-        known = [known_answers_of(exam) for exam in exams_of(run.groups)]
+        known = _known(run)
         if not any(known):
             return PageAnswers()
         # The room of analyses draws with this one's styles; it is asked for when it is needed.
@@ -61,11 +59,8 @@ def page_answers(run: RunLike, most: int = MOST_ENTRIES) -> PageAnswers:
 
         table = answers(run)
     except Exception as error:  # whatever is wrong with an engine here, the page is not lost
-        own = isinstance(error, CompfastError)
-        reason = textwrap.shorten(
-            str(error) if own else f"{type(error).__name__}: {error}", _LONGEST
-        )
-        return PageAnswers(said=f"Single answers could not be had: {reason}.", failed=reason)
+        why = reason(error)
+        return PageAnswers(said=f"Single answers could not be had: {why}.", failed=why)
     of_group = {
         spec.member: own for specs, own in zip(run.groups, known, strict=True) for spec in specs
     }
@@ -77,7 +72,7 @@ def page_answers(run: RunLike, most: int = MOST_ENTRIES) -> PageAnswers:
 
 def later_answers(run: RunLike) -> PageAnswers:
     """No answers, and when they come, for a page that asks nobody; nothing where none ever do."""
-    if not isinstance(run, Run) or not any(map(known_answers_of, exams_of(run.groups))):
+    if not isinstance(run, Run) or not any(_known(run)):
         return PageAnswers()
     return PageAnswers(said=_LATER)
 
@@ -115,6 +110,11 @@ def packed_answers(
         "kind": indices(own_kind, len(kinds)),  # [M]
         "each": each,  # differences of a member that are here, where some are left out
     }
+
+
+def _known(run: Run) -> list[KnownAnswers | None]:
+    """Of each of the run's groups."""
+    return [known_answers_of(exam) for exam in exams_of(run.groups)]
 
 
 def _cut(rank: NDArray[Any], most: int) -> tuple[NDArray[np.bool_], int | None]:

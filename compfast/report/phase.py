@@ -69,9 +69,11 @@ def phase_png(run: RunLike) -> bytes:
 
 
 def refuse_unjudged(run: RunLike) -> None:
-    """Raise UsageError for a run of which nothing can be drawn yet."""
+    """Raise UsageError for a run of which nothing can be drawn or counted yet."""
     if run.members["verdict"].null_count() == len(run.members):
-        raise UsageError("no member has a verdict yet; a report can be drawn after the first exam")
+        path = getattr(run, "path", None)  # of one that is in no folder there is none
+        where = "" if path is None else f"{path}: "
+        raise UsageError(f"{where}no member has a verdict yet; the first exam gives them")
 
 
 def _draw(run: RunLike) -> Figure:

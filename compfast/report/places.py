@@ -31,11 +31,9 @@ def line_of(members: pl.DataFrame, config: Config) -> Line:
     binning = bins.bins_of(config)
     if binning is not None:
         drawn = np.array(bins.values(members, config, binning.path), np.float64)
-        low, high = binning.edges[:-1], binning.edges[1:]
-        middle = np.sqrt(low * high) if binning.log else (low + high) / 2
         ends = numbers(binning.edges.tolist())
         name, place = f"{binning.column} (bin)", binning.index(drawn)
-        return Line(binning.path, name, middle, binning.log, ends[:-1], ends[1:], place)
+        return Line(binning.path, name, binning.middles, binning.log, ends[:-1], ends[1:], place)
     gammas, place = np.unique(members["gamma"].to_numpy(), return_inverse=True)
     axis = next((a for a in table.second_axes(config) if bins.numeric(a.levels)), None)
     if len(gammas) > 1 or axis is None:

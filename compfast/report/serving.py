@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -163,5 +162,4 @@ def server(path: Path, port: int, complain: Say) -> tuple[_Server, str]:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"port {port} cannot be served on {HOST}: {reason}") from error
-    made.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return made, f"http://{HOST}:{made.server_port}/"

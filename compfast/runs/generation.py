@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compfast.config import MemberSpec, Prompts
-from compfast.engines import make_engine, resolve_engine
+from compfast.engines import make_engine
 from compfast.engines.base import Int32, Named, State
 from compfast.ensembles.schedule import make_tables
 from compfast.errors import UsageError
+from compfast.runs.asking import asked_engine
 
 GENERATING = ("native", "eager", "triton")  # engines that go on from prompts
 
@@ -79,13 +80,7 @@ def generating_engine(asked: str | None, own: str, device: str) -> tuple[str, st
         raise UsageError(
             f"engine {name}, which trained this run, does not go on from prompts; {others} do"
         )
-    where = device if name == own else "auto"
-    try:
-        return resolve_engine(name, where), where
-    except UsageError as error:
-        if asked is not None:
-            raise
-        raise UsageError(f"{error}; it trained this run, and {others} generate too") from None
+    return asked_engine(asked, own, device, f"{others} generate too")
 
 
 def generate(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -203,9 +202,10 @@ class Run:
     def probe(self, label: str | None = None, kind: str = "ridge", **how: Any) -> pl.DataFrame:
         """`compfast.analysis.probe` of this run, with all that it takes and raises."""
         # The room of analyses reads runs; it is asked for when somebody probes, not before.
-        analysis = import_module("compfast.analysis")
-        found: pl.DataFrame = analysis.probe(self, label, kind, **how)
-        return found
+        from compfast.analysis import probe
+
+        chosen: Any = kind  # it checks
+        return probe(self, label, chosen, **how)
 
     @property
     def snapshots(self) -> list[int]:
