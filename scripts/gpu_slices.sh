@@ -67,7 +67,7 @@ built() {
 gpu_tests() {
   local workers=() how=(-m gpu)
   if "$python" -c 'import xdist' 2>/dev/null && [ "$(nproc)" -ge 8 ] && [ "$1" = many ]; then
-    workers=(--numprocesses 8 --dist worksteal)  # most of the time is Triton's compiler
+    workers=(--numprocesses "$(nproc)" --maxprocesses 16 --dist worksteal)  # mostly Triton's compiler
   fi
   shift
   [ -z "$rehearse" ] || how=(-m gpu --collect-only)

@@ -126,7 +126,7 @@ class Stacked:
         w, table = self._weights, self._weights["token.weight"]  # [M, V, D]
         members, length = len(tokens), tokens.shape[-1]
         vocabulary, d = table.shape[1:]
-        rows = tokens + vocabulary * torch.arange(members).view(-1, 1, 1)
+        rows = tokens + vocabulary * torch.arange(members, device=tokens.device).view(-1, 1, 1)
         x = F.embedding(rows, table.view(-1, d)) + w["position.weight"][:, None, :length]
         q, k, v = self._linear("qkv", self._norm("norm1", x)).chunk(3, dim=-1)
         x = x + self._linear("output", F.scaled_dot_product_attention(q, k, v, is_causal=True))

@@ -72,7 +72,7 @@ def stacked_losses(
     members, batch, positions = tokens.shape
     d, attend = model.d_model, _attend_sdpa if sdpa else _attend_bmm
     tables, vocabulary = w["embed.token.weight"], model.vocab_size or 0
-    rows = tokens + vocabulary * torch.arange(members).view(-1, 1, 1)
+    rows = tokens + vocabulary * torch.arange(members, device=tokens.device).view(-1, 1, 1)
     x = F.embedding(rows, tables.view(-1, d))  # [M, B, T, D]
     x = x + w["embed.position.weight"][:, None, :positions]
     for layer in range(model.layers):

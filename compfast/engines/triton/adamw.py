@@ -122,7 +122,7 @@ def _decide(
 @triton.jit
 def _update(
     gradients,  # [M, PARTS, P], the sum in part 0
-    params,  # [M, P]
+    weights,  # [M, P]
     exp_avg,  # [M, P]
     exp_avg_sq,  # [M, P]
     decays,  # [P / 16] int32: which column of `kept`
@@ -146,7 +146,7 @@ def _update(
     row = scalars + m * 4
     g = tl.load(gradients + m * PARTS * P + p, mask=inside, other=0.0) * tl.load(row + _FACTOR)
     at = m * P + p
-    value = tl.load(params + at, mask=inside, other=0.0)
+    value = tl.load(weights + at, mask=inside, other=0.0)
     first = tl.load(exp_avg + at, mask=inside, other=0.0)
     second = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
     column = tl.load(decays + p // 16, mask=inside, other=0)
@@ -155,7 +155,7 @@ def _update(
     second = BETA2 * second + GAIN2 * (g * g)
     divisor = tl.div_rn(tl.sqrt_rn(second), tl.load(row + _ROOT)) + EPSILON
     value -= tl.load(row + _RATE) * tl.div_rn(first, divisor)
-    tl.store(params + at, value, mask=inside)
+    tl.store(weights + at, value, mask=inside)
     tl.store(exp_avg + at, first, mask=inside)
     tl.store(exp_avg_sq + at, second, mask=inside)
 

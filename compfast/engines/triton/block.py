@@ -99,7 +99,7 @@ class Layer:
         sequences = x.count // x.each
         pointers = {
             "x": x.pointer,
-            "params": params,
+            "weights": params,
             "s": s.pointer,
             "r": r.pointer,
             "y": y.pointer,
@@ -124,7 +124,7 @@ class Layer:
     ) -> tuple[Launch, Launch]:
         """In this order; d loss/dS takes the place of dY between them."""
         sequences, parts = x.count // x.each, gradients.shape[1]
-        both = {"params": params, "grads": gradients, "live": live}
+        both = {"weights": params, "grads": gradients, "live": live}
         constants = {**self.constants, "P": params.stride(0), "PARTS": parts, "SPLIT": self.split}
         above = {
             **constants,

@@ -29,7 +29,7 @@ from compfast.engines.triton.tiles import (
 
 @triton.jit
 def ffn_backward(
-    params,  # [M, P] from the layer's first tensor on
+    weights,  # [M, P] from the layer's first tensor on
     s,  # [M, N, LDX]
     r,  # [M, N, LDX]; post-norm
     dy,  # [M, N, LDX]: d loss/dY in, d loss/dS out
@@ -55,14 +55,14 @@ def ffn_backward(
     r += m * N * LDX
     dy += m * N * LDX
     dh += m * N * LDX
-    first_param = params + m * P
+    first_param = weights + m * P
     first_grad = grads + (m * PARTS + part) * P
     clear(first_grad + SPLIT, SIZE - SPLIT, 1024)
     for start in range(part * SHARE, (part + 1) * SHARE, ROWS):
         # Another thread of this program may have written what this one now adds to.
         tl.debug_barrier()
         nothing = anew(live + m)
-        params = first_param + nothing
+        weights = first_param + nothing
         grads = first_grad + nothing
         # not known beforehand, so that the chunks' loops are not unrolled
         stop = D + nothing if D > WIDE else D
@@ -71,7 +71,7 @@ def ffn_backward(
         if not PRE:
             mean, rate = statistics(r, n, n_in, LDX, D, WIDE, EPSILON)
             norm_through(
-                dy, r, n, n_in, mean, rate, params + SCALE2, grads + SCALE2, grads + SHIFT2,
+                dy, r, n, n_in, mean, rate, weights + SCALE2, grads + SCALE2, grads + SHIFT2,
                 LDX, D, WIDE,
             )  # fmt: skip
             tl.debug_barrier()
@@ -84,41 +84,41 @@ def ffn_backward(
             up = tl.zeros((ROWS, COLUMNS), tl.float32)
             for c in range(0, stop, WIDE):
                 h = normed(
-                    s, n, n_in, c, mean, rate, params + scale, params + shift, LDX, D, WIDE, True
+                    s, n, n_in, c, mean, rate, weights + scale, weights + shift, LDX, D, WIDE, True
                 )
-                w = matrix(params + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
+                w = matrix(weights + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
                 up += product(h, tl.trans(w), PRECISION)
             if FFN_BIASES:
-                up += vector(params + BU, f, FF, COLUMNS)
+                up += vector(weights + BU, f, FF, COLUMNS)
             up, slope = activated(up, ACTIVATION)
             dz = tl.zeros((ROWS, COLUMNS), tl.float32)
             for c in range(0, stop, WIDE):
                 dt = rows_of(dy, n, n_in, c, LDX, D, WIDE)
                 dw = product(tl.trans(dt), up, PRECISION)
                 add_matrix(grads + WD, dw, c, f, D, FF, LDF, WIDE, COLUMNS)
-                w = matrix(params + WD, c, f, D, FF, LDF, WIDE, COLUMNS)
+                w = matrix(weights + WD, c, f, D, FF, LDF, WIDE, COLUMNS)
                 dz += product(dt, w, PRECISION)
             dz *= slope
             if FFN_BIASES:
                 add_sums(grads + BU, dz, f, FF, COLUMNS)
             for c in range(0, stop, WIDE):
                 h = normed(
-                    s, n, n_in, c, mean, rate, params + scale, params + shift, LDX, D, WIDE, True
+                    s, n, n_in, c, mean, rate, weights + scale, weights + shift, LDX, D, WIDE, True
                 )
                 dw = product(tl.trans(dz), h, PRECISION)
                 add_matrix(grads + WU, dw, f, c, FF, D, LDD, COLUMNS, WIDE)
-                w = matrix(params + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
+                w = matrix(weights + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
                 again = (f > 0) | (not PRE)
                 value = product(dz, w, PRECISION)
                 put_rows(dh, value, n, n_in, c, again, LDX, D, WIDE)
         tl.debug_barrier()
         total, along = norm_gradients(
-            dh, s, n, n_in, mean, rate, params + scale, grads + scale, grads + shift, LDX, D, WIDE
+            dh, s, n, n_in, mean, rate, weights + scale, grads + scale, grads + shift, LDX, D, WIDE
         )
         tl.debug_barrier()
         for c in range(0, D, WIDE):
             ds = norm_back(
-                dh, s, n, n_in, c, mean, rate, total, along, params + scale, LDX, D, WIDE
+                dh, s, n, n_in, c, mean, rate, total, along, weights + scale, LDX, D, WIDE
             )
             dt = rows_of(dy, n, n_in, c, LDX, D, WIDE)
             if FFN_BIASES:
@@ -131,7 +131,7 @@ def ffn_backward(
 @triton.jit
 def attention_backward(
     x,  # [M, B T, LDX]
-    params,  # [M, P] from the layer's first tensor on
+    weights,  # [M, P] from the layer's first tensor on
     ds,  # [M, N, LDX]
     dx,  # [M, B T, LDX]
     grads,  # [M, PARTS, P] from the layer's first tensor on
@@ -157,14 +157,14 @@ def attention_backward(
     x += m * SEQUENCES * T * LDX
     dx += m * SEQUENCES * T * LDX
     ds += m * SEQUENCES * each * LDX
-    first_param = params + m * P
+    first_param = weights + m * P
     first_grad = grads + (m * PARTS + part) * P
     clear(first_grad, SPLIT, 1024)
     for group in range(part * SHARE, (part + 1) * SHARE):
         # Another thread of this program may have written what this one now adds to.
         tl.debug_barrier()
         nothing = anew(live + m)
-        params = first_param + nothing
+        weights = first_param + nothing
         grads = first_grad + nothing
         i, j = tl.arange(0, Q_ROWS) + nothing, tl.arange(0, K_ROWS) + nothing
         q_at, k_at = group * G * each + i, group * G * T + j
@@ -185,7 +185,7 @@ def attention_backward(
         for head in range(H):
             at_k, at_v, at_o = head * D_K * LDD, head * D_V * LDD, head * D_V
             q, k, v = head_projections(
-                x, k_at, k_in, k_mean, k_rate, x_at, q_in, q_mean, q_rate, params, head, stop,
+                x, k_at, k_in, k_mean, k_rate, x_at, q_in, q_mean, q_rate, weights, head, stop,
                 D, D_K, D_V, LDX, LDD, SCALE1, SHIFT1, WQ, WK, WV, BQ, BK, BV, PRE, LAST, BIASES,
                 PRECISION, Q_ROWS, K_ROWS, WIDE, WIDE_K, WIDE_V,
             )  # fmt: skip
@@ -197,7 +197,7 @@ def attention_backward(
                 dt = rows_of(ds, q_at, q_in, c, LDX, D, WIDE)
                 dw = product(tl.trans(dt), mixed, PRECISION)
                 add_matrix(grads + WO + at_o, dw, c, 0, D, D_V, LDO, WIDE, WIDE_V)
-                w = matrix(params + WO + at_o, c, 0, D, D_V, LDO, WIDE, WIDE_V)
+                w = matrix(weights + WO + at_o, c, 0, D, D_V, LDO, WIDE, WIDE_V)
                 d_mixed += product(dt, w, PRECISION)
             d_weight = product(d_mixed, tl.trans(v), INNER_PRECISION)
             dv = product(tl.trans(weight), d_mixed, INNER_PRECISION)
@@ -211,30 +211,30 @@ def attention_backward(
                 add_sums(grads + BV + head * D_V, dv, 0, D_V, WIDE_V)
             tl.debug_barrier()
             nothing = anew(live + m)
-            params = first_param + nothing
+            weights = first_param + nothing
             grads = first_grad + nothing
             for c in range(0, stop, WIDE):
                 keyed = normed(
-                    x, k_at, k_in, c, k_mean, k_rate, params + SCALE1, params + SHIFT1,
+                    x, k_at, k_in, c, k_mean, k_rate, weights + SCALE1, weights + SHIFT1,
                     LDX, D, WIDE, PRE,
                 )  # fmt: skip
                 dw = product(tl.trans(dv), keyed, PRECISION)
                 add_matrix(grads + WV + at_v, dw, 0, c, D_V, D, LDD, WIDE_V, WIDE)
-                w = matrix(params + WV + at_v, 0, c, D_V, D, LDD, WIDE_V, WIDE)
+                w = matrix(weights + WV + at_v, 0, c, D_V, D, LDD, WIDE_V, WIDE)
                 d_rows = product(dv, w, PRECISION)
                 dw = product(tl.trans(dk), keyed, PRECISION)
                 add_matrix(grads + WK + at_k, dw, 0, c, D_K, D, LDD, WIDE_K, WIDE)
-                w = matrix(params + WK + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                w = matrix(weights + WK + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
                 d_rows += product(dk, w, PRECISION)
                 asking = keyed
                 if LAST:
                     asking = normed(
-                        x, x_at, q_in, c, q_mean, q_rate, params + SCALE1, params + SHIFT1,
+                        x, x_at, q_in, c, q_mean, q_rate, weights + SCALE1, weights + SHIFT1,
                         LDX, D, WIDE, PRE,
                     )  # fmt: skip
                 dw = product(tl.trans(dq), asking, PRECISION)
                 add_matrix(grads + WQ + at_k, dw, 0, c, D_K, D, LDD, WIDE_K, WIDE)
-                w = matrix(params + WQ + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
+                w = matrix(weights + WQ + at_k, 0, c, D_K, D, LDD, WIDE_K, WIDE)
                 if LAST:
                     put_rows(dx, d_rows, k_at, k_in, c, head > 0, LDX, D, WIDE)
                     tl.debug_barrier()
@@ -247,7 +247,7 @@ def attention_backward(
         tl.debug_barrier()
         if PRE:
             norm_through(
-                dx, x, k_at, k_in, k_mean, k_rate, params + SCALE1, grads + SCALE1, grads + SHIFT1,
+                dx, x, k_at, k_in, k_mean, k_rate, weights + SCALE1, grads + SCALE1, grads + SHIFT1,
                 LDX, D, WIDE,
             )  # fmt: skip
             tl.debug_barrier()

@@ -20,7 +20,7 @@ from compfast.engines.triton.tiles import (
 @triton.jit
 def layer_forward(
     x,  # [M, B T, LDX]
-    params,  # [M, P] from the layer's first tensor on
+    weights,  # [M, P] from the layer's first tensor on
     s,  # [M, N, LDX]
     r,  # [M, N, LDX]; post-norm
     y,  # [M, N, LDX]
@@ -49,7 +49,7 @@ def layer_forward(
     k_in = (j < G * T) & (k_at < SEQUENCES * T)
     x_at = q_at * T + T - 1 if LAST else q_at
     x += m * SEQUENCES * T * LDX
-    params += m * P
+    weights += m * P
     s += m * SEQUENCES * each * LDX
     r += m * SEQUENCES * each * LDX
     y += m * SEQUENCES * each * LDX
@@ -67,26 +67,26 @@ def layer_forward(
     for c in range(0, D, WIDE):
         start = rows_of(x, x_at, q_in, c, LDX, D, WIDE)
         if BIASES:
-            start += vector(params + BO, c, D, WIDE)
+            start += vector(weights + BO, c, D, WIDE)
         put_rows(s, start, q_at, q_in, c, False, LDX, D, WIDE)
     tl.debug_barrier()
     seen = sight(i[:, None], j[None, :], LAST, T, G, CAUSAL)
     for head in range(H):
         q, k, v = head_projections(
-            x, k_at, k_in, k_mean, k_rate, x_at, q_in, q_mean, q_rate, params, head, stop,
+            x, k_at, k_in, k_mean, k_rate, x_at, q_in, q_mean, q_rate, weights, head, stop,
             D, D_K, D_V, LDX, LDD, SCALE1, SHIFT1, WQ, WK, WV, BQ, BK, BV, PRE, LAST, BIASES,
             PRECISION, Q_ROWS, K_ROWS, WIDE, WIDE_K, WIDE_V,
         )  # fmt: skip
         weight = softmax_rows(product(q, tl.trans(k), INNER_PRECISION) * SOFTEN, seen)
         mixed = product(weight, v, INNER_PRECISION)
         for c in range(0, stop, WIDE):
-            w = matrix(params + WO + head * D_V, c, 0, D, D_V, LDO, WIDE, WIDE_V)
+            w = matrix(weights + WO + head * D_V, c, 0, D, D_V, LDO, WIDE, WIDE_V)
             value = product(mixed, tl.trans(w), PRECISION)
             put_rows(s, value, q_at, q_in, c, True, LDX, D, WIDE)
         tl.debug_barrier()
 
-    first_scale = params + (SCALE2 if PRE else SCALE1)
-    first_shift = params + (SHIFT2 if PRE else SHIFT1)
+    first_scale = weights + (SCALE2 if PRE else SCALE1)
+    first_shift = weights + (SHIFT2 if PRE else SHIFT1)
     mean, rate = statistics(s, q_at, q_in, LDX, D, WIDE, EPSILON)
     into = y if PRE else r
     for c in range(0, stop, WIDE):
@@ -97,20 +97,20 @@ def layer_forward(
                 s, q_at, q_in, c, mean, rate, first_scale, first_shift, LDX, D, WIDE, True
             )
         if FFN_BIASES:
-            value += vector(params + BD, c, D, WIDE)
+            value += vector(weights + BD, c, D, WIDE)
         put_rows(into, value, q_at, q_in, c, False, LDX, D, WIDE)
     tl.debug_barrier()
     for f in range(0, FF, COLUMNS):
         up = tl.zeros((Q_ROWS, COLUMNS), tl.float32)
         for c in range(0, stop, WIDE):
             h = normed(s, q_at, q_in, c, mean, rate, first_scale, first_shift, LDX, D, WIDE, True)
-            w = matrix(params + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
+            w = matrix(weights + WU, f, c, FF, D, LDD, COLUMNS, WIDE)
             up += product(h, tl.trans(w), PRECISION)
         if FFN_BIASES:
-            up += vector(params + BU, f, FF, COLUMNS)
+            up += vector(weights + BU, f, FF, COLUMNS)
         up, _slope = activated(up, ACTIVATION)
         for c in range(0, stop, WIDE):
-            w = matrix(params + WD, c, f, D, FF, LDF, WIDE, COLUMNS)
+            w = matrix(weights + WD, c, f, D, FF, LDF, WIDE, COLUMNS)
             value = product(up, tl.trans(w), PRECISION)
             put_rows(into, value, q_at, q_in, c, True, LDX, D, WIDE)
         tl.debug_barrier()
@@ -118,7 +118,7 @@ def layer_forward(
         mean, rate = statistics(r, q_at, q_in, LDX, D, WIDE, EPSILON)
         for c in range(0, stop, WIDE):
             value = normed(
-                r, q_at, q_in, c, mean, rate, params + SCALE2, params + SHIFT2,
+                r, q_at, q_in, c, mean, rate, weights + SCALE2, weights + SHIFT2,
                 LDX, D, WIDE, True,
             )  # fmt: skip
             put_rows(y, value, q_at, q_in, c, False, LDX, D, WIDE)

@@ -1,6 +1,6 @@
 """SGD with momentum for all members: what `adamw.update` is for AdamW, between the same launches.
 
-params, exp_avg [M, P]; exp_avg holds the buffer of torch.optim.SGD (dampening 0), which without
+weights, exp_avg [M, P]; exp_avg holds the buffer of torch.optim.SGD (dampening 0), which without
 momentum stays as it is. Weight decay is decoupled.
 """
 
@@ -21,7 +21,7 @@ _FACTOR, _RATE, _KEPT = (tl.constexpr(i) for i in (FACTOR, RATE, KEPT))
 @triton.jit
 def _update(
     gradients,  # [M, PARTS, P], the sum in part 0
-    params,  # [M, P]
+    weights,  # [M, P]
     exp_avg,  # [M, P]
     decays,  # [P / 16] int32: which column of `kept`
     scalars,  # [M, 4]
@@ -41,7 +41,7 @@ def _update(
     row = scalars + m * 4
     move = tl.load(gradients + m * PARTS * P + p, mask=inside, other=0.0) * tl.load(row + _FACTOR)
     at = m * P + p
-    value = tl.load(params + at, mask=inside, other=0.0)
+    value = tl.load(weights + at, mask=inside, other=0.0)
     column = tl.load(decays + p // 16, mask=inside, other=0)
     value *= tl.load(kept + m * _KEPT + column, mask=inside, other=0.0)
     if MOMENTUM != 0.0:
@@ -51,7 +51,7 @@ def _update(
             move += MOMENTUM * buffer
         else:
             move = buffer
-    tl.store(params + at, value - tl.load(row + _RATE) * move, mask=inside)
+    tl.store(weights + at, value - tl.load(row + _RATE) * move, mask=inside)
 
 
 def update(pointers: Mapping[str, torch.Tensor], *, momentum: float, nesterov: bool) -> Launch:

@@ -208,7 +208,7 @@ class Step:
         }
         movement = {
             "gradients": self.program.gradients,
-            "params": m.params,
+            "weights": m.params,
             "exp_avg": m.exp_avg,
             "decays": torch.from_numpy(decays).to(device),
             "scalars": scalars,
