@@ -123,6 +123,8 @@ slice smoke 90 "one network: gradients, ten steps, graph replay" "${one[@]}" gpu
 slice ceilings 20 "this card's copy bandwidth and matrix products" "${one[@]}" card ceilings
 slice values 120 "the Triton engine: values, same bits, memory" \
   "${one[@]}" gpu_tests many tests/test_triton_gpu.py
+slice networks 90 "networks of vectors, chains and masks: values, same bits" \
+  "${one[@]}" gpu_tests many tests/test_triton_gpu_networks.py
 slice persistent 60 "the persistent step: values, same bits" \
   "${one[@]}" gpu_tests one tests/test_cuda*.py
 slice speed-32 90 "512 members of d 32, kernels, graphs on and off, peers" \

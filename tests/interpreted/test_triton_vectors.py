@@ -14,7 +14,8 @@ import torch
 import vector_checks as networks
 from architectures import VECTORS
 from ensembles import random_state, same_bits, start
-from oracle import ORDERS, random_batch, random_params, reference
+from oracle import random_batch
+from triton_networks import DEEP, SMALL, TINY, WIDE, check_within_budget, small_members
 
 from compfast.config import Config, MemberSpec, ModelConfig, TaskSection, TrainingConfig
 from compfast.engines.triton import dropout, fused
@@ -32,9 +33,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 QUICK = ("softmax_none", "no_attention")
-TINY: dict[str, Any] = {"name": "fuzzy", "samples": 5}
-DEEP: dict[str, Any] = {"attention": "rms_head", "value_path": "deep"}
-SMALL: dict[str, Any] = {"d_model": 12, "layers": 1, "heads": 3, "d_k": 2, "d_v": 2, "d_ff": 8}
 
 
 def cases(every: Sequence[Any], quick: Sequence[Any]) -> list[Any]:
@@ -70,45 +68,11 @@ def test_forward_and_every_gradient(name: str, small: Callable[..., None]) -> No
     networks._reference.cache_clear()
 
 
-def _within_budget(specs: list[MemberSpec], size: int, orders: int = ORDERS) -> None:
-    """Forward and every gradient of one network of vectors against float64."""
-    made, state = start("triton", specs), random_state(specs)
-    made.load(state)
-    model = specs[0].model
-    batch = random_batch(model, model.max_positions or 0, size, 7)
-    params = [random_params(model, 100 + i) for i in range(len(specs))]
-    wanted = reference(model, params, *batch, orders)
-    loss, grads = made.gradients(*batch)
-    wanted.check("loss", loss)
-    for tensor, gradient in grads.items():
-        wanted.check(tensor, gradient)
-
-
-def _members(task: Any, **model: Any) -> list[MemberSpec]:
-    network: Any = {**SMALL, **model}
-    training = TrainingConfig(steps=20, batch_size=3)
-    return member_specs(
-        Config(task=task, model=network, training=training, sweep=(("seed", (3, 4)),))
-    )
-
-
-# tensor cores: heads apart and all in one tile; more than one block of queries, of keys past 64
-WIDE: dict[str, tuple[int, dict[str, Any]]] = {
-    "heads_apart": (17, {"d_k": 18, "d_v": 20, "heads": 2}),
-    "only_keys_wide": (17, {"d_k": 16, "d_v": 2, "attention": "linear"}),
-    "heads_together": (17, {"d_k": 16, "d_v": 17, "attention": "rms_head"}),
-    "wide_deep": (17, {"d_k": 16, "d_v": 3, "attention": "rms_head", "value_path": "deep"}),
-    "blocks_of_queries": (34, {"heads": 13, "attention": "rms_head", "value_path": "relu"}),
-    "blocks_of_deep": (35, {"heads": 16, "value_path": "deep", "causal": True}),
-    "past_64": (96, {"attention": "rms_head", "value_path": "relu", "causal": True}),
-}
-
-
 @pytest.mark.slow  # test_triton_mixed.py has such tiles alone
 @pytest.mark.parametrize("name", WIDE)
 def test_tiles_of_other_forms(name: str) -> None:
     samples, model = WIDE[name]
-    _within_budget(_members({"name": "fuzzy", "samples": samples}, **model), 2)
+    check_within_budget(small_members({"name": "fuzzy", "samples": samples}, **model), 2)
 
 
 @pytest.mark.slow
@@ -122,14 +86,14 @@ def test_two_heads_whose_root_is_of_two_scores() -> None:
     median error of the key's bias is 2.4e-7 here and 2.2e-7 in engine native over 24 orders, and
     1.9e-7 in PyTorch over 100, whose largest is 6.0e-7; the order at hand is at 6.9e-7.
     """
-    model = {"d_k": 16, "d_v": 17, "attention": "rms_head", "heads": 2}
-    _within_budget(_members({"name": "fuzzy", "samples": 17}, **model), 2, 16)
+    model: dict[str, Any] = {"d_k": 16, "d_v": 17, "attention": "rms_head", "heads": 2}
+    check_within_budget(small_members({"name": "fuzzy", "samples": 17}, **model), 2, 16)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_plain_attention_of_a_few_last_rows(causal: bool) -> None:
     """As generalised attention: its kernel of its own has all rows or one."""
-    _within_budget(_members({"name": "sraven"}, position="none", causal=causal), 3)
+    check_within_budget(small_members({"name": "sraven"}, position="none", causal=causal), 3)
 
 
 @pytest.mark.parametrize(("position", "attention"), [("none", "softmax"), ("relative", "linear")])
@@ -163,7 +127,7 @@ def test_ten_steps(name: str, small: Callable[..., None], monkeypatch: pytest.Mo
 @pytest.mark.parametrize("model", cases([{}, DEEP], [{}]))
 def test_a_member_is_the_same_alone(model: dict[str, Any]) -> None:
     """Beside one of NaN, in chunks; with dropped attention weights."""
-    specs = _members(TINY, attention_dropout=0.2, **model)
+    specs = small_members(TINY, attention_dropout=0.2, **model)
     whole = start("triton", specs)
     state = whole.state()
     state.params["head.weight"][0] = np.nan
@@ -178,7 +142,7 @@ def test_a_member_is_the_same_alone(model: dict[str, Any]) -> None:
 
 def test_dropout_is_of_training_alone() -> None:
     """A step drops what engine native drops, layer by layer; an answer after it nothing."""
-    plain, dropped = (_members(TINY, attention_dropout=r, layers=2)[:1] for r in (0.0, 0.3))
+    plain, dropped = (small_members(TINY, attention_dropout=r, layers=2)[:1] for r in (0.0, 0.3))
     made, native = start("triton", dropped), start("native", dropped)
     state = random_state(dropped)
     for engine in (made, native):
@@ -208,7 +172,7 @@ def test_masks_are_those_of_the_streams() -> None:
 
 
 def test_scratch_is_never_read_before_it_is_written() -> None:
-    specs = _members({"name": "sraven"}, attention_dropout=0.1, **DEEP)[:1]
+    specs = small_members({"name": "sraven"}, attention_dropout=0.1, **DEEP)[:1]
     clean, poisoned = start("triton", specs), start("triton", specs)
     clean.advance(1)
     for tensor in poisoned._step_of(range(1)).program.workspace():
@@ -218,7 +182,7 @@ def test_scratch_is_never_read_before_it_is_written() -> None:
 
 
 def test_weights_that_fit_no_tile_are_refused() -> None:
-    specs = _members({"name": "fuzzy", "samples": 513}, heads=16, attention="rms_head")
+    specs = small_members({"name": "fuzzy", "samples": 513}, heads=16, attention="rms_head")
     with pytest.raises(UsageError) as refused:
         check_plan(model_plan(specs[0].model, absorb=False), 513)
     assert str(refused.value) == (

@@ -28,6 +28,9 @@ from compfast.models.families import model_plan
 from compfast.tasks import make_task
 
 HISTORY = 32  # steps between two looks at the device
+# Bytes of a GPU that are free when a graph is captured. PyTorch allocates a few at the start of a
+# capture, and where that fails the graph's destructor ends the process (seen with 2.11).
+_SPARE = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +131,15 @@ class Step:
             launch.run()
 
     def capture(self) -> None:
-        """From now on replay one CUDA graph. The first launches compile and touch no member."""
+        """From now on replay one CUDA graph. The first launches compile and touch no member.
+
+        Raises torch.OutOfMemoryError where too little memory is left for one.
+        """
         self.live.zero_()
         self.launch()
         torch.cuda.synchronize()
+        spare = torch.empty(_SPARE, dtype=torch.uint8, device=self.live.device)
+        del spare  # `torch.cuda.graph` gives it back to the device
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.launch()
