@@ -38,6 +38,7 @@ from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
 
 from benchmarks import sass
+from benchmarks.triton_launching import refusal
 from benchmarks.triton_shapes import ALL, SGD, SHAPES, extra_launches, keeps
 from compfast.config import MemberSpec
 from compfast.engines.triton.launch import Launch
@@ -224,19 +225,21 @@ def resources(
 
 
 def changes(shapes: list[str], precisions: list[str], prefix: str = "") -> list[str]:
-    """What sets the committed table apart from today's kernels of these; nothing is compiled.
+    """What sets the committed table apart from today's kernels of these, and launches that Triton
+    would refuse; nothing is compiled.
 
     Rows of other versions of Triton are not compared: their `ir` may be spelled otherwise.
     """
-    here = {
-        (shape, precision, architecture, kernel, form): found
-        for shape, precision, kernel, form, launch in kernels(shapes, precisions, prefix)
-        for found in [digest(launch)]
-        for architecture in ARCHITECTURES
-    }
+    here, refused = {}, []
+    for shape, precision, kernel, form, launch in kernels(shapes, precisions, prefix):
+        made = digest(launch)
+        for architecture in ARCHITECTURES:
+            here[shape, precision, architecture, kernel, form] = made
+        if reason := refusal(launch, source_of(launch).signature):
+            refused.append(f"{(shape, precision, kernel, form)} cannot be launched: {reason}")
     asked = shapes, precisions, list(ARCHITECTURES), prefix
     table = {row.key[2:]: row for row in committed().values() if _is(row, *asked)}
-    found = [f"{key} is not in the table" for key in here.keys() - table.keys()]
+    found = [*refused, *(f"{key} is not in the table" for key in here.keys() - table.keys())]
     found += [f"{key} is in the table only" for key in table.keys() - here.keys()]
     found += [
         f"{key} has changed since it was compiled"

@@ -216,7 +216,7 @@ def test_links_of_pages_outside_of_the_manual_lead_somewhere(name: str) -> None:
 
 
 def test_files_that_the_manual_names_are_there() -> None:
-    named = re.compile(r"`(?:python )?((?:tests|experiments|benchmarks|scripts|docs)/[\w/.]+\w)")
+    named = re.compile(r"`(?:python )?((?:tests|experiments|benchmarks|scripts|docs)/[\w/.-]+\w)")
     pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
     paths = {path for page in pages for path in named.findall(page.read_text())}
     assert len(paths) > 30

@@ -130,12 +130,33 @@ def test_another_version_of_triton_compiles_every_preset_too() -> None:
         assert {row["triton"] for row in rows} == {path.name.split("-")[1]}
 
 
-def test_a_changed_kernel_is_found(tmp_path: Path) -> None:
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
     for folder in ("compfast", "benchmarks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True)
-    source = tmp_path / "compfast/engines/triton/layer_norm.py"
+    return tmp_path
+
+
+def test_a_launch_that_triton_takes_apart_otherwise_is_found(copied: Path) -> None:
+    """`params` is a variable of the function that Triton makes of every signature."""
+    for name in ("adamw", "step"):
+        source = copied / f"compfast/engines/triton/{name}.py"
+        text = source.read_text()
+        assert "weights" in text
+        source.write_text(text.replace('"weights"', '"params"').replace("weights,", "params,"))
+    source = copied / "compfast/engines/triton/adamw.py"
+    source.write_text(source.read_text().replace("(weights +", "(params +"))
+    flags = ("--check", "--shapes", "tiny", "--precisions", "fp32", "--kernels", "adamw.")
+    done = run(*flags, root=copied)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("('tiny', 'fp32', 'adamw._update', 0) cannot be launched: TypeError")
+
+
+def test_a_changed_kernel_is_found(copied: Path) -> None:
+    source = copied / "compfast/engines/triton/layer_norm.py"
     source.write_text(source.read_text().replace("normal * a + b", "normal * a - b"))
-    done = run("--check", "--shapes", "tiny", "--precisions", "fp32", root=tmp_path)
+    done = run("--check", "--shapes", "tiny", "--precisions", "fp32", root=copied)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "layer_norm._forward" in done.stdout
     assert "has changed since it was compiled" in done.stdout

@@ -39,7 +39,12 @@ def _device() -> None:
 
 @pytest.mark.parametrize("name", [*VECTORS, *BOTTLENECKS])
 def test_forward_and_every_gradient(name: str) -> None:
-    vector_checks.check_forward_and_gradients("triton", name, 22)
+    """Against 16 orders of float32 PyTorch.
+
+    Of a deep path's second layer 24 orders err by 0.8e-6 to 4.3e-6 (linear_deep), so that the
+    largest of 4 is 1.7e-6 on one machine and 2.6e-6 on another.
+    """
+    vector_checks.check_forward_and_gradients("triton", name, 22, orders=16)
 
 
 @pytest.mark.parametrize("name", WIDE)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from architectures import BOTTLENECKS, VECTORS
 from ensembles import member, mixed, random_state, same_bits, start
-from oracle import Reference, random_batch, reference
+from oracle import ORDERS, Reference, random_batch, reference
 from oracle_training import train, training_budget
 
 from compfast.config import Config, MemberSpec
@@ -34,12 +34,12 @@ def specs_of(name: str, **model: Any) -> list[MemberSpec]:
     return member_specs(config)
 
 
-def check_forward_and_gradients(engine: str, name: str, size: int) -> None:
+def check_forward_and_gradients(engine: str, name: str, size: int, orders: int = ORDERS) -> None:
     specs = specs_of(name)
     made, state = start(engine, specs), random_state(specs)
     made.load(state)
     inputs, targets = random_batch(specs[0].model, make_task(specs[0].task).length, size, size)
-    wanted = _reference(name, size)
+    wanted = _reference(name, size, orders)
     loss, grads = made.gradients(inputs, targets)
     assert grads.keys() == wanted.exact.grads.keys()
     for tensor, gradient in grads.items():
@@ -51,12 +51,12 @@ def check_forward_and_gradients(engine: str, name: str, size: int) -> None:
 
 
 @functools.cache
-def _reference(name: str, size: int) -> Reference:
+def _reference(name: str, size: int, orders: int = ORDERS) -> Reference:
     specs = specs_of(name)
     batch = random_batch(specs[0].model, make_task(specs[0].task).length, size, size)
     state = random_state(specs)
     members = [member(state.params, i) for i in range(len(specs))]
-    return reference(specs[0].model, members, *batch)
+    return reference(specs[0].model, members, *batch, orders)
 
 
 def check_ten_steps(engine: str, name: str) -> None:

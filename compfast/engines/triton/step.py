@@ -30,7 +30,7 @@ from compfast.tasks import make_task
 HISTORY = 32  # steps between two looks at the device
 # Bytes of a GPU that are free when a graph is captured. PyTorch allocates a few at the start of a
 # capture, and where that fails the graph's destructor ends the process (seen with 2.11).
-_SPARE = 2**26
+SPARE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Step:
         self.live.zero_()
         self.launch()
         torch.cuda.synchronize()
-        spare = torch.empty(_SPARE, dtype=torch.uint8, device=self.live.device)
+        spare = torch.empty(SPARE, dtype=torch.uint8, device=self.live.device)
         del spare  # `torch.cuda.graph` gives it back to the device
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
