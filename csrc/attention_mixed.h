@@ -9,10 +9,12 @@
 // gradients are columns [heads * d, ld] while a sequence passes, and MIXED_ROWS query rows
 // pass at a time, so that [T, T, d_v] is never there. Nothing is saved: backward makes the weights
 // and the values again, which costs no more than to write and read them (softmax: a third more).
-// Sums over keys go lane by lane, then over the lanes; all others are chains.
+// Sums over keys go lane by lane, then over the lanes; all others are chains. Heads of whole
+// vectors whose values are plain have products of another form: attention_mixed_wide.h.
 #pragma once
 
 #include "attention_mixed_weights.h"
+#include "attention_mixed_wide.h"
 #include "attention_tile.h"
 #include "gemm.h"
 #include "lane_products.h"
@@ -26,12 +28,6 @@ struct MixedDeep {
   const float* weight;
   long stride;
 };
-
-// Columns [d, ld], lanes past T zero.
-inline void mixed_columns(const float* in, long in_ld, long t, long d, float* out, long ld) {
-  columns_of(in, in_ld, t, d, out, ld);
-  for (long c = 0; c < d; c++) std::memset(out + c * ld + t, 0, (padded(t) - t) * sizeof(float));
-}
 
 // x = relu(x), rows [count, n] of ld floats
 inline void mixed_relu(float* x, long count, long n, long ld) {
@@ -99,6 +95,11 @@ inline void mixed_forward(const MixedShape& s, const float* q, long q_ld, const 
                           const float* keep, long keep_ld, const MixedDeep& deep, float* o,
                           long o_ld, float* scratch) {
   const MixedRoom room(s, scratch);
+  if (mixed_is_wide(s.t_q, s.d_k, s.d_v, s.path)) {
+    mixed_wide_forward(s, q, q_ld, k, k_ld, v, v_ld, relative, relative_ld, keep, keep_ld, o, o_ld,
+                       room);
+    return;
+  }
   mixed_columns(k, k_ld, s.t, s.heads * s.d_k, room.k, room.ld);
   mixed_columns(v, v_ld, s.t, s.heads * s.d_v, room.v, room.ld);
   for (long first = 0; first < s.t_q; first += MIXED_ROWS)
@@ -159,13 +160,6 @@ inline void mixed_values_backward(const MixedShape& s, const MixedBlock& block,
                {room.d_mixed, ld, values, 0}, itself(grown), grown);
 }
 
-// out [rows, columns] += in
-inline void mixed_add(const float* in, long in_ld, long rows, long columns, float* out,
-                      long out_ld) {
-  for (long r = 0; r < rows; r++)
-    for (long c = 0; c < columns; c++) out[r * out_ld + c] += in[r * in_ld + c];
-}
-
 // d_q is written; d_k and d_v are written, or added where the shape says so; d_relative [heads,
 // relative_ld], unless null, and of a deep path d_deep [heads * d_v, deep.stride] are added to.
 inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const float* k,
@@ -175,6 +169,11 @@ inline void mixed_backward(const MixedShape& s, const float* q, long q_ld, const
                            long dk_ld, float* d_v, long dv_ld, float* d_relative, float* d_deep,
                            float* scratch) {
   const MixedRoom room(s, scratch);
+  if (mixed_is_wide(s.t_q, s.d_k, s.d_v, s.path)) {
+    mixed_wide_backward(s, q, q_ld, k, k_ld, v, v_ld, relative, relative_ld, keep, keep_ld, d_o,
+                        o_ld, d_q, dq_ld, d_k, dk_ld, d_v, dv_ld, d_relative, room);
+    return;
+  }
   const long ld = room.ld, keys = s.d_k * ld;
   mixed_columns(k, k_ld, s.t, s.heads * s.d_k, room.k, ld);
   mixed_columns(v, v_ld, s.t, s.heads * s.d_v, room.v, ld);

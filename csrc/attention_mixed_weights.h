@@ -20,8 +20,8 @@ inline long mixed_seen(const MixedShape& s, long row) {
   return s.causal ? row + s.t - s.t_q + 1 : s.t;
 }
 
-inline MixedBlock mixed_block(const MixedShape& s, long first) {
-  const long rows = s.t_q - first < MIXED_ROWS ? s.t_q - first : MIXED_ROWS;
+inline MixedBlock mixed_block(const MixedShape& s, long first, long most = MIXED_ROWS) {
+  const long rows = s.t_q - first < most ? s.t_q - first : most;
   return {first, rows, mixed_seen(s, first + rows - 1)};
 }
 
@@ -35,9 +35,12 @@ struct MixedRoom {
   float *d_k, *d_v, *d_relative, *d_deep;       // its gradients; each has a stride of its own
   float *weights, *kept, *d_weights, *divisor;  // kept: after dropout
   float *hidden, *mixed, *d_mixed, *layer;      // [rows, d_v, ld]; [heads * d_v, ld]
+  float* scaled;                                // wide heads' Q times scale, [t_q, heads * d_k]
   MixedRoom(const MixedShape& s, float* at)
       : ld(mixed_ld(s.t)), row(s.heads * ld), relative_ld(mixed_gradient_ld(s.t)) {
     const long keys = s.heads * s.d_k * ld, values = s.heads * s.d_v * ld;
+    const bool wide = mixed_is_wide(s.t_q, s.d_k, s.d_v, s.path);
+    const long rows = wide ? MIXED_WIDE_ROWS : MIXED_ROWS;
     k = at;
     v = k + keys;
     d_k = v + values;
@@ -46,13 +49,14 @@ struct MixedRoom {
     d_deep = d_relative + s.heads * relative_ld;
     const long layer_size = s.path == MIXED_VALUE_DEEP ? padded(s.heads * s.d_v * s.d_v) : 0;
     weights = d_deep + layer_size;
-    kept = weights + MIXED_ROWS * row;
-    d_weights = kept + MIXED_ROWS * row;
-    divisor = d_weights + MIXED_ROWS * row;
-    hidden = divisor + MIXED_ROWS * ld;
-    mixed = hidden + MIXED_ROWS * s.d_v * ld;
-    d_mixed = mixed + MIXED_ROWS * s.d_v * ld;
-    layer = d_mixed + MIXED_ROWS * s.d_v * ld;
+    kept = weights + rows * row;
+    d_weights = kept + rows * row;
+    divisor = d_weights + rows * row;
+    hidden = divisor + rows * ld;
+    mixed = hidden + rows * s.d_v * ld;
+    d_mixed = mixed + rows * s.d_v * ld;
+    layer = d_mixed + rows * s.d_v * ld;
+    scaled = hidden + (wide ? 3 * rows * s.d_v * ld : 0);
   }
 };
 
@@ -67,21 +71,40 @@ inline void mixed_scores(const MixedShape& s, const MixedBlock& block, const flo
               start, {room.weights, room.row, 0, room.ld});
 }
 
-// One head's row: softmax over the keys that it sees.
-inline void mixed_softmax(long seen, long end, float* row) {
+constexpr long SOFTMAX_ROWS = 4;
+
+// R heads' rows, ld apart: softmax over the keys that they see. A row alone would wait for its
+// maximum and its sum.
+template <int R>
+inline void mixed_softmax(long seen, long end, float* row, long ld) {
   const float negative = -__builtin_inff();
-  vf top = splat(negative);
-  for (long j = 0; j < seen; j += W)
-    top = vmax(top, select(first_lanes(seen - j), load(row + j), splat(negative)));
-  const vf best = max_lanes(top);
-  vf sum = vf{};
-  for (long j = 0; j < end; j += W) {
-    const vf e = select(first_lanes(seen - j), vexp(load(row + j) - best), vf{});
-    sum += e;
-    store(row + j, e);
+  const long whole = seen / W * W;
+  const vi last = first_lanes(seen - whole);
+  vf best[R], sum[R];
+  for (int r = 0; r < R; r++) best[r] = splat(negative), sum[r] = vf{};
+  for (long j = 0; j < whole; j += W)
+    for (int r = 0; r < R; r++) best[r] = vmax(best[r], load(row + r * ld + j));
+  if (whole < seen)
+    for (int r = 0; r < R; r++)
+      best[r] = vmax(best[r], select(last, load(row + r * ld + whole), splat(negative)));
+  for (int r = 0; r < R; r++) best[r] = max_lanes(best[r]);
+  for (long j = 0; j < whole; j += W)
+    for (int r = 0; r < R; r++) {
+      const vf e = vexp(load(row + r * ld + j) - best[r]);
+      sum[r] += e;
+      store(row + r * ld + j, e);
+    }
+  for (long j = whole; j < end; j += W) {
+    const vi mask = first_lanes(seen - j);
+    for (int r = 0; r < R; r++) {
+      const vf e = select(mask, vexp(load(row + r * ld + j) - best[r]), vf{});
+      sum[r] += e;
+      store(row + r * ld + j, e);
+    }
   }
-  const vf inverse = splat(1.0f) / sum_lanes(sum);
-  for (long j = 0; j < seen; j += W) store(row + j, load(row + j) * inverse);
+  for (int r = 0; r < R; r++) sum[r] = splat(1.0f) / sum_lanes(sum[r]);
+  for (long j = 0; j < seen; j += W)
+    for (int r = 0; r < R; r++) store(row + r * ld + j, load(row + r * ld + j) * sum[r]);
 }
 
 // All heads of a row: s / sqrt(mean over heads of s^2 + epsilon); the divisor is 1 / that root.
@@ -113,9 +136,14 @@ inline void mixed_weights(const MixedShape& s, const MixedBlock& block, const fl
     const long seen = mixed_seen(s, block.first + i);
     if (s.weights == MIXED_RMS_HEAD)
       mixed_rms_head(s, seen, block.seen, row, ld, room.divisor + i * ld);
+    if (s.weights == MIXED_SOFTMAX) {
+      long h = 0;
+      for (; h + SOFTMAX_ROWS <= s.heads; h += SOFTMAX_ROWS)
+        mixed_softmax<SOFTMAX_ROWS>(seen, block.seen, row + h * ld, ld);
+      for (; h < s.heads; h++) mixed_softmax<1>(seen, block.seen, row + h * ld, ld);
+    }
     for (long h = 0; h < s.heads; h++) {
       float* own = row + h * ld;
-      if (s.weights == MIXED_SOFTMAX) mixed_softmax(seen, block.seen, own);
       if (s.weights == MIXED_LINEAR)
         for (long j = seen / W * W; j < block.seen; j += W)
           store(own + j, select(first_lanes(seen - j), load(own + j), vf{}));
@@ -128,15 +156,28 @@ inline void mixed_weights(const MixedShape& s, const MixedBlock& block, const fl
   }
 }
 
-// One head's row: dS = P (dP - sum of P dP), in place of dP.
-inline void mixed_softmax_backward(long seen, long end, const float* row, float* d_row) {
-  vf sum = vf{};
-  for (long j = 0; j < seen; j += W)
-    sum = fma(load(row + j), select(first_lanes(seen - j), load(d_row + j), vf{}), sum);
-  const vf mean = sum_lanes(sum);
+// R heads' rows: dS = P (dP - sum of P dP), in place of dP.
+template <int R>
+inline void mixed_softmax_backward(long seen, long end, const float* row, float* d_row, long ld) {
+  const long whole = seen / W * W;
+  const vi last = first_lanes(seen - whole);
+  vf mean[R];
+  for (int r = 0; r < R; r++) mean[r] = vf{};
+  for (long j = 0; j < whole; j += W)
+    for (int r = 0; r < R; r++)
+      mean[r] = fma(load(row + r * ld + j), load(d_row + r * ld + j), mean[r]);
+  if (whole < seen)
+    for (int r = 0; r < R; r++) {
+      const vf d = select(last, load(d_row + r * ld + whole), vf{});
+      mean[r] = fma(load(row + r * ld + whole), d, mean[r]);
+    }
+  for (int r = 0; r < R; r++) mean[r] = sum_lanes(mean[r]);
   for (long j = 0; j < end; j += W) {
-    const vf x = load(row + j) * (load(d_row + j) - mean);
-    store(d_row + j, select(first_lanes(seen - j), x, vf{}));
+    const vi mask = first_lanes(seen - j);
+    for (int r = 0; r < R; r++) {
+      float* to = d_row + r * ld + j;
+      store(to, select(mask, load(row + r * ld + j) * (load(to) - mean[r]), vf{}));
+    }
   }
 }
 
@@ -176,12 +217,15 @@ inline void mixed_weights_backward(const MixedShape& s, const MixedBlock& block,
       mixed_rms_head_backward(s, seen, block.seen, row, room.divisor + i * ld, ld, d_row);
       continue;
     }
-    for (long h = 0; h < s.heads; h++) {
+    long h = 0;
+    if (s.weights == MIXED_SOFTMAX) {
+      for (; h + SOFTMAX_ROWS <= s.heads; h += SOFTMAX_ROWS)
+        mixed_softmax_backward<SOFTMAX_ROWS>(seen, block.seen, row + h * ld, d_row + h * ld, ld);
+      for (; h < s.heads; h++)
+        mixed_softmax_backward<1>(seen, block.seen, row + h * ld, d_row + h * ld, ld);
+    }
+    for (; h < s.heads; h++) {
       float* own = d_row + h * ld;
-      if (s.weights == MIXED_SOFTMAX) {
-        mixed_softmax_backward(seen, block.seen, row + h * ld, own);
-        continue;
-      }
       for (long j = seen / W * W; j < block.seen; j += W)
         store(own + j, select(first_lanes(seen - j), load(own + j), vf{}));
     }

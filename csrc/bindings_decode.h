@@ -72,7 +72,7 @@ class Decoder {
     if (!known) refuse(which + ": there is no such kind in decoding");
     if (op.kind == OP_EMBED && op.weight2 >= 0)
       require_between((which + ": the end of its positions").c_str(),
-                      op.weight2 + times(p.length, op.out.ld), 0, plan_.flat_size);
+                      op.weight2 + times(p.length, op.weight_ld), 0, plan_.flat_size);
     if (!attends(op)) return;
     if (op.causal != 1 || op.shared != 0) refuse(which + ": it sees what follows");
     if (op.kind == OP_ATTENTION && (op.scores || op.path || op.weight >= 0 || op.weight2 >= 0))

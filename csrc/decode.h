@@ -70,11 +70,11 @@ inline void decode_attention(const OpRecord& op, const float* params, const floa
 }
 
 inline void decode_embed(const OpRecord& op, const float* params, long n, const DecodeMemory& m) {
-  const long ld = op.out.ld;
+  const long ld = op.weight_ld;
   for (long r = 0; r < n; r++)
-    embed_forward(1, 1, op.out.width, ld, op.first, m.ids + r, params + op.weight,
+    embed_forward(1, 1, op.out.width, op.out.ld, ld, op.first, m.ids + r, params + op.weight,
                   op.weight2 < 0 ? nullptr : params + op.weight2 + m.slots[r].at * ld,
-                  m.values + op.out.value + r * ld);
+                  m.values + op.out.value + r * op.out.ld);
 }
 
 // One token of each of `live` sequences, of which the first `asked` say what follows. From the

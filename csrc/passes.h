@@ -83,7 +83,7 @@ inline void forward_embed(const PlanRecord& plan, const OpRecord& op, long n, co
                           float* values, const Given& batch) {
   const long t = plan.ports.positions;
   for (long s = 0; s < n; s++)
-    embed_forward(1, row_count(batch, s, t), op.out.width, op.out.ld, op.first,
+    embed_forward(1, row_count(batch, s, t), op.out.width, op.out.ld, op.weight_ld, op.first,
                   batch.tokens + s * t, params + op.weight,
                   op.weight2 < 0 ? nullptr : params + op.weight2,
                   values + op.out.value + first_row(batch, s, t) * op.out.ld);
@@ -93,7 +93,7 @@ inline void backward_embed(const PlanRecord& plan, const OpRecord& op, long n, c
                            float* gradient, const Given& batch) {
   const long t = plan.ports.positions;
   for (long s = 0; s < n; s++)
-    embed_backward(1, row_count(batch, s, t), op.out.width, op.out.ld, op.first,
+    embed_backward(1, row_count(batch, s, t), op.out.width, op.out.ld, op.weight_ld, op.first,
                    batch.tokens + s * t, values + op.out.grad + first_row(batch, s, t) * op.out.ld,
                    gradient + op.weight, op.weight2 < 0 ? nullptr : gradient + op.weight2);
 }

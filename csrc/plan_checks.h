@@ -110,9 +110,10 @@ class OpCheck {
     require(p.width == 0, "the inputs are vectors");
     require(op_.out.rows == p.positions, "an embedding has a row a position");
     require(op_.first >= 0 && op_.first < p.vocabulary, "first is no token");
-    parameters(op_.weight, times(p.vocabulary - op_.first, op_.out.ld));
+    require(op_.weight_ld >= to_pad(op_.out.width), "weight_ld is less than a row");
+    parameters(op_.weight, times(p.vocabulary - op_.first, op_.weight_ld));
     require(op_.weight2 >= -1, "weight2 is not an offset");
-    if (op_.weight2 >= 0) parameters(op_.weight2, times(p.positions, op_.out.ld));
+    if (op_.weight2 >= 0) parameters(op_.weight2, times(p.positions, op_.weight_ld));
   }
 
   void norm() const {

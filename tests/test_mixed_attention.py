@@ -86,6 +86,13 @@ def test_every_shape_in_a_few_kinds(shape: tuple[int, int, int]) -> None:
         check(of_kind(of_shape(shape), KINDS[turn * 7 % len(KINDS)]))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[1] == "none"])
+def test_heads_of_whole_vectors(kind: tuple[str, str, bool, bool]) -> None:
+    """Products of another form: of more than a block of rows, of fewer rows than keys."""
+    check(of_kind(Mixed(t=64, heads=4, d_k=16, d_v=16, b=1), kind))
+    check(of_kind(Mixed(t=53, t_q=31, heads=3, d_k=32, d_v=16, b=2), kind))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_in_every_kind(shape: tuple[int, int, int]) -> None:

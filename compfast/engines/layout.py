@@ -43,6 +43,16 @@ def _relative_row(positions: int) -> int:
     return 2 * pad(positions)
 
 
+def row_of(width: int) -> int:
+    """Floats from one row of a buffer to the next: of long rows an odd number of cache lines.
+
+    An even number, a power of two above all, puts the rows that a product reads side by side into
+    a few sets of the first cache.
+    """
+    padded = pad(width)
+    return padded | PAD if padded >= 4 * PAD else padded
+
+
 def saved_row(positions: int) -> int:
     """Floats that attention saves a query row and head: csrc/attention_sizes.h."""
     return WHOLE if positions <= WHOLE else 2
@@ -122,8 +132,11 @@ class PlanRecords:
     def _rows(self, buffer: str) -> int:
         return self.positions if self.plan.buffer(buffer).rows == "all" else self.plan.asked
 
+    def _ld(self, buffer: str) -> int:
+        return row_of(self.plan.buffer(buffer).width)
+
     def _floats(self, buffer: str) -> int:
-        return self.microbatch * self._rows(buffer) * pad(self.plan.buffer(buffer).width)
+        return self.microbatch * self._rows(buffer) * self._ld(buffer)
 
     def _records(self) -> list[dict[str, Any]]:
         arena = Arena()
@@ -172,7 +185,7 @@ class PlanRecords:
         if op.kind != "linear" or op.output is None:
             return 0
         rows = self.microbatch * self._rows(op.output.buffer)
-        d_in, d_out = pad(op.inputs[0].width), pad(op.output.width)
+        d_in, d_out = self._ld(op.inputs[0].buffer), self._ld(op.output.buffer)
         wide = PAD * -(-max(d_in, d_out) // (2 * PAD))  # a row in pairs
         return max(rows * wide, -(-rows // 2) * (d_in + d_out), d_in * d_out)
 
@@ -200,7 +213,7 @@ class PlanRecords:
             "value": values[view.buffer] + view.column,
             "grad": -1 if mode == _NONE else grads[view.buffer] + view.column,
             "width": view.width,
-            "ld": pad(self.plan.buffer(view.buffer).width),
+            "ld": self._ld(view.buffer),
             "rows": self._rows(view.buffer),
             "mode": mode,
         }

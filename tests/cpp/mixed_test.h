@@ -120,7 +120,12 @@ void test_mixed() {
       for (bool causal : {false, true})
         for (long t : {1L, 5L, 16L, 18L, 37L})
           for (long t_q : {1L, 4L, t})
-            if (t_q <= t) check_mixed({t_q, t, 3, 2, 5, causal, 0.37f, weights, path, 1e-6f});
+            if (t_q <= t) {
+              check_mixed({t_q, t, 3, 2, 5, causal, 0.37f, weights, path, 1e-6f});
+              // of more rows than a block wide heads add each block's gradients to what was there
+              if (path == MIXED_NONE && t <= MIXED_WIDE_ROWS)
+                check_mixed({t_q, t, 3, 16, 32, causal, 0.37f, weights, path, 1e-6f});
+            }
 }
 
 }  // namespace
