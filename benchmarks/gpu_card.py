@@ -3,6 +3,7 @@
     python -m benchmarks.gpu_card ceilings    a large copy, a large product a precision
     python -m benchmarks.gpu_card memory      the engine's model of it, and what torch counts
     python -m benchmarks.gpu_card advance     the engines' own protocol, 512 members of a shape
+    python -m benchmarks.gpu_card warps       each larger kernel with 1, 2, 4 and 8 warps
 
 Every row is written to `--csv` at once. What fails is said, the next is measured, and the exit code
 is then 1. With --trial, on a CPU, under TRITON_INTERPRET=1, at sizes of no use.
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 import triton
 
-from benchmarks import machine
+from benchmarks import gpu_warps, machine
 from benchmarks.gpu_rows import INTERPRETED, Setting
 from compfast.config import MemberSpec
 from compfast.config.settings import from_dict
@@ -113,10 +114,7 @@ def taken(device: torch.device) -> Iterator[Measurement]:
 
 
 def advance(device: torch.device) -> Iterator[Measurement]:
-    """`advance` of 512 members by 512 steps, its host's work included.
-
-    What has never run on a GPU comes last: a hang there costs no other row.
-    """
+    """`advance` of 512 members by 512 steps, its host's work included; what compiles comes last."""
     on_gpu = device.type == "cuda"
     members, batch, steps = (512, 128, 512) if on_gpu else (2, 2, 1)
     networks = [network(shape, members, batch) for shape in compiled_for()] if on_gpu else []
@@ -124,10 +122,24 @@ def advance(device: torch.device) -> Iterator[Measurement]:
         Setting(d, "fp32", members, batch, 1, on_gpu).specs()
         for d in ((32, 64) if on_gpu else (16,))
     ]
-    for name, groups in (("triton", [*measured, *networks]), ("cuda", networks)):
+    for name, groups in (("cuda", networks), ("triton", [*networks, *measured])):
         for specs in groups:
             what = f"{name}, d {specs[0].model.d_model}"
             yield what, functools.partial(_advanced, name, specs, steps, device)
+
+
+def warps(device: torch.device) -> Iterator[Measurement]:
+    on_gpu = device.type == "cuda"
+    for d, members, batch in ((32, 512, 128), (128, 512, 128)) if on_gpu else ((16, 1, 1),):
+        setting = Setting(d, "bf16", members, batch, 1, on_gpu)
+        timed = functools.partial(_seconds, device=device)
+        for what, measure in gpu_warps.variants(setting, timed):
+            yield what, functools.partial(_varied, what, setting, measure)
+
+
+def _varied(what: str, setting: Setting, measure: Callable[[], float]) -> Iterator[Row]:
+    where: dict[str, Any] = {"d": setting.d, "precision": "bf16", "members": setting.members}
+    yield _row(what, setting.device, value=measure(), unit="ms", **where)
 
 
 def _copied(device: torch.device) -> Row:
@@ -232,6 +244,7 @@ _PARTS: dict[str, Callable[[torch.device], Iterator[Measurement]]] = {
     "ceilings": ceilings,
     "memory": taken,
     "advance": advance,
+    "warps": warps,
 }
 
 
@@ -263,17 +276,19 @@ def _row(
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, the median of some after a warm-up."""
+    """Of one call, the median of some after a warm-up; on a CPU, where it means nothing, of one."""
+    on_gpu = device.type == "cuda"
+    warm, repeats = (3, _REPEATS) if on_gpu else (0, 1)
     found = []
-    for _ in range(_REPEATS + 3):
-        if device.type == "cuda":
+    for _ in range(warm + repeats):
+        if on_gpu:
             torch.cuda.synchronize()
         start = time.perf_counter()
         run()
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
         found.append(time.perf_counter() - start)
-    return statistics.median(found[3:])
+    return statistics.median(found[warm:])
 
 
 if __name__ == "__main__":

@@ -138,6 +138,7 @@ slice speed-64 90 "512 members of d 64" \
 slice speed-paper 60 "64 members of the paper's network" \
   "${one[@]}" speed --shape paper --d 400 --models 64 --batch 2048 \
   --precisions bf16 tf32 fp32
-slice advance 30 "whole trainings through the engines' own protocol" \
+slice warps 60 "kernels with other numbers of warps" "${one[@]}" card warps
+slice advance 60 "whole trainings through the engines' own protocol" \
   "${one[@]}" card advance
 slice memory 30 "the memory model against what is taken" "${one[@]}" card memory
