@@ -15,6 +15,7 @@ import torch
 from ensembles import group, mixed, same_bits, start
 
 from benchmarks import gpu, gpu_peers
+from compfast.engines.triton import step
 from compfast.engines.triton.launch import Launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_INTERPRET=1", "ignore::RuntimeWarning")
@@ -76,6 +77,25 @@ def test_a_replayed_graph_is_the_launches_one_by_one() -> None:
     assert (graph.replays, len(graph.launches)) == (3, replayed.launches())
     assert replayed.state().step.tolist() == [3, 0, 3]
     same_bits(replayed.state(), launched.state(), range(3), range(3))
+
+
+@pytest.mark.usefixtures("graphs")
+def test_a_graph_is_begun_only_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the stack is halved: PyTorch ends the process where a capture runs out of memory."""
+    specs = mixed(group("one_layer", (("seed", (0, 1, 2, 3)),), batch_size=7, steps=20))
+    whole, made = start("triton", specs), start("triton", specs)
+    made._interpreted, refused, empty = False, [4, 2], torch.empty
+
+    def room(*size: Any, **how: Any) -> Any:
+        if size == (step.SPARE,) and refused:
+            raise torch.OutOfMemoryError(f"no room beside {refused.pop(0)} members")
+        return empty(*size, **how)
+
+    monkeypatch.setattr(torch, "empty", room)
+    for engine in (whole, made):
+        engine.advance(2)
+    assert (refused, made._stacked) == ([], 1)
+    same_bits(made.state(), whole.state(), range(4), range(4))
 
 
 @pytest.mark.slow
