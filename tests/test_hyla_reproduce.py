@@ -44,6 +44,19 @@ def test_a_row_s_run_replaces_its_own_alone(
     assert (tmp_path / "gamma.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_a_folder_of_tables_is_made_before_anything_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fast_disk: None, native_extension: None
+) -> None:
+    main = load_script("hyla/reproduce.py").main
+    row = ["fuzzy", "--rows", "softmax", *TINY, "--out", str(tmp_path / "out"), "--tables"]
+    (tmp_path / "taken").write_text("")
+    assert main([*row, str(tmp_path / "taken" / "in")]) == 4
+    assert capsys.readouterr().err == f"reproduce: no folder {tmp_path}/taken/in: Not a directory\n"
+    assert not (tmp_path / "out").exists()
+    assert main([*row, str(tmp_path / "new" / "in")]) == 0
+    assert (tmp_path / "new" / "in" / "fuzzy.csv").exists()
+
+
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as left:
         _run(tmp_path, "sraven", "--rows", "HYLA")
@@ -70,10 +83,11 @@ def test_the_committed_tables_are_of_these_parts() -> None:
     script = load_script("hyla/reproduce.py")
     for path in sorted((EXPERIMENTS / "hyla").glob("*.csv")):
         table = pl.read_csv(path)
-        parts = {part.name: part for part in script.STUDIES[path.stem.replace("_", "-")]("small")}
-        assert set(table["row"]) <= set(parts)
+        study = script.STUDIES[path.stem.replace("_", "-")]
+        parts = {(size, part.name): part for size in ("small", "full") for part in study(size)}
         for row in table.rows(named=True):
-            part = parts[row["row"]]
-            assert row["steps"] == part.overlay["training"]["steps"]
+            part = parts[row["size"], row["row"]]
+            whole = settings.apply(preset(part.base), part.overlay)
+            assert row["steps"] == whole["training"]["steps"]
             assert row["seeds"] == part.seeds
             assert row["lowest"] <= row["mean"] <= row["highest"]

@@ -293,6 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in given.rows or ():
         if name not in names:
             parser.error(f"--rows names {name}; these studies have {'; '.join(names)}")
+    try:
+        given.tables.mkdir(parents=True, exist_ok=True)  # now: hours of training lie before a table
+    except OSError as error:
+        print(f"reproduce: no folder {given.tables}: {error.strerror}", file=sys.stderr)
+        return 4
     for study, part in chosen:
         if given.rows and part.name not in given.rows:
             continue

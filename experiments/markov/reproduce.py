@@ -190,6 +190,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in given.networks or ():
         if name not in names:
             parser.error(f"--networks names {name}; these studies have {', '.join(names)}")
+    try:
+        given.table.parent.mkdir(parents=True, exist_ok=True)  # now: trainings lie before a table
+    except OSError as error:
+        print(f"reproduce: no folder {given.table.parent}: {error.strerror}", file=sys.stderr)
+        return 4
     for study, part in chosen:
         if given.networks and part.name not in given.networks:
             continue
