@@ -56,7 +56,7 @@ struct MixedRoom {
     mixed = hidden + rows * s.d_v * ld;
     d_mixed = mixed + rows * s.d_v * ld;
     layer = d_mixed + rows * s.d_v * ld;
-    scaled = hidden + (wide ? 3 * rows * s.d_v * ld : 0);
+    scaled = layer;  // plain values have no second layer
   }
 };
 

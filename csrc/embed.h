@@ -1,7 +1,7 @@
 // x[b, t] = token_table[tokens[b, t]] + position_table[t]; gradients in sequence order.
-// d columns (up to the next whole vector) of rows of x that are ld floats apart, of the tables
-// table_ld. Token `first` has the
-// table's first row; those before it add nothing, and so do positions whose table is null.
+// d columns (up to the next whole vector); x's rows are ld floats apart, the tables' table_ld.
+// Token `first` has the table's first row; those before it add nothing, and so do positions whose
+// table is null.
 #pragma once
 
 #include "simd.h"

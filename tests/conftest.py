@@ -47,6 +47,14 @@ def native_extension() -> None:
         pytest.fail(f"compfast._native is not built, run pip install -e . first ({error})")
 
 
+@pytest.fixture
+def device() -> None:
+    """Fails, never skips: who asks for -m gpu has one."""
+    from compfast.engines import cuda_devices
+
+    assert cuda_devices(), "no CUDA device"
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     """The name of each engine in turn."""

@@ -22,7 +22,6 @@ from test_cuda_protocol import INDEPENDENCE, PROTOCOL, Check, named
 
 import compfast
 from compfast.config import MemberSpec
-from compfast.engines import cuda_devices
 from compfast.engines.cuda.streams import HostStream
 from compfast.engines.host_batches import HostBatches
 from compfast.errors import UsageError
@@ -31,12 +30,6 @@ from compfast.tasks import make_task
 _cuda = pytest.importorskip("compfast._cuda", reason="the build found no CUDA compiler")
 
 STEPS = 40
-
-
-@pytest.fixture
-def device() -> None:
-    """Fails, never skips: who asks for -m gpu has one."""
-    assert cuda_devices(), "no CUDA device"
 
 
 def many(count: int, steps: int = STEPS) -> list[MemberSpec]:

@@ -51,7 +51,9 @@ def test_a_folder_of_tables_is_made_before_anything_trains(
     row = ["fuzzy", "--rows", "softmax", *TINY, "--out", str(tmp_path / "out"), "--tables"]
     (tmp_path / "taken").write_text("")
     assert main([*row, str(tmp_path / "taken" / "in")]) == 4
-    assert capsys.readouterr().err == f"reproduce: no folder {tmp_path}/taken/in: Not a directory\n"
+    assert capsys.readouterr().err == (
+        f"reproduce: cannot create {tmp_path}/taken/in: Not a directory\n"
+    )
     assert not (tmp_path / "out").exists()
     assert main([*row, str(tmp_path / "new" / "in")]) == 0
     assert (tmp_path / "new" / "in" / "fuzzy.csv").exists()

@@ -16,20 +16,14 @@ from ensembles import group, mixed, random_state, same_bits, start
 from oracle import random_batch
 
 from compfast.config import MemberSpec
-from compfast.engines import cuda_devices, make_engine
+from compfast.engines import make_engine
 from compfast.ensembles.schedule import make_tables
 from compfast.tasks import make_task
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device")]
 
 STEPS = 40  # more than one window of steps
 NAMES = ("default", "paper_form", "own_head_sizes", "tied_all_post", "long_heads_all")
-
-
-@pytest.fixture(autouse=True)
-def _device() -> None:
-    """Fails, never skips: who asks for -m gpu has one."""
-    assert cuda_devices(), "no CUDA device"
 
 
 def members(count: int, name: str = "default", **training: Any) -> list[MemberSpec]:

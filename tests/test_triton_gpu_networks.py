@@ -15,26 +15,26 @@ import test_bottleneck
 import test_masked_loss
 import vector_checks
 from architectures import BOTTLENECKS, VECTORS
-from ensembles import group, member, random_state, same_bits, start
-from greedy_oracle import check_told
-from triton_networks import DEEP, TINY, WIDE, check_within_budget, small_members
+from ensembles import group, start
+from triton_networks import (
+    DEEP,
+    TINY,
+    WIDE,
+    check_greedy,
+    check_scratch,
+    check_within_budget,
+    small_members,
+)
 
-from compfast.config import Config, MemberSpec, ModelConfig, Prompts, TrainingConfig
-from compfast.engines import cuda_devices
+from compfast.config import Config, MemberSpec, ModelConfig, TrainingConfig
 from compfast.ensembles.grid import member_specs
 from compfast.models.dropout import keep_mask
 from compfast.tasks.modular import ModularConfig
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("device")]
 
 VECTOR_RUNS = ("rms_head_relu", "softmax_deep", "rows_rms_relu")
 BOTTLENECK_RUNS = ("sees_query", "empty_token")
-
-
-@pytest.fixture(autouse=True)
-def _device() -> None:
-    """Fails, never skips: who asks for -m gpu has one."""
-    assert cuda_devices(), "no CUDA device"
 
 
 @pytest.mark.parametrize("name", [*VECTORS, *BOTTLENECKS])
@@ -114,13 +114,7 @@ def _losses(engine: str, specs: list[MemberSpec]) -> Any:
 
 
 def test_scratch_is_never_read_before_it_is_written() -> None:
-    specs = small_members({"name": "sraven"}, attention_dropout=0.1, **DEEP)
-    clean, poisoned = start("triton", specs), start("triton", specs)
-    clean.advance(1)
-    for tensor in poisoned._step_of(range(2)).program.workspace():
-        tensor.fill_(float("nan"))
-    poisoned.advance(1)
-    same_bits(clean.state(), poisoned.state(), range(2), range(2))
+    check_scratch(small_members({"name": "sraven"}, attention_dropout=0.1, **DEEP))
 
 
 SPOKEN: dict[str, Callable[[], list[MemberSpec]]] = {
@@ -131,10 +125,4 @@ SPOKEN: dict[str, Callable[[], list[MemberSpec]]] = {
 
 @pytest.mark.parametrize("name", SPOKEN)
 def test_every_token_is_the_best_in_float64(name: str) -> None:
-    specs = SPOKEN[name]()[:2]
-    made, state = start("triton", specs), random_state(specs)
-    made.load(state)
-    prompts = Prompts(np.array([[3, 1, -1], [2, 0, 1], [5, -1, -1]]), np.array([2, 3, 1]), 3)
-    told = made.generate(prompts, [1, 0])
-    for own, row in zip(told, (1, 0), strict=True):
-        check_told(specs[0].model, member(state.params, row), prompts, own)
+    check_greedy(SPOKEN[name]()[:2])

@@ -1,13 +1,16 @@
-"""Networks of vectors whose attention takes the forms of tiles that no preset has."""
+"""What engine triton is asked in the interpreter and on a GPU, and networks that no preset has."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ensembles import random_state, start
+import numpy as np
+from ensembles import member, random_state, same_bits, start
+from greedy_oracle import check_told
 from oracle import ORDERS, random_batch, random_params, reference
 
-from compfast.config import Config, MemberSpec, TrainingConfig
+from compfast.config import Config, MemberSpec, Prompts, TrainingConfig
 from compfast.ensembles.grid import member_specs
 
 TINY: dict[str, Any] = {"name": "fuzzy", "samples": 5}
@@ -35,6 +38,27 @@ def small_members(
     return member_specs(
         Config(task=task, model=network, training=training, sweep=(("seed", seeds),))
     )
+
+
+def check_scratch(specs: Sequence[MemberSpec], steps: int = 1) -> None:
+    """What is in memory before a step does not matter."""
+    every = range(len(specs))
+    clean, poisoned = start("triton", specs), start("triton", specs)
+    clean.advance(steps)
+    for tensor in poisoned._step_of(every).program.workspace():
+        tensor.fill_(float("nan"))
+    poisoned.advance(steps)
+    same_bits(clean.state(), poisoned.state(), every, every)
+
+
+def check_greedy(specs: Sequence[MemberSpec]) -> None:
+    """Of two members every token that engine triton tells is the best in float64."""
+    made, state = start("triton", specs), random_state(specs)
+    made.load(state)
+    prompts = Prompts(np.array([[3, 1, -1], [2, 0, 1], [5, -1, -1]]), np.array([2, 3, 1]), 3)
+    told = made.generate(prompts, [1, 0])
+    for own, row in zip(told, (1, 0), strict=True):
+        check_told(specs[0].model, member(state.params, row), prompts, own)
 
 
 def check_within_budget(specs: list[MemberSpec], size: int, orders: int = ORDERS) -> None:

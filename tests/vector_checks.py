@@ -51,7 +51,7 @@ def check_forward_and_gradients(engine: str, name: str, size: int, orders: int =
 
 
 @functools.cache
-def _reference(name: str, size: int, orders: int = ORDERS) -> Reference:
+def _reference(name: str, size: int, orders: int) -> Reference:
     specs = specs_of(name)
     batch = random_batch(specs[0].model, make_task(specs[0].task).length, size, size)
     state = random_state(specs)

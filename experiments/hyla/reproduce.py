@@ -293,17 +293,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in given.rows or ():
         if name not in names:
             parser.error(f"--rows names {name}; these studies have {'; '.join(names)}")
-    try:
-        given.tables.mkdir(parents=True, exist_ok=True)  # now: hours of training lie before a table
-    except OSError as error:
-        print(f"reproduce: no folder {given.tables}: {error.strerror}", file=sys.stderr)
-        return 4
     for study, part in chosen:
         if given.rows and part.name not in given.rows:
             continue
         place = f"{study}-{given.size}-{part.name}".replace(" ", "_").replace(",", "")
         table = given.tables / f"{study.replace('-', '_')}.csv"
         try:
+            durable.make_folder(given.tables)  # now: hours of training lie before a table
             folder = given.out / place
             members, seconds = trained(part, given.seeds or part.seeds, given.steps, folder)
             found = list(rows(study, given.size, part, members, seconds))

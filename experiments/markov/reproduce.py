@@ -190,17 +190,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in given.networks or ():
         if name not in names:
             parser.error(f"--networks names {name}; these studies have {', '.join(names)}")
-    try:
-        given.table.parent.mkdir(parents=True, exist_ok=True)  # now: trainings lie before a table
-    except OSError as error:
-        print(f"reproduce: no folder {given.table.parent}: {error.strerror}", file=sys.stderr)
-        return 4
     for study, part in chosen:
         if given.networks and part.name not in given.networks:
             continue
         steps = given.steps or part.steps or STEPS[study]
         folder = given.out / f"{study}-{part.name}"
         try:
+            durable.make_folder(given.table.parent)  # now: trainings lie before a table
             members = trained(part, steps, given.seq_len, given.seeds, folder)
             found = list(rows(study, part, members, steps, given.seq_len))
             write(given.table, found)

@@ -133,14 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("seeds", "steps"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             parser.error(f"--{name} is {getattr(given, name)}; it must be at least 1")
-    try:
-        given.tables.mkdir(parents=True, exist_ok=True)  # now: hours of training lie before a table
-    except OSError as error:
-        print(f"reproduce: no folder {given.tables}: {error.strerror}", file=sys.stderr)
-        return 4
     for study in given.study:
         folder = given.out / f"{study}-{given.size}"
         try:
+            durable.make_folder(given.tables)  # now: hours of training lie before a table
             config = config_of(study, given.size, given.seeds, given.steps)
             begun = (folder / "config.json").exists()
             members = compfast.train(config, folder, resume=begun).members

@@ -18,6 +18,7 @@ from architectures import NAMES
 from ensembles import Axes, group, mixed, random_state, same_bits, start
 from oracle import random_batch
 from process_state import DISTURBANCES
+from triton_networks import check_scratch
 
 from compfast.cluster.part import here
 from compfast.config import Config, MemberSpec, RunConfig
@@ -127,13 +128,7 @@ def test_bits_depend_on_no_neighbour_order_stack_or_chunk() -> None:
 
 
 def test_scratch_is_never_read_before_it_is_written(way: str) -> None:
-    specs = members(2)
-    clean, poisoned = start("triton", specs), start("triton", specs)
-    clean.advance(2)
-    for tensor in poisoned._step_of(range(2)).program.workspace():
-        tensor.fill_(float("nan"))
-    poisoned.advance(2)
-    same_bits(clean.state(), poisoned.state(), range(2), range(2))
+    check_scratch(members(2), 2)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, pytest.param(-np.inf, marks=pytest.mark.slow)])

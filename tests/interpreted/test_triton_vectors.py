@@ -15,7 +15,15 @@ import vector_checks as networks
 from architectures import VECTORS
 from ensembles import random_state, same_bits, start
 from oracle import random_batch
-from triton_networks import DEEP, SMALL, TINY, WIDE, check_within_budget, small_members
+from triton_networks import (
+    DEEP,
+    SMALL,
+    TINY,
+    WIDE,
+    check_scratch,
+    check_within_budget,
+    small_members,
+)
 
 from compfast.config import Config, MemberSpec, ModelConfig, TaskSection, TrainingConfig
 from compfast.engines.triton import dropout, fused
@@ -172,13 +180,7 @@ def test_masks_are_those_of_the_streams() -> None:
 
 
 def test_scratch_is_never_read_before_it_is_written() -> None:
-    specs = small_members({"name": "sraven"}, attention_dropout=0.1, **DEEP)[:1]
-    clean, poisoned = start("triton", specs), start("triton", specs)
-    clean.advance(1)
-    for tensor in poisoned._step_of(range(1)).program.workspace():
-        tensor.fill_(float("nan"))
-    poisoned.advance(1)
-    same_bits(clean.state(), poisoned.state(), [0], [0])
+    check_scratch(small_members({"name": "sraven"}, attention_dropout=0.1, **DEEP)[:1])
 
 
 def test_weights_that_fit_no_tile_are_refused() -> None:
